@@ -1,0 +1,79 @@
+# Every target builds the environment it needs the first time, and again only when a pin changes.
+#   PYTHON=python3.12   which interpreter (3.11 to 3.13)
+#   TORCH=cpu           the CPU wheel of torch, from wherever pip is configured to find it (see docs/install.md)
+#   ARGS="..."          handed on verbatim: Hydra overrides, or pytest arguments
+#   NPROC=2             that many processes on this machine
+
+PYTHON ?= python3
+TORCH ?= default
+NPROC ?= 1
+ARGS ?=
+
+# Two threads per process are slower than one wherever the cores are shared; whoever has many says so.
+export OMP_NUM_THREADS ?= 1
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-$(TORCH)
+PINS := -c packages/constraints.txt -c packages/constraints-torch-$(TORCH).txt
+REASONING_GYM := -e packages/gspo-rl[reasoning-gym]
+EDITABLE := -e packages/core[wandb] -e packages/gspo-rl -e packages/captain-cinema -e packages/tts-var
+
+ifeq ($(NPROC),1)
+LAUNCH := $(BIN)/python -m
+else
+LAUNCH := $(BIN)/python -m triptych.launch --standalone --nproc-per-node=$(NPROC) -m
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help install train-gspo evaluate-gspo check test bench docs format clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  %-16s %s\n", $$1, $$2 }'
+
+install: $(STAMP) ## build .venv with all packages and tools (every target does this by itself)
+
+train-gspo: $(STAMP) ## GSPO: a language model learns by reinforcement; ARGS="objective=grpo name=grpo"
+	@$(LAUNCH) gspo_rl.train $(ARGS)
+
+evaluate-gspo: $(STAMP) ## accuracy and pass@k of a saved policy; ARGS="policy.path=outputs/gspo/policy"
+	@$(LAUNCH) gspo_rl.evaluate $(ARGS)
+
+check: $(STAMP) ## formatting, lint, types and the laws of the architecture
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q tests/architecture
+
+test: $(STAMP) ## the whole test suite; ARGS="tests/gspo_rl -k objectives"
+	@$(BIN)/python -m pytest $(ARGS)
+
+bench: $(STAMP) ## speed and memory as ratios against a peer
+	@for bench in tests/benchmarks/bench_*.py; do $(BIN)/python $$bench $(ARGS) || exit 1; done
+
+docs: $(STAMP) ## the documentation as HTML in docs/_build
+	@$(BIN)/python -m pip install -q $(PINS) --group docs
+	@$(BIN)/sphinx-build -q -W docs docs/_build
+	@echo "docs/_build/index.html"
+
+format: $(STAMP) ## format the code and mend what ruff can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean: ## remove the environment and caches; outputs/ stays
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build
+
+# The stamp is the last thing written, so an interrupted installation is taken up again by the next target.
+$(STAMP): pyproject.toml packages/constraints.txt packages/constraints-torch-$(TORCH).txt $(wildcard packages/*/pyproject.toml)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1): Python 3.11, 3.12 or 3.13 is needed; choose one with PYTHON=" >&2; exit 2; }
+	@echo "setting up $(VENV) (once; a few minutes, most of it downloading torch)"
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || \
+	  { echo "error: $(PYTHON) cannot make a virtual environment: install its venv module (Debian: python3-venv)" >&2; exit 2; }
+	@rm -f $(VENV)/.installed-*
+	@$(BIN)/python -m pip install -q --upgrade -c packages/constraints.txt pip
+	@$(BIN)/python -m pip install $(PINS) torch
+	@$(BIN)/python -m pip install $(PINS) --group dev $(EDITABLE)
+	@$(BIN)/python -m pip install $(PINS) $(REASONING_GYM) || \
+	  echo "note: reasoning-gym was left out, because one of its libraries needs a C compiler; only task=reasoning_gym misses it" >&2
+	@touch $@

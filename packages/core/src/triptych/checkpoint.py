@@ -1,0 +1,257 @@
+"""Checkpoints that are whole or absent: written aside, hashed, then renamed."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from triptych.console import get_logger
+from triptych.distributed import World
+from triptych.errors import UserError
+
+_logger = get_logger("checkpoint")
+_COMPLETE = re.compile(r"step_(\d{8})")
+_MANIFEST = "manifest.json"
+
+
+class Saveable(Protocol):
+    """A component of a checkpoint: it owns one folder and writes whatever it likes there."""
+
+    def save(self, directory: Path) -> None:
+        """Writes the component's state into the existing folder `directory`; called on every rank."""
+        ...
+
+    def load(self, directory: Path) -> None:
+        """Restores, in place, what `save` wrote; called on every rank."""
+        ...
+
+
+@dataclass
+class CheckpointConfig:
+    """When checkpoints are written and how many stay.
+
+    Attributes:
+        every_steps: write after each multiple of this many steps, and after the last step.
+        keep: how many of the newest complete checkpoints stay on disk.
+    """
+
+    every_steps: int = 10
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        if self.every_steps < 1:
+            raise UserError(f"checkpoint.every_steps is {self.every_steps}: it must be 1 or more")
+        if self.keep < 1:
+            raise UserError(f"checkpoint.keep is {self.keep}: at least 1 checkpoint must stay")
+
+
+class Checkpointer:
+    """Step folders below one directory.
+
+    A folder `step_00000010` is complete by construction: it was written as `step_00000010.partial`, every file
+    was hashed (SHA-256) into `manifest.json` and synced to disk, and only then was the folder renamed. Which
+    checkpoint is the latest is a fact of the directory, not of a pointer file.
+
+    Args:
+        directory: where the step folders live; created at the first save.
+        world: the processes that save and load together.
+        keep: how many of the newest complete checkpoints stay.
+    """
+
+    def __init__(self, directory: Path, world: World, *, keep: int = 2) -> None:
+        self._directory = directory
+        self._world = world
+        self._keep = keep
+
+    def steps(self) -> list[int]:
+        """Steps of all complete checkpoints, ascending; their contents are not verified here."""
+        if not self._directory.is_dir():
+            return []
+        matches = (_COMPLETE.fullmatch(path.name) for path in self._directory.iterdir() if path.is_dir())
+        return sorted(int(match.group(1)) for match in matches if match)
+
+    def path(self, step: int) -> Path:
+        """The folder of a complete checkpoint."""
+        return self._directory / f"step_{step:08d}"
+
+    def save(self, step: int, state: Mapping[str, Saveable]) -> None:
+        """Writes every component and commits them together; older checkpoints beyond `keep` are removed after that.
+
+        Raises:
+            UserError: if the files cannot be written (a full or read-only disk). Nothing half-written stays, and
+                earlier checkpoints are untouched.
+        """
+        partial = self._directory / f"step_{step:08d}.partial"
+        failure: str | None = None
+        try:
+            if self._world.is_main:
+                shutil.rmtree(partial, ignore_errors=True)
+                for name in state:
+                    (partial / name).mkdir(parents=True)
+        except OSError as error:
+            failure = _describe(error)
+        # Every rank learns of any rank's failure before the next collective, so that none waits for another.
+        failure = self._first_failure(failure)
+        if failure is None:
+            try:
+                for name, component in state.items():
+                    component.save(partial / name)
+            except (OSError, RuntimeError) as error:
+                # safetensors and torch.save report a full disk as errors of their own kind.
+                if not _is_input_output_error(error):
+                    raise
+                failure = _describe(error)
+            failure = self._first_failure(failure)
+        if failure is None and self._world.is_main:
+            try:
+                self._commit(step, partial)
+            except OSError as error:
+                failure = _describe(error)
+        failure = self._first_failure(failure)
+        if failure is not None:
+            self._abandon(step, partial, failure)
+        if self._world.is_main:
+            for old in self.steps()[: -self._keep]:
+                shutil.rmtree(self.path(old), ignore_errors=True)
+
+    def restore(self, state: Mapping[str, Saveable], step: int | None = None) -> int | None:
+        """Loads the newest checkpoint (or that of `step`) into every component and returns its step.
+
+        Every file is compared with the manifest before anything is loaded. Leftovers of interrupted saves are
+        removed; checkpoints newer than a chosen `step` are set aside as `step_XXXXXXXX.abandoned`.
+
+        Returns:
+            The step, or None where there is no checkpoint.
+
+        Raises:
+            UserError: if the chosen step does not exist, or a file is missing, truncated or altered; the message
+                names the newest earlier checkpoint that is whole.
+        """
+        steps = self.steps()
+        if step is not None and step not in steps:
+            listed = ", ".join(map(str, steps)) or "none"
+            raise UserError(f"resume_step is {step} but {self._directory} holds checkpoints of steps {listed}: choose one")
+        if not steps:
+            return None
+        chosen = steps[-1] if step is None else step
+        with self._world.main_first() as is_main:
+            if is_main:
+                self._verify(chosen, steps)
+                self._tidy(chosen)
+        for name, component in state.items():
+            component.load(self.path(chosen) / name)
+        return chosen
+
+    def damage(self, step: int) -> str | None:
+        """What is wrong with the checkpoint of `step`, in a few words that begin with the file; None if it is whole."""
+        folder = self.path(step)
+        try:
+            manifest = json.loads((folder / _MANIFEST).read_text())
+            expected = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return f"{_MANIFEST} is missing or unreadable"
+        for name, (num_bytes, digest) in expected.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != num_bytes:
+                return f"{name} has {path.stat().st_size} bytes instead of {num_bytes}"
+            if _sha256(path) != digest:
+                return f"{name} does not match its checksum"
+        return None
+
+    def _verify(self, chosen: int, steps: list[int]) -> None:
+        damage = self.damage(chosen)
+        if damage is None:
+            return
+        good = next((step for step in reversed(steps) if step < chosen and self.damage(step) is None), None)
+        mend = "overwrite=true starts over" if good is None else f"resume_step={good} goes on from the previous good one"
+        raise UserError(f"checkpoint {self.path(chosen)} is damaged ({damage}): {mend}")
+
+    def _tidy(self, chosen: int) -> None:
+        for leftover in self._directory.glob("*.partial"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        for newer in (step for step in self.steps() if step > chosen):
+            aside = self._directory / f"step_{newer:08d}.abandoned"
+            shutil.rmtree(aside, ignore_errors=True)
+            self.path(newer).rename(aside)
+
+    def _commit(self, step: int, partial: Path) -> None:
+        files = sorted(path for path in partial.rglob("*") if path.is_file())
+        entries = {}
+        for path in files:
+            _sync(path)
+            entries[str(path.relative_to(partial))] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        (partial / _MANIFEST).write_text(json.dumps({"step": step, "files": entries}, indent=1))
+        _sync(partial / _MANIFEST)
+        for folder in {path.parent for path in files} | {partial}:
+            _sync(folder)
+        final = self.path(step)
+        if final.exists():
+            shutil.rmtree(final)
+        partial.rename(final)
+        _sync(self._directory)
+
+    def _first_failure(self, failure: str | None) -> str | None:
+        failures = self._world.gather_objects([failure])
+        return next((item for item in failures if item is not None), None)
+
+    def _abandon(self, step: int, partial: Path, reason: str) -> None:
+        if self._world.is_main:
+            shutil.rmtree(partial, ignore_errors=True)
+        self._world.barrier()
+        steps = self.steps()
+        kept = f"step {steps[-1]} is intact" if steps else "there is no earlier one"
+        free = shutil.disk_usage(_existing(self._directory)).free / 1e6
+        raise UserError(
+            f"checkpoint of step {step} could not be written to {self._directory} ({reason}; {free:.1f} MB free): "
+            f"the last good checkpoint, {kept}; make room and run the same command again"
+        )
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces the file `path` by `text` (UTF-8) in one step: a reader sees the old content or the new, never a part."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    _sync(partial)
+    partial.replace(path)
+    _sync(path.parent)
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_input_output_error(error: BaseException) -> bool:
+    """Whether a failed save is the disk's fault: an OSError, or what torch and safetensors make of one."""
+    text = str(error)
+    return isinstance(error, OSError) or any(
+        sign in text for sign in ("os error", "I/O error", "No space left", "unexpected pos", "PytorchStreamWriter", "file write failed")
+    )
+
+
+def _describe(error: BaseException) -> str:
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, OSError):
+        return error.strerror or text
+    return "No space left on device" if "unexpected pos" in text or "PytorchStreamWriter" in text else text

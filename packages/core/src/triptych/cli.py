@@ -1,0 +1,142 @@
+"""The door of every command: find the configs, compose them, hand over a dataclass, tell bad input in one line."""
+
+import difflib
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from triptych.errors import UserError
+
+ConfigT = TypeVar("ConfigT")
+
+EXIT_BAD_INPUT = 2
+
+
+def find_configs() -> Path:
+    """The folder of configs: `$TRIPTYCH_CONFIGS`, else `configs/` in the working directory or the nearest above it.
+
+    Raises:
+        UserError: if there is none.
+    """
+    named = os.environ.get("TRIPTYCH_CONFIGS")
+    if named:
+        if not Path(named).is_dir():
+            raise UserError(f"TRIPTYCH_CONFIGS is '{named}', which is no folder: point it at the configs/ of a checkout")
+        return Path(named).resolve()
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "configs" / "train_gspo.yaml").is_file():
+            return folder / "configs"
+    raise UserError(f"no configs/ folder in {here} or above it: run from a checkout or set TRIPTYCH_CONFIGS")
+
+
+def entry_point(config_name: str, schema: type[ConfigT]) -> Callable[[Callable[[ConfigT], Any]], Callable[[], None]]:
+    """Makes a command of a function that takes a config dataclass.
+
+    The primary config `<config_name>.yaml` lists `<config_name>_schema` first among its defaults; that name is
+    registered here and holds `schema`. So a wrong key or type fails while composing, before anything is loaded.
+
+    Bad input (a `UserError`, or whatever Hydra finds wrong with the overrides) ends the process with one line on
+    standard error and exit code 2. `HYDRA_FULL_ERROR=1` shows tracebacks instead.
+
+    Args:
+        config_name: name of the primary config, without `.yaml`.
+        schema: dataclass of its settings.
+    """
+
+    def decorate(function: Callable[[ConfigT], Any]) -> Callable[[], None]:
+        @functools.wraps(function)
+        def task(config: DictConfig) -> Any:
+            settings = cast(ConfigT, OmegaConf.to_object(config))
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                # A member of a sweep is named by its overrides, so that a requeued member finds itself.
+                member = HydraConfig.get().job.override_dirname or "default"
+                object.__setattr__(settings, "name", f"{settings.name}/{member}")  # type: ignore[attr-defined]
+            return function(settings)
+
+        def command() -> None:
+            wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
+            # Hydra would print its own, longer account of an error and exit with 1; asked for the full error it
+            # lets the exception through, and the line below is ours.
+            os.environ["HYDRA_FULL_ERROR"] = "1"
+            try:
+                ConfigStore.instance().store(name=f"{config_name}_schema", node=schema)
+                hydra.main(version_base="1.3", config_path=str(find_configs()), config_name=config_name)(task)()
+            except (UserError, HydraException, OmegaConfBaseException) as error:
+                message = explain(error, schema)
+                if wants_traceback or message is None:
+                    raise
+                if int(os.environ.get("RANK", 0)) == 0:
+                    print(f"error: {message}", file=sys.stderr)
+                sys.exit(EXIT_BAD_INPUT)
+            except KeyboardInterrupt:
+                print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+                sys.exit(130)
+
+        return command
+
+    return decorate
+
+
+def explain(error: BaseException, schema: type[Any]) -> str | None:
+    """One line for whoever typed the command; None if the error is a defect of ours and deserves its traceback."""
+    chain = list(_causes(error))
+    for link in chain:
+        if isinstance(link, UserError):
+            return " ".join(str(link).split())
+        if isinstance(link, ModuleNotFoundError):
+            return f"the library '{link.name}' is not installed: install it (the package's extra of that name), or choose another option"
+    # Building an object from the config failed for a reason of its own: that is no matter of the config's wording.
+    if any(not isinstance(link, HydraException | OmegaConfBaseException | OSError) for link in chain):
+        return None
+    told, cause = str(error), str(chain[-1])
+    unknown = re.search(r"Could not override '([^']+)'", told)
+    if unknown:
+        return f"unknown setting {unknown.group(1)}{_suggest(unknown.group(1), schema)}"
+    missing_group = re.search(
+        r"Could not find '([^']+)'\s+Available options in '([^']+)':\s+(.*?)(?:Config search path|$)", told, re.DOTALL
+    )
+    if missing_group:
+        return f"unknown choice {missing_group.group(1)}: {missing_group.group(2)} is one of {', '.join(missing_group.group(3).split())}"
+    merging = re.search(r"Error merging override (.+)", told)
+    if merging:
+        return f"{merging.group(1)}: {cause.splitlines()[0]}"
+    lines = [line.strip() for line in told.splitlines() if line.strip() and not line.strip().startswith(("object_type", "reference_type"))]
+    return "; ".join(lines[:3])
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+
+
+def _suggest(key: str, schema: type[Any]) -> str:
+    close = difflib.get_close_matches(key.lstrip("+~"), list(_setting_names(schema)), n=1, cutoff=0.6)
+    return f": did you mean {close[0]}?" if close else ": --help lists all settings"
+
+
+def _setting_names(schema: Any, prefix: str = "") -> Iterator[str]:
+    for item in fields(schema):
+        yield f"{prefix}{item.name}"
+        if is_dataclass(item.type):
+            yield from _setting_names(item.type, f"{prefix}{item.name}.")
+
+
+def choice_name(node: Mapping[str, Any] | None) -> str:
+    """A short name for a config's choice node: the last part of its `_target_`, or `none`."""
+    return "none" if node is None else str(node["_target_"]).rsplit(".", 1)[-1]

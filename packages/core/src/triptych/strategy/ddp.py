@@ -1,0 +1,91 @@
+"""One process, or one full replica per process (DistributedDataParallel)."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from triptych.distributed import World
+from triptych.errors import UserError
+from triptych.optim import set_learning_rate
+from triptych.strategy import StepReport
+
+
+class DDPStrategy:
+    """Every rank holds the whole model and optimizer; gradients are summed over ranks.
+
+    Args:
+        world: the processes that share the work.
+        max_grad_norm: global gradient norm above which gradients are scaled down.
+    """
+
+    def __init__(self, world: World, *, max_grad_norm: float) -> None:
+        self._world = world
+        self._max_grad_norm = max_grad_norm
+        self._model: nn.Module
+        self._forward: nn.Module
+        self._optimizer: Optimizer
+
+    def prepare(self, model: nn.Module, build_optimizer: Callable[[nn.Module], Optimizer]) -> nn.Module:
+        """Moves `model` to this rank's device and, with several ranks, wraps it in DistributedDataParallel."""
+        self._model = model.to(self._world.device)
+        self._optimizer = build_optimizer(self._model)
+        self._forward = self._model
+        if self._world.size > 1:
+            device_ids = [self._world.device.index] if self._world.device.type == "cuda" else None
+            self._forward = DistributedDataParallel(self._model, device_ids=device_ids)
+        return self._forward
+
+    def microbatch(self, *, last: bool) -> AbstractContextManager[None]:
+        """Surrounds one micro-batch; see `Strategy.microbatch`."""
+        # DistributedDataParallel decides in the forward whether the backward will communicate, so the forward
+        # has to be inside as well.
+        if isinstance(self._forward, DistributedDataParallel) and not last:
+            return self._forward.no_sync()
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of `loss`; see `Strategy.backward`."""
+        # DistributedDataParallel divides the sum over ranks by their number; the contract wants the sum.
+        (loss * self._world.size).backward()
+
+    def step(self, learning_rate: float) -> StepReport:
+        """Clips, steps and clears; see `Strategy.step`."""
+        norm = nn.utils.clip_grad_norm_(self._model.parameters(), self._max_grad_norm)
+        # Replicas hold the same summed gradient, hence the same norm: they decide alike without another message.
+        skipped = not bool(torch.isfinite(norm))
+        if not skipped:
+            set_learning_rate(self._optimizer, learning_rate)
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return StepReport(grad_norm=float(norm), skipped=skipped)
+
+    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """This replica's parameters, detached."""
+        for name, parameter in self._model.named_parameters():
+            yield name, parameter.detach()
+
+    def save(self, directory: Path) -> None:
+        """Rank 0 writes `model.safetensors` and `optimizer.pt`; the others hold the same and write nothing."""
+        if self._world.is_main:
+            save_model(self._model, str(directory / "model.safetensors"))
+            torch.save(self._optimizer.state_dict(), directory / "optimizer.pt")
+
+    def load(self, directory: Path) -> None:
+        """Restores model and optimizer in place.
+
+        Raises:
+            UserError: if the saved weights do not fit the model.
+        """
+        try:
+            load_model(self._model, directory / "model.safetensors", device=str(self._world.device))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise UserError(f"{directory / 'model.safetensors'} does not fit this model: {reason}") from error
+        state = torch.load(directory / "optimizer.pt", map_location="cpu", weights_only=True)
+        self._optimizer.load_state_dict(state)

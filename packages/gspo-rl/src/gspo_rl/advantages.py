@@ -1,0 +1,43 @@
+"""How much better a sample is than its siblings."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from triptych.errors import UserError
+
+
+def group_relative_advantages(rewards: Float[Tensor, "prompts group"]) -> Float[Tensor, "prompts group"]:
+    """Rewards standardised within each group: A_i = (r_i - mean(r)) / std(r), float32.
+
+    A group whose rewards are all equal gets exactly 0: that is decided by max == min, so no epsilon is needed
+    beside the standard deviation, and none shrinks the advantages of groups that differ by little. The standard
+    deviation is the unbiased one, as in TRL and verl.
+
+    Source: GSPO (arXiv 2507.18071), equation 6.
+
+    Args:
+        rewards: one row per prompt, one column per sample.
+
+    Raises:
+        UserError: if a group has fewer than 2 samples, or a reward is not finite.
+
+    Example:
+        >>> group_relative_advantages(torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+        tensor([[ 0.7071, -0.7071],
+                [ 0.0000,  0.0000]])
+    """
+    if rewards.shape[1] < 2:
+        raise UserError(f"group_size is {rewards.shape[1]}: advantages compare samples of one prompt, so it must be 2 or more")
+    if not bool(torch.isfinite(rewards).all()):
+        raise UserError("a reward is not finite: the task's reward function must return finite numbers")
+    # float64: the mean of equal float32 rewards can be off by a rounding, and its quotient with a tiny spread is not small.
+    exact = rewards.double()
+    spread = exact.std(dim=1, keepdim=True)
+    standardised = (exact - exact.mean(dim=1, keepdim=True)) / spread
+    return torch.where(zero_spread(rewards)[:, None], 0.0, standardised).float()
+
+
+def zero_spread(rewards: Float[Tensor, "prompts group"]) -> Bool[Tensor, " prompts"]:
+    """True for groups whose rewards are all equal, which teach nothing."""
+    return rewards.amax(dim=1) == rewards.amin(dim=1)

@@ -1,0 +1,169 @@
+"""How often a policy is right on held-out prompts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple, Self
+
+import torch
+
+from gspo_rl.batch import Completion, Prompt
+from gspo_rl.rollout import RolloutEngine
+from gspo_rl.rollout.sampling import SamplingConfig
+from gspo_rl.tasks import CORRECT, Task
+from triptych.console import progress
+from triptych.distributed import World
+from triptych.errors import UserError
+from triptych.evaluation.statistics import Interval, bootstrap_interval, pass_at_k
+from triptych.seeding import derive_seed, generator
+
+
+@dataclass
+class EvaluationConfig:
+    """What is evaluated.
+
+    Attributes:
+        split: `held_out` or `train`.
+        num_prompts: number of prompts, from the first on; all of them if the split has fewer.
+        num_samples: samples per prompt, drawn at the sampling settings.
+        confidence: coverage of the bootstrap intervals over prompts.
+    """
+
+    split: str = "held_out"
+    num_prompts: int = 256
+    num_samples: int = 4
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.split not in ("train", "held_out"):
+            raise UserError(f"evaluation.split is '{self.split}': choose train or held_out")
+        if self.num_prompts < 1 or self.num_samples < 1:
+            raise UserError(
+                f"evaluation.num_prompts is {self.num_prompts} and evaluation.num_samples {self.num_samples}: both need 1 or more"
+            )
+        if not 0 < self.confidence < 1:
+            raise UserError(f"evaluation.confidence is {self.confidence}: it must lie between 0 and 1")
+
+
+class Sample(NamedTuple):
+    """A prompt, its first sampled completion, and the reward of that."""
+
+    prompt: str
+    answer: str
+    completion: str
+    reward: float
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What an evaluation found.
+
+    Attributes:
+        accuracy: avg@k, the share of correct samples, with its interval over prompts.
+        greedy: share of prompts whose most likely response is correct, with its interval.
+        pass_at: k -> pass@k with its interval, for k = 1, 2, 4, ... up to the number of samples.
+        mean_length: mean length of the sampled responses in tokens.
+        per_prompt: share of correct samples of each prompt.
+        samples: the first few prompts with a completion.
+    """
+
+    accuracy: Interval
+    greedy: Interval
+    pass_at: dict[int, Interval]
+    mean_length: float
+    per_prompt: tuple[float, ...]
+    samples: list[Sample] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> Self:
+        """What `to_json` gave, read back."""
+        return cls(
+            accuracy=Interval(*tree["accuracy"]),
+            greedy=Interval(*tree["greedy"]),
+            pass_at={int(k): Interval(*bounds) for k, bounds in tree["pass_at"].items()},
+            mean_length=tree["mean_length"],
+            per_prompt=tuple(tree["per_prompt"]),
+            samples=[Sample(*sample) for sample in tree["samples"]],
+        )
+
+
+def evaluate(
+    engine: RolloutEngine,
+    task: Task,
+    sampling: SamplingConfig,
+    config: EvaluationConfig,
+    *,
+    world: World,
+    seed: int,
+    num_shown: int = 8,
+) -> EvaluationResult:
+    """Samples every prompt `config.num_samples` times and once greedily, and grades all of it.
+
+    The noise depends on the seed, the prompt and the sample alone, so two policies evaluated with one seed are
+    compared on common random numbers, and the number of ranks changes nothing.
+
+    Args:
+        engine: the sampler, holding the policy.
+        task: prompts and rewards.
+        sampling: how responses are drawn.
+        config: what is evaluated.
+        world: prompts are shared out over its ranks.
+        seed: seed of the noise.
+        num_shown: number of samples kept as text.
+    """
+    all_prompts = task.prompts(config.split)
+    num_prompts = min(config.num_prompts, len(all_prompts))
+    graded: list[tuple[list[float], list[int], float, Sample]] = []
+    with progress(num_prompts, "evaluating", unit="prompt", enabled=world.is_main) as bar:
+        mine = list(world.share(num_prompts))
+        chunk = max(1, 512 // (config.num_samples + 1))
+        for start in range(0, len(mine), chunk):
+            indices = mine[start : start + chunk]
+            prompts = [all_prompts[index] for index in indices]
+            graded += _grade(engine, task, sampling, prompts, indices, config.num_samples, seed)
+            bar.update(len(indices) * world.size)
+    graded = world.gather_objects(graded)
+
+    num_correct = [sum(reward >= CORRECT for reward in rewards) for rewards, _, _, _ in graded]
+    per_prompt = torch.tensor(num_correct, dtype=torch.float64) / config.num_samples
+    draw = generator(seed, "bootstrap")
+
+    def interval(values: torch.Tensor) -> Interval:
+        return bootstrap_interval(values, generator=draw, confidence=config.confidence)
+
+    ks = [2**power for power in range(config.num_samples.bit_length()) if 2**power <= config.num_samples]
+    return EvaluationResult(
+        accuracy=interval(per_prompt),
+        greedy=interval(torch.tensor([float(greedy >= CORRECT) for _, _, greedy, _ in graded], dtype=torch.float64)),
+        pass_at={
+            k: interval(torch.tensor([pass_at_k(config.num_samples, count, k) for count in num_correct], dtype=torch.float64)) for k in ks
+        },
+        mean_length=sum(sum(lengths) for _, lengths, _, _ in graded) / (len(graded) * config.num_samples),
+        per_prompt=tuple(per_prompt.tolist()),
+        samples=[sample for _, _, _, sample in graded[:num_shown]],
+    )
+
+
+def _grade(
+    engine: RolloutEngine,
+    task: Task,
+    sampling: SamplingConfig,
+    prompts: Sequence[Prompt],
+    indices: Sequence[int],
+    num_samples: int,
+    seed: int,
+) -> list[tuple[list[float], list[int], float, Sample]]:
+    repeated = [prompt for prompt in prompts for _ in range(num_samples)]
+    seeds = [derive_seed(seed, "evaluation", index, sample) for index in indices for sample in range(num_samples)]
+    sampled = engine.generate(repeated, sampling, seeds=seeds)
+    greedy = engine.generate(prompts, sampling.greedy(), seeds=[0] * len(prompts))
+    graded = []
+    for place, prompt in enumerate(prompts):
+        completions: list[Completion] = sampled[place * num_samples : (place + 1) * num_samples]
+        rewards = [task.reward(prompt, completion) for completion in completions]
+        sample = Sample(prompt.text, prompt.answer, completions[0].text, rewards[0])
+        graded.append((rewards, [len(item.token_ids) for item in completions], task.reward(prompt, greedy[place]), sample))
+    return graded

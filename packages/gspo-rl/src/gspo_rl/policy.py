@@ -1,0 +1,306 @@
+"""Policies: a causal language model with its tokenizer, and what it says of given tokens."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from gspo_rl.batch import Prompt
+from gspo_rl.logprobs import TokenScores, token_scores, token_scores_from_hidden
+from triptych.errors import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class TokenScorer(nn.Module):
+    """A causal language model as a module whose forward scores response tokens.
+
+    Strategies wrap this module, so that everything a parallel run has to intercept happens in one forward.
+
+    Args:
+        model: the language model.
+        head_chunk_tokens: positions whose logits exist at one time; None computes all logits at once. See
+            `token_scores_from_hidden`.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, head_chunk_tokens: int | None) -> None:
+        super().__init__()
+        self.model = model
+        self.head_chunk_tokens = head_chunk_tokens
+
+    def forward(
+        self, input_ids: Int[Tensor, "batch tokens"], response_mask: Bool[Tensor, "batch tokens"], temperature: float
+    ) -> TokenScores:
+        """Scores of shape (batch, tokens), float32; 0 where `response_mask` is false.
+
+        Rows are padded on the right, so causal attention never looks at padding and no attention mask is needed.
+        """
+        wanted = response_mask[:, 1:]
+        tokens = input_ids[:, 1:][wanted]
+        if self.head_chunk_tokens is None:
+            logits = self.model(input_ids=input_ids, use_cache=False).logits[:, :-1][wanted]
+            flat = token_scores(logits, tokens, temperature=temperature)
+        else:
+            hidden = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state[:, :-1][wanted]
+            head = self.model.get_output_embeddings()
+            flat = token_scores_from_hidden(hidden, head.weight, tokens, temperature=temperature, chunk_tokens=self.head_chunk_tokens)
+        zeros = torch.zeros(input_ids.shape, dtype=torch.float32, device=input_ids.device)
+        rows = torch.nn.functional.pad(wanted, (1, 0))
+        return TokenScores(zeros.masked_scatter(rows, flat.logprobs), zeros.masked_scatter(rows, flat.entropy))
+
+
+class Policy:
+    """A causal language model and its tokenizer.
+
+    Args:
+        model: the language model; its parameters are what training changes.
+        tokenizer: its tokenizer, with an end-of-sequence token.
+        chat: whether prompts pass through the tokenizer's chat template.
+        head_chunk_tokens: see `TokenScorer`.
+
+    Raises:
+        UserError: if the tokenizer has no end-of-sequence token, `chat` asks for a template it does not have, or
+            the model does more than a matrix product between its last hidden state and its logits while
+            `head_chunk_tokens` is set.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        chat: bool = False,
+        head_chunk_tokens: int | None = None,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.scorer: nn.Module = TokenScorer(model, head_chunk_tokens=head_chunk_tokens)
+        self._chat = chat
+        if tokenizer.eos_token_id is None:
+            raise UserError(
+                f"the tokenizer of {model.name_or_path or 'this policy'} has no end-of-sequence token: set one and save it again"
+            )
+        if chat and tokenizer.chat_template is None:
+            raise UserError("policy.chat=true but the tokenizer has no chat template: use policy.chat=false")
+        if head_chunk_tokens is not None:
+            self._check_head()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the parameters."""
+        return self.model.dtype
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Tokens that end a response."""
+        configured = self.model.generation_config.eos_token_id if self.model.generation_config is not None else None
+        ids = configured if isinstance(configured, list) else [configured] if configured is not None else []
+        return tuple(dict.fromkeys([*ids, int(self.tokenizer.eos_token_id)]))
+
+    @property
+    def pad_id(self) -> int:
+        """The padding token, or the end-of-sequence token of a tokenizer that has none."""
+        pad = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad is None else pad)
+
+    @property
+    def max_positions(self) -> int:
+        """Number of positions the model can attend over."""
+        return int(self.model.config.get_text_config().max_position_embeddings)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of parameters, shared ones counted once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """Token ids of a prompt, through the chat template if the policy has `chat` set.
+
+        Raises:
+            UserError: if the prompt holds a character that the tokenizer does not know, or is empty.
+        """
+        if self._chat:
+            ids = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt.text}], add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        else:
+            ids = self.tokenizer(prompt.text)["input_ids"]
+        if not ids:
+            raise UserError(f"a prompt is empty after tokenization ({prompt.text!r}): remove it")
+        if self.tokenizer.unk_token_id is not None and self.tokenizer.unk_token_id in ids:
+            unknown = sorted(
+                {character for character in prompt.text if self.tokenizer.unk_token_id in self.tokenizer(character)["input_ids"]}
+            )
+            raise UserError(
+                f"the prompt {prompt.text[:60]!r} holds characters this policy does not know ({' '.join(unknown)}): remove them"
+            )
+        return tuple(ids)
+
+    def encode_response(self, text: str) -> tuple[int, ...]:
+        """Token ids of a demonstrated response, with the end-of-sequence token."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return (*ids, int(self.tokenizer.eos_token_id))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of a response, without special tokens."""
+        text = self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text
+
+    def save(self, directory: Path) -> None:
+        """Writes the policy in Hugging Face format (safetensors); `AutoModelForCausalLM` reads it back."""
+        self.model.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
+
+    def _check_head(self) -> None:
+        head = self.model.get_output_embeddings()
+        ids = torch.arange(min(8, self.model.config.get_text_config().vocab_size), device=self.device)[None]
+        with torch.no_grad():
+            logits = self.model(input_ids=ids, use_cache=False).logits.float()
+            hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            product = (hidden @ head.weight.T).float()
+        if getattr(head, "bias", None) is not None or not torch.allclose(logits, product, rtol=1e-2, atol=1e-2):
+            raise UserError(
+                f"{type(self.model).__name__} does more than a matrix product between hidden states and logits: "
+                "set policy.head_chunk_tokens=null"
+            )
+
+
+def character_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer with one token per printable ASCII character and newline, and `<pad>`, `<eos>`, `<unk>`."""
+    characters = [chr(code) for code in range(32, 127)] + ["\n"]
+    vocabulary = {token: index for index, token in enumerate(["<pad>", "<eos>", "<unk>", *characters])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def tiny_policy(
+    *,
+    hidden_size: int = 128,
+    num_layers: int = 4,
+    num_heads: int = 4,
+    num_key_value_heads: int = 2,
+    intermediate_size: int = 384,
+    max_positions: int = 256,
+    initializer_range: float = 0.06,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Policy:
+    """A small Qwen3 (dense) over characters, freshly initialised; float32.
+
+    Args:
+        hidden_size: model width; `hidden_size / num_heads` is the width of a head.
+        num_layers: transformer blocks.
+        num_heads: query heads.
+        num_key_value_heads: key and value heads; divides `num_heads`.
+        intermediate_size: width of the gated feed-forward layer.
+        max_positions: longest sequence, prompt and response together.
+        initializer_range: standard deviation of the initial weights. At width 128, 0.06 is about 1/sqrt(2 * width);
+            with the 0.02 of large models the supervised phase needs several times as long.
+        seed: seed of the initial weights; the global random state is left as it was.
+        device: where the parameters go.
+
+    Raises:
+        UserError: if the sizes do not divide one another.
+    """
+    if hidden_size % num_heads or num_heads % num_key_value_heads or hidden_size // num_heads % 2:
+        raise UserError(
+            f"policy sizes do not fit: hidden_size {hidden_size} must be an even multiple of num_heads {num_heads}, "
+            f"and num_heads a multiple of num_key_value_heads {num_key_value_heads}"
+        )
+    tokenizer = character_tokenizer()
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_key_value_heads,
+        head_dim=hidden_size // num_heads,
+        intermediate_size=intermediate_size,
+        max_position_embeddings=max_positions,
+        initializer_range=initializer_range,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen3ForCausalLM(config)
+    model.generation_config = GenerationConfig(pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
+    return Policy(model.to(device), tokenizer)
+
+
+def pretrained_policy(
+    path: str,
+    *,
+    dtype: str = "float32",
+    chat: bool = False,
+    head_chunk_tokens: int | None = None,
+    attention: str = "sdpa",
+    allow_download: bool = False,
+    device: torch.device | str = "cpu",
+) -> Policy:
+    """Any Hugging Face causal language model, from a folder or by name. No code of the repository is executed.
+
+    Args:
+        path: folder in Hugging Face format, or a name like `Qwen/Qwen3-0.6B`.
+        dtype: `float32` or `bfloat16`.
+        chat: whether prompts pass through the tokenizer's chat template.
+        head_chunk_tokens: see `TokenScorer`.
+        attention: attention implementation of transformers (`sdpa`, `eager`, `flash_attention_2`).
+        allow_download: whether a name may be fetched from the Hugging Face hub; otherwise only its local cache is used.
+        device: where the parameters go.
+
+    Raises:
+        UserError: if there is no such model, it cannot be read, or `dtype` is unknown.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"policy.dtype is '{dtype}': choose one of {', '.join(DTYPES)}")
+    options: dict[str, Any] = {"local_files_only": not allow_download, "trust_remote_code": False}
+    if Path(path).is_dir():
+        if not (Path(path) / "config.json").is_file():
+            raise UserError(f"policy.path is '{path}', a folder without config.json: give a folder in Hugging Face format")
+    elif path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise UserError(f"policy.path is '{path}': there is no such folder")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=DTYPES[dtype], attn_implementation=attention, use_safetensors=True, **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        mend = (
+            "give a folder in Hugging Face format"
+            if allow_download
+            else "give a folder, or set policy.allow_download=true to fetch it by name"
+        )
+        raise UserError(f"policy.path is '{path}', which cannot be loaded ({reason}): {mend}") from error
+    return Policy(model.to(device), tokenizer, chat=chat, head_chunk_tokens=head_chunk_tokens)

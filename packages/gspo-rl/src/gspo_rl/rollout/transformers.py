@@ -1,0 +1,77 @@
+"""Generation with the training model itself, through transformers: any architecture, no speed records."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from gspo_rl.batch import Completion, Prompt
+from gspo_rl.policy import Policy
+from gspo_rl.rollout.completions import build_completions, left_padded
+from gspo_rl.rollout.sampling import SamplingConfig, check_lengths, draw_tokens, uniform_noise
+
+
+class TransformersEngine:
+    """Samples with `generate` of the policy's own model; shares its weights, so there is nothing to update.
+
+    Args:
+        policy: the policy being trained.
+        max_batch: most sequences generated at one time.
+    """
+
+    def __init__(self, policy: Policy, *, max_batch: int = 256) -> None:
+        self._policy = policy
+        self._max_batch = max_batch
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the policy's own model."""
+        return self._policy.dtype
+
+    def generate(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seeds: Sequence[int]) -> list[Completion]:
+        """One completion per prompt; see `RolloutEngine.generate`."""
+        prompt_ids = [self._policy.encode(prompt) for prompt in prompts]
+        check_lengths([len(ids) for ids in prompt_ids], sampling.max_tokens, self._policy.max_positions)
+        completions: list[Completion] = []
+        for start in range(0, len(prompts), self._max_batch):
+            stop = start + self._max_batch
+            completions += self._generate(prompt_ids[start:stop], sampling, seeds[start:stop])
+        return completions
+
+    def update_weights(self, parameters: Iterator[tuple[str, Tensor]], *, version: int) -> None:
+        """Nothing to do: the engine samples with the trainer's own parameters."""
+
+    @torch.no_grad()
+    def _generate(self, prompt_ids: list[tuple[int, ...]], sampling: SamplingConfig, seeds: Sequence[int]) -> list[Completion]:
+        policy = self._policy
+        input_ids, attention_mask = left_padded(prompt_ids, policy.pad_id)
+        chooser = _KeyedDraw(uniform_noise(seeds, sampling.max_tokens), sampling)
+        was_training = policy.model.training
+        policy.model.eval()
+        output = policy.model.generate(
+            input_ids=input_ids.to(policy.device),
+            attention_mask=attention_mask.to(policy.device),
+            # A fresh config: penalties and temperatures of the model's own would bend the distribution unseen.
+            generation_config=GenerationConfig(
+                max_new_tokens=sampling.max_tokens, do_sample=False, eos_token_id=list(policy.eos_ids), pad_token_id=policy.pad_id
+            ),
+            logits_processor=LogitsProcessorList([chooser]),
+        )
+        policy.model.train(was_training)
+        tokens = output[:, input_ids.shape[1] :].cpu()
+        return build_completions(policy, prompt_ids, tokens, torch.stack(chooser.logprobs, dim=1).cpu())
+
+
+class _KeyedDraw(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
+    """Draws each row's token from the row's own noise, and leaves greedy search no other choice."""
+
+    def __init__(self, noise: Tensor, sampling: SamplingConfig) -> None:
+        self._noise = noise
+        self._sampling = sampling
+        self.logprobs: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        draw = draw_tokens(scores, self._noise[:, len(self.logprobs)].to(scores.device), self._sampling)
+        self.logprobs.append(draw.logprobs)
+        return torch.full_like(scores, -torch.inf).scatter(-1, draw.tokens[:, None], 0.0)

@@ -1,0 +1,127 @@
+"""A user's own file of questions and answers."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from gspo_rl.batch import Completion, Prompt
+from gspo_rl.tasks import CORRECT
+from triptych.errors import UserError
+from triptych.seeding import derive_seed
+
+MATCHES = ("numeric", "string")
+_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+]?\.\d+")
+
+
+class JsonlTask:
+    """One JSON object per line, with the texts `question` and `answer`, and optionally `demonstration`.
+
+    Args:
+        path: the file, UTF-8. Empty lines are skipped.
+        match: `numeric` compares the last number of the response with that of the answer; `string` compares the
+            response's last non-empty line with the answer, white space and case set aside.
+        held_out_path: a second file for the held-out split; without it a share of `path` is held out, chosen by a
+            hash of the question, so that adding lines moves no other line.
+        held_out_share: that share, between 0 and 1.
+        tolerance: largest difference at which two numbers still match, relative to the answer.
+        seed: which questions are held out.
+
+    Raises:
+        UserError: if a file cannot be read, a line is broken (the message names it), an answer holds no number where
+            one is needed, or a split is empty.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        match: str = "numeric",
+        held_out_path: str | None = None,
+        held_out_share: float = 0.1,
+        tolerance: float = 1e-6,
+        seed: int = 0,
+    ) -> None:
+        if match not in MATCHES:
+            raise UserError(f"task.match is '{match}': choose one of {', '.join(MATCHES)}")
+        if not 0 < held_out_share < 1:
+            raise UserError(f"task.held_out_share is {held_out_share}: it must lie between 0 and 1")
+        self._match = match
+        self._tolerance = tolerance
+        prompts = _read(Path(path), match)
+        if held_out_path is not None:
+            self._splits = {"train": prompts, "held_out": _read(Path(held_out_path), match)}
+        else:
+            held_out = [derive_seed(seed, prompt.text) % 10**6 < held_out_share * 10**6 for prompt in prompts]
+            self._splits = {
+                "train": [prompt for prompt, out in zip(prompts, held_out, strict=True) if not out],
+                "held_out": [prompt for prompt, out in zip(prompts, held_out, strict=True) if out],
+            }
+        for split, chosen in self._splits.items():
+            if not chosen:
+                mend = "change task.held_out_share or give task.held_out_path" if prompts else "add lines"
+                raise UserError(f"{path} leaves no question for the {split} split ({len(prompts)} questions in all): {mend}")
+
+    def prompts(self, split: str) -> Sequence[Prompt]:
+        """The questions of `train` or `held_out`, in file order."""
+        return self._splits[split]
+
+    def reward(self, prompt: Prompt, completion: Completion) -> float:
+        """1 if the response ends by itself and matches the answer, else 0."""
+        if not completion.finished:
+            return 0.0
+        if self._match == "numeric":
+            expected, stated = last_number(prompt.answer), last_number(completion.text)
+            assert expected is not None  # checked when the file was read
+            close = stated is not None and abs(stated - expected) <= self._tolerance * max(1.0, abs(expected))
+            return CORRECT if close else 0.0
+        lines = [line for line in completion.text.splitlines() if line.strip()]
+        return CORRECT if lines and _plain(lines[-1]) == _plain(prompt.answer) else 0.0
+
+    def demonstrate(self, prompt: Prompt, generator: torch.Generator) -> str:
+        """The line's own demonstration, or its answer."""
+        return str(prompt.metadata.get("demonstration", prompt.answer))
+
+
+def last_number(text: str) -> float | None:
+    """The last number in a text, with thousands separators and exponents; None if there is none.
+
+    Example:
+        >>> last_number("first 3, then 1,204.5"), last_number("none")
+        (1204.5, None)
+    """
+    found = _NUMBER.findall(text)
+    return float(found[-1].replace(",", "")) if found else None
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
+def _read(path: Path, match: str) -> list[Prompt]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"task.path is '{path}': there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): it must be a UTF-8 text file") from error
+    prompts = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number} is no JSON object ({error}): mend or remove the line") from None
+        if not isinstance(row, dict) or not isinstance(row.get("question"), str) or not isinstance(row.get("answer"), str | int | float):
+            raise UserError(f"{path}, line {number} lacks the text 'question' or the text or number 'answer': mend or remove the line")
+        answer = str(row["answer"])
+        if match == "numeric" and last_number(answer) is None:
+            raise UserError(
+                f"{path}, line {number} has the answer {answer[:40]!r} without a number: mend the line or use task.match=string"
+            )
+        metadata = {"demonstration": str(row["demonstration"])} if "demonstration" in row else {}
+        prompts.append(Prompt(text=row["question"], answer=answer, metadata=metadata))
+    return prompts

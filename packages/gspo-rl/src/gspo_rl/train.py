@@ -1,0 +1,210 @@
+"""`python -m gspo_rl.train`: cold start, reinforcement learning, and what it came to."""
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import MISSING
+
+from gspo_rl.cold_start import ColdStartConfig, cold_start
+from gspo_rl.evaluation import EvaluationConfig, EvaluationResult
+from gspo_rl.objectives import Objective
+from gspo_rl.rollout.sampling import SamplingConfig
+from gspo_rl.trainer import FitResult, GSPOTrainer, TrainerConfig
+from triptych.cli import choice_name, entry_point
+from triptych.console import get_logger
+from triptych.evaluation.statistics import paired_difference
+from triptych.optim import OptimizerConfig
+from triptych.report.render import Chart, ReportConfig, Samples
+from triptych.run import Run, RunConfig
+from triptych.seeding import generator
+
+_logger = get_logger("train")
+
+
+@dataclass
+class TrainConfig(RunConfig):
+    """Settings of `gspo-train`.
+
+    Attributes:
+        policy: the model to train (group `policy`).
+        objective: the loss (group `objective`).
+        task: prompts and rewards (group `task`).
+        rollout: the sampler (group `rollout`).
+        strategy: how the model is placed and stepped (group `strategy`).
+        sampling: how responses are drawn.
+        cold_start: the supervised phase before.
+        optimizer: AdamW and its learning-rate curve.
+        trainer: the loop.
+        evaluation: what is evaluated before and after.
+    """
+
+    policy: Any = MISSING
+    objective: Any = MISSING
+    task: Any = MISSING
+    rollout: Any = MISSING
+    strategy: Any = MISSING
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+@entry_point("train_gspo", TrainConfig)
+def main(config: TrainConfig) -> float:
+    """Trains, evaluates, writes the run's folder and returns the held-out accuracy."""
+    objective: Objective = instantiate(config.objective)
+    _try_objective(objective)
+    tracker = None if config.tracker is None else instantiate(config.tracker)
+    # A constant learning rate does not depend on the number of steps, so a run may simply be made longer.
+    budget_keys = () if config.optimizer.depends_on_total_steps else ("trainer.max_steps",)
+    with Run.open(config, budget_keys=budget_keys, tracker=tracker) as run:
+        task = instantiate(config.task)
+        policy = instantiate(config.policy, device=run.device)
+        strategy = instantiate(config.strategy, run.world, max_grad_norm=config.optimizer.max_grad_norm)
+        trainer = GSPOTrainer(
+            policy,
+            instantiate(config.rollout, policy),
+            task,
+            objective,
+            strategy,
+            config.trainer,
+            sampling=config.sampling,
+            optimizer=config.optimizer,
+            evaluation=config.evaluation,
+        )
+        if not run.checkpoint_steps:  # a resumed run has its weights from the checkpoint
+            identity = {"policy": config.policy, "task": config.task}
+            cold_start(
+                policy, task, config.cold_start, world=run.world, seed=config.seed, cache_directory=run.cache_directory, identity=identity
+            )
+        result = trainer.fit(run)
+        if run.world.is_main:
+            _conclude(config, run, trainer, result)
+        run.world.barrier()
+    return result.after.accuracy.mean
+
+
+def _try_objective(objective: Objective) -> None:
+    """An objective that would refuse its hyperparameters does so here, before a model is loaded."""
+    nothing = torch.zeros(1, 1)
+    objective(nothing, nothing, torch.zeros(1), torch.ones(1, 1, dtype=torch.bool))
+
+
+def _conclude(config: TrainConfig, run: Run, trainer: GSPOTrainer, result: FitResult) -> None:
+    folder = run.directory / "policy"
+    partial_folder = run.directory / ".policy.partial"
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    trainer.policy.save(partial_folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial_folder.rename(folder)
+
+    before, after = result.before, result.after
+    gain = paired_difference(
+        torch.tensor(before.per_prompt, dtype=torch.float64),
+        torch.tensor(after.per_prompt, dtype=torch.float64),
+        generator=generator(config.seed, "gain"),
+        confidence=config.evaluation.confidence,
+    )
+    summary = {
+        "name": config.name,
+        "seed": config.seed,
+        "objective": choice_name(config.objective),
+        "steps": config.trainer.max_steps,
+        "accuracy_before": before.accuracy.mean,
+        "accuracy_before_interval": before.accuracy[1:],
+        "accuracy_after": after.accuracy.mean,
+        "accuracy_after_interval": after.accuracy[1:],
+        "accuracy_gain": gain.mean,
+        "accuracy_gain_interval": gain[1:],
+        "greedy_before": before.greedy.mean,
+        "greedy_after": after.greedy.mean,
+        "pass_at_k_before": {str(k): value.mean for k, value in before.pass_at.items()},
+        "pass_at_k_after": {str(k): value.mean for k, value in after.pass_at.items()},
+        "num_prompts": len(after.per_prompt),
+        "num_samples": config.evaluation.num_samples,
+        "train_seconds": result.train_seconds,
+        "tokens_per_second": result.tokens_per_second,
+        "num_parameters": trainer.policy.num_parameters,
+        "world_size": run.world.size,
+        "policy": str(folder),
+    }
+    for name, evaluation in (("before", before), ("after", after)):
+        run.write_text(f"completions_{name}.jsonl", "".join(json.dumps(sample._asdict()) + "\n" for sample in evaluation.samples))
+    report = run.finish(summary, report=_report(config, run, before, after, result))
+    _logger.info("")
+    _logger.info("held-out accuracy  %s -> %s  (%+.1f points)", _percent(before), _percent(after), 100 * gain.mean)
+    _logger.info("greedy accuracy    %.1f %% -> %.1f %%", 100 * before.greedy.mean, 100 * after.greedy.mean)
+    _logger.info("training took      %.0f s at %.0f tokens per second", result.train_seconds, result.tokens_per_second)
+    _logger.info("report             %s", report)
+    _logger.info("policy             %s", folder)
+    name = "" if config.name == "gspo" else f"name={config.name} "
+    if not config.optimizer.depends_on_total_steps:
+        _logger.info('go on              make train-gspo ARGS="%strainer.max_steps=%d"', name, 2 * config.trainer.max_steps)
+    _logger.info('evaluate           make evaluate-gspo ARGS="policy.path=%s"', folder)
+
+
+def _percent(result: EvaluationResult) -> str:
+    mean, low, high = (100 * value for value in result.accuracy)
+    return f"{mean:.1f} % [{low:.1f}, {high:.1f}]"
+
+
+def _report(config: TrainConfig, run: Run, before: EvaluationResult, after: EvaluationResult, result: FitResult) -> ReportConfig:
+    last = config.trainer.minibatches - 1
+    ratio = {f"ratio/minibatch_{last}/q{level}": f"quantile .{level}" for level in ("05", "50", "95")}
+    rows = [
+        (old.prompt, old.answer, f"{old.completion}\n(reward {old.reward:g})", f"{new.completion}\n(reward {new.reward:g})")
+        for old, new in zip(before.samples, after.samples, strict=True)
+    ]
+    return ReportConfig(
+        title=f"{choice_name(config.objective).upper()} on {choice_name(config.task)}: {config.name}",
+        headline={
+            "held-out accuracy before": f"{100 * before.accuracy.mean:.1f} %",
+            "held-out accuracy after": f"{100 * after.accuracy.mean:.1f} %",
+            "greedy, before to after": f"{100 * before.greedy.mean:.1f} % to {100 * after.greedy.mean:.1f} %",
+            "training": f"{result.train_seconds:.0f} s",
+            "tokens per second": f"{result.tokens_per_second:.0f}",
+        },
+        notes=[
+            f"Accuracy is the mean over {len(after.per_prompt)} held-out prompts of "
+            f"{config.evaluation.num_samples} samples each, at temperature "
+            f"{config.sampling.temperature:g}. One step is a rollout batch of {config.trainer.prompts_per_step} prompts with "
+            f"{config.trainer.group_size} samples each, in {config.trainer.minibatches} mini-batches."
+        ],
+        charts=[
+            Chart("Reward", {"reward/mean": "mean", "evaluation/accuracy": "held-out accuracy"}),
+            Chart("Groups that teach nothing", {"reward/zero_spread_groups": "all rewards equal"}, "share of groups"),
+            Chart(
+                "Clip fraction",
+                {
+                    "clip_fraction/tokens": "tokens",
+                    "clip_fraction/sequences": "sequences",
+                    "clip_fraction/sequences_two_sided": "sequences, two-sided",
+                },
+                "share",
+            ),
+            Chart("Importance ratio in the last mini-batch", ratio),
+            Chart(
+                "Displacement", {f"displacement/minibatch_{index}": f"mini-batch {index + 1}" for index in range(last + 1)}, "clip widths"
+            ),
+            Chart("Entropy", {"entropy": "entropy"}, "nats per token"),
+            Chart("KL divergence from the old policy", {"approx_kl": "k3 estimate"}, "nats per token"),
+            Chart("Response length", {"length/mean": "all", "length/correct": "correct", "length/incorrect": "incorrect"}, "tokens"),
+            Chart("Gradient norm", {"grad_norm": "before clipping"}),
+            Chart("Sampler against trainer", {"sampler_difference/max": "largest", "sampler_difference/mean": "mean"}, "nats"),
+            Chart(
+                "Speed",
+                {"timing/generation_tokens_per_second": "generation", "timing/training_tokens_per_second": "training"},
+                "tokens per second",
+            ),
+        ],
+        samples=[Samples("Held-out prompts, before and after", ("prompt", "answer", "before", "after"), rows)],
+    )
+
+
+if __name__ == "__main__":
+    main()

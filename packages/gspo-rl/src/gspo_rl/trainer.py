@@ -1,0 +1,335 @@
+"""The loop: rollout, reward, advantage, loss, step."""
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gspo_rl.advantages import group_relative_advantages
+from gspo_rl.batch import Batch, Completion, Prompt, collate, microbatches
+from gspo_rl.evaluation import EvaluationConfig, EvaluationResult, evaluate
+from gspo_rl.metrics import SEQUENCE_COLUMNS, MinibatchOutcome, minibatch_metrics, rollout_metrics, sequence_numbers
+from gspo_rl.objectives import Objective
+from gspo_rl.policy import Policy
+from gspo_rl.rollout import RolloutEngine
+from gspo_rl.rollout.sampling import SamplingConfig, check_lengths
+from gspo_rl.tasks import Task
+from triptych.checkpoint import Saveable, write_atomically
+from triptych.console import get_logger, progress
+from triptych.data import ShuffledOrder
+from triptych.errors import UserError
+from triptych.optim import OptimizerConfig, build_adamw, learning_rate_at
+from triptych.run import Run
+from triptych.seeding import derive_seed
+from triptych.strategy import Strategy
+
+_logger = get_logger("trainer")
+
+OLD_LOGPROBS = ("sampler", "recompute")
+COLUMNS = ("reward/mean", "clip_fraction/sequences", "entropy", "length/mean", "timing/tokens_per_second", "evaluation/accuracy")
+_NUM_CHECKED_PROMPTS = 10_000
+
+
+@dataclass
+class TrainerConfig:
+    """The loop's settings.
+
+    Attributes:
+        max_steps: number of steps; a step is one rollout batch and its mini-batches.
+        prompts_per_step: distinct prompts in a rollout batch, over all ranks.
+        group_size: samples per prompt.
+        minibatches: optimizer steps that one rollout batch is divided into (paper: 4).
+        microbatch_tokens: most padded tokens in one forward and backward; changes memory and speed, not the gradient.
+        old_logprobs: where the ratio's denominator comes from: `sampler` takes what the rollout engine recorded (for
+            engines of the policy's own float32 precision), `recompute` asks the policy before the first update. The
+            first mini-batch needs neither: its weights are the old ones, and its ratio is exactly 1.
+        evaluate_every: evaluate after each multiple of this many steps as well; 0 for only before and after.
+    """
+
+    max_steps: int = 100
+    prompts_per_step: int = 16
+    group_size: int = 8
+    minibatches: int = 4
+    microbatch_tokens: int = 16384
+    old_logprobs: str = "sampler"
+    evaluate_every: int = 0
+
+    def __post_init__(self) -> None:
+        if self.group_size < 2:
+            raise UserError(f"trainer.group_size is {self.group_size}: advantages compare samples of one prompt, so it must be 2 or more")
+        if self.max_steps < 1 or self.microbatch_tokens < 1 or self.minibatches < 1:
+            raise UserError(
+                f"trainer.max_steps is {self.max_steps}, trainer.minibatches {self.minibatches} and trainer.microbatch_tokens "
+                f"{self.microbatch_tokens}: all must be 1 or more"
+            )
+        if self.prompts_per_step < 1 or self.prompts_per_step % self.minibatches:
+            raise UserError(
+                f"trainer.prompts_per_step is {self.prompts_per_step}, which {self.minibatches} mini-batches cannot share evenly: "
+                "make it a multiple of trainer.minibatches"
+            )
+        if self.old_logprobs not in OLD_LOGPROBS:
+            raise UserError(f"trainer.old_logprobs is '{self.old_logprobs}': choose one of {', '.join(OLD_LOGPROBS)}")
+        if self.evaluate_every < 0:
+            raise UserError(f"trainer.evaluate_every is {self.evaluate_every}: it must be 0 or more")
+
+
+class FitResult(NamedTuple):
+    """What a finished run came to."""
+
+    before: EvaluationResult
+    after: EvaluationResult
+    train_seconds: float
+    tokens_per_second: float
+
+
+class GSPOTrainer:
+    """Trains a policy by group-relative reinforcement learning with any objective of `gspo_rl.objectives`.
+
+    Args:
+        policy: the policy to train, in place.
+        engine: samples from it.
+        task: prompts and rewards.
+        objective: losses from log-probabilities, hyperparameters bound.
+        strategy: places and steps the model.
+        config: the loop's settings.
+        sampling: how responses are drawn.
+        optimizer: AdamW and its learning-rate curve, counted in optimizer steps.
+        evaluation: what is evaluated before and after.
+
+    Raises:
+        UserError: if the settings contradict the engine or the task.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        engine: RolloutEngine,
+        task: Task,
+        objective: Objective,
+        strategy: Strategy,
+        config: TrainerConfig,
+        *,
+        sampling: SamplingConfig,
+        optimizer: OptimizerConfig,
+        evaluation: EvaluationConfig,
+    ) -> None:
+        self.policy = policy
+        self._engine = engine
+        self._task = task
+        self._objective = objective
+        self._strategy = strategy
+        self._config = config
+        self._sampling = sampling
+        self._optimizer = optimizer
+        self._evaluation = evaluation
+        self._prompts = task.prompts("train")
+        self._check()
+
+    def fit(self, run: Run) -> FitResult:
+        """Trains until `max_steps`, going on from the run's newest checkpoint if it has one."""
+        config, done = self._config, _Progress(writes=run.world.is_main)
+        state: dict[str, Saveable] = {"model": self._strategy, "trainer": done}
+        if config.prompts_per_step % (config.minibatches * run.world.size):
+            raise UserError(
+                f"trainer.prompts_per_step is {config.prompts_per_step}, which {config.minibatches} mini-batches on "
+                f"{run.world.size} processes "
+                f"cannot share evenly: make it a multiple of {config.minibatches * run.world.size}"
+            )
+        order = ShuffledOrder(len(self._prompts), seed=run.seed)
+        self.policy.scorer = self._strategy.prepare(self.policy.scorer, lambda model: build_adamw(model, self._optimizer))
+        restored = run.begin(state, columns=COLUMNS)
+        if restored is None:
+            done.before = self._evaluate(run)
+            run.log(_accuracies(done.before), step=0)
+            run.checkpoint(0, state)
+        first = 1 + (restored or 0)
+        with progress(config.max_steps, "training", initial=first - 1, enabled=run.world.is_main) as bar:
+            for step in range(first, config.max_steps + 1):
+                started = time.perf_counter()
+                metrics, num_tokens = self.train_step(run, order, step)
+                done.advance(step, time.perf_counter() - started, num_tokens)
+                metrics["timing/step_seconds"] = time.perf_counter() - started
+                metrics["timing/tokens_per_second"] = num_tokens / metrics["timing/step_seconds"]
+                if step == config.max_steps or (config.evaluate_every and step % config.evaluate_every == 0):
+                    done.after = self._evaluate(run)
+                    metrics.update(_accuracies(done.after))
+                run.log(metrics, step=step)
+                if run.is_due(step) or step == config.max_steps:
+                    self._check_weights(run, step)
+                    run.checkpoint(step, state)
+                bar.update()
+        if done.after is None:  # a run whose last checkpoint is already that of max_steps, evaluated at another time
+            done.after = self._evaluate(run)
+        assert done.before is not None
+        return FitResult(done.before, done.after, done.train_seconds, done.num_tokens / max(done.train_seconds, 1e-9))
+
+    def train_step(self, run: Run, order: ShuffledOrder, step: int) -> tuple[dict[str, float], int]:
+        """One rollout batch and its mini-batches; returns the step's metrics and its number of tokens over all ranks."""
+        config = self._config
+        started = time.perf_counter()
+        groups = self._my_groups(run)
+        indices = order.take((step - 1) * config.prompts_per_step, config.prompts_per_step)
+        prompts = [self._prompts[indices[group]] for group in groups]
+        completions = self._rollout(prompts, groups, run.seed, step)
+        generated = time.perf_counter()
+
+        rewards = self._rewards(prompts, completions)
+        advantages = group_relative_advantages(rewards)
+        batch = collate(completions, rewards.flatten(), advantages.flatten(), pad_id=self.policy.pad_id).to(run.device)
+        metrics = rollout_metrics(completions, rewards, run.world)
+
+        rows_per_minibatch = len(batch) // config.minibatches
+        pieces = [batch.select(range(index * rows_per_minibatch, (index + 1) * rows_per_minibatch)) for index in range(config.minibatches)]
+        old = [None, *(self._old_logprobs(piece) for piece in pieces[1:])]
+        outcomes = []
+        for index, (piece, old_logprobs) in enumerate(zip(pieces, old, strict=True)):
+            optimizer_step = (step - 1) * config.minibatches + index
+            learning_rate = learning_rate_at(optimizer_step, config.max_steps * config.minibatches, self._optimizer)
+            sequences = self._accumulate_gradient(piece, old_logprobs, run)
+            loss = float(sequences[:, SEQUENCE_COLUMNS.index("loss")].mean())
+            if not math.isfinite(loss):
+                raise self._diverged(run, step, f"loss is {loss}", index)
+            report = self._strategy.step(learning_rate)
+            if report.skipped:
+                raise self._diverged(run, step, f"gradient norm is {report.grad_norm}", index)
+            outcomes.append(MinibatchOutcome(sequences, report.grad_norm))
+        self._engine.update_weights(self._strategy.full_parameters(), version=step * config.minibatches)
+        trained = time.perf_counter()
+
+        metrics.update(minibatch_metrics(outcomes))
+        metrics["learning_rate"] = learning_rate
+        num_response = int(run.world.all_reduce_sum(batch.response_mask.sum().cpu()))
+        num_tokens = int(run.world.all_reduce_sum(torch.tensor(sum(len(item.prompt_ids) + len(item.token_ids) for item in completions))))
+        metrics["timing/generation_seconds"] = generated - started
+        metrics["timing/training_seconds"] = trained - generated
+        metrics["timing/generation_tokens_per_second"] = num_response / (generated - started)
+        metrics["timing/training_tokens_per_second"] = num_tokens / (trained - generated)
+        return metrics, num_tokens
+
+    def _my_groups(self, run: Run) -> list[int]:
+        """This rank's prompts of a rollout batch: an equal share of every mini-batch, so that those stay the same sets."""
+        per_minibatch = self._config.prompts_per_step // self._config.minibatches
+        share = run.world.share(per_minibatch)
+        return [index * per_minibatch + place for index in range(self._config.minibatches) for place in share]
+
+    def _rollout(self, prompts: Sequence[Prompt], groups: Sequence[int], seed: int, step: int) -> list[Completion]:
+        size = self._config.group_size
+        repeated = [prompt for prompt in prompts for _ in range(size)]
+        seeds = [derive_seed(seed, "rollout", step, group, sample) for group in groups for sample in range(size)]
+        return self._engine.generate(repeated, self._sampling, seeds=seeds)
+
+    def _rewards(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Float[Tensor, "prompts group"]:
+        size = self._config.group_size
+        rewards = [self._task.reward(prompts[place // size], completion) for place, completion in enumerate(completions)]
+        return torch.tensor(rewards, dtype=torch.float32).view(len(prompts), size)
+
+    def _old_logprobs(self, piece: Batch) -> Float[Tensor, "batch tokens"]:
+        if self._config.old_logprobs == "sampler":
+            return piece.sampler_logprobs
+        recomputed = torch.zeros_like(piece.sampler_logprobs)
+        with torch.no_grad():
+            for rows, part in microbatches(piece, max_tokens=self._config.microbatch_tokens):
+                scores = self.policy.scorer(part.input_ids, part.response_mask, self._sampling.temperature)
+                recomputed[rows, : scores.logprobs.shape[1]] = scores.logprobs
+        return recomputed
+
+    def _accumulate_gradient(
+        self, piece: Batch, old_logprobs: Float[Tensor, "batch tokens"] | None, run: Run
+    ) -> Float[Tensor, "sequences columns"]:
+        """Adds the mini-batch's gradient, and returns its per-sequence numbers over all ranks.
+
+        Every micro-batch is divided by the one global number of sequences, so how the mini-batch is cut, ordered or
+        spread over ranks cannot change the gradient. `old_logprobs` is None in the first mini-batch, whose weights
+        are still the old ones.
+        """
+        num_sequences = len(piece) * run.world.size
+        numbers = torch.zeros(len(piece), len(SEQUENCE_COLUMNS), dtype=torch.float64, device=piece.input_ids.device)
+        parts = list(microbatches(piece, max_tokens=self._config.microbatch_tokens))
+        self.policy.model.train()
+        for place, (rows, part) in enumerate(parts):
+            # Ranks meet in their last micro-batch, so they need not have the same number of them.
+            with self._strategy.microbatch(last=place + 1 == len(parts)):
+                scores = self.policy.scorer(part.input_ids, part.response_mask, self._sampling.temperature)
+                old = scores.logprobs.detach() if old_logprobs is None else old_logprobs[rows, : scores.logprobs.shape[1]]
+                output = self._objective(scores.logprobs, old, part.advantages, part.response_mask)
+                self._strategy.backward(output.losses.sum() / num_sequences)
+            numbers[rows] = sequence_numbers(part, scores, old, output)
+        return run.world.all_gather(numbers)
+
+    def _evaluate(self, run: Run) -> EvaluationResult:
+        return evaluate(self._engine, self._task, self._sampling, self._evaluation, world=run.world, seed=run.seed)
+
+    def _check(self) -> None:
+        if self._config.old_logprobs == "sampler" and (self._engine.dtype, self.policy.dtype) != (torch.float32, torch.float32):
+            raise UserError(
+                f"trainer.old_logprobs=sampler needs a sampler and a policy of float32, not {self._engine.dtype} and {self.policy.dtype}: "
+                "their difference would pass for a policy change; use trainer.old_logprobs=recompute"
+            )
+        if self._sampling.temperature == 0:
+            raise UserError("sampling.temperature is 0: all samples of a prompt would be the same, and none could be reinforced; use 1")
+        for split, prompts in (("train", self._prompts), ("held_out", self._task.prompts(self._evaluation.split))):
+            if len(prompts) == 0:
+                raise UserError(f"the task is empty: its {split} split has no prompt")
+        # A file of questions is checked whole; a task without end would take as long.
+        if len(self._prompts) <= _NUM_CHECKED_PROMPTS:
+            lengths = [len(self.policy.encode(prompt)) for prompt in self._prompts]
+            check_lengths(lengths, self._sampling.max_tokens, self.policy.max_positions)
+
+    def _check_weights(self, run: Run, step: int) -> None:
+        """A checkpoint must not be the first to hold weights that the last update broke."""
+        if not all(bool(torch.isfinite(parameter).all()) for _, parameter in self._strategy.full_parameters()):
+            raise self._diverged(run, step, "a weight is not finite", self._config.minibatches - 1)
+
+    def _diverged(self, run: Run, step: int, what: str, minibatch: int) -> UserError:
+        steps = run.checkpoint_steps
+        kept = f"the checkpoint of step {steps[-1]} is intact" if steps else "there is no checkpoint"
+        return UserError(
+            f"{what} at step {step}, mini-batch {minibatch + 1} of {self._config.minibatches}: training has stopped and {kept}; "
+            "lower optimizer.learning_rate"
+        )
+
+
+class _Progress:
+    """What the loop itself has to remember, as a component of the checkpoint."""
+
+    def __init__(self, *, writes: bool) -> None:
+        self._writes = writes
+        self.step = 0
+        self.train_seconds = 0.0
+        self.num_tokens = 0
+        self.before: EvaluationResult | None = None
+        self.after: EvaluationResult | None = None
+
+    def advance(self, step: int, seconds: float, num_tokens: int) -> None:
+        self.step = step
+        self.train_seconds += seconds
+        self.num_tokens += num_tokens
+
+    def save(self, directory: Path) -> None:
+        if not self._writes:
+            return
+        state: dict[str, Any] = {"step": self.step, "train_seconds": self.train_seconds, "num_tokens": self.num_tokens}
+        state["before"] = None if self.before is None else self.before.to_json()
+        state["after"] = None if self.after is None else self.after.to_json()
+        write_atomically(directory / "trainer.json", json.dumps(state))
+
+    def load(self, directory: Path) -> None:
+        state = json.loads((directory / "trainer.json").read_text())
+        self.step, self.train_seconds, self.num_tokens = state["step"], state["train_seconds"], state["num_tokens"]
+        self.before = None if state["before"] is None else EvaluationResult.from_json(state["before"])
+        self.after = None if state["after"] is None else EvaluationResult.from_json(state["after"])
+
+
+def _accuracies(result: EvaluationResult) -> dict[str, float]:
+    return {
+        "evaluation/accuracy": result.accuracy.mean,
+        "evaluation/accuracy_greedy": result.greedy.mean,
+        "evaluation/length": result.mean_length,
+    }
