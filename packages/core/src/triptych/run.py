@@ -213,9 +213,7 @@ class Run:
         except OSError as error:
             raise UserError(f"{directory} cannot be written ({error.strerror}): choose another output_root or name") from error
         if self._config.overwrite:
-            for path in directory.iterdir():
-                if path.name != _LOCK:
-                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            self._empty()
         holds_a_run = bool(self.checkpoint_steps) or (directory / "summary.json").exists()
         if self._config.resume == "never" and holds_a_run:
             raise UserError(f"resume=never but {directory} holds a run: choose another name or add overwrite=true")
@@ -224,6 +222,15 @@ class Run:
             difference = first_difference(saved, self._resolved, budget_keys=self._budget_keys)
             if difference is not None:
                 raise UserError(f"{directory} holds a run with {difference}: choose another name or add overwrite=true")
+
+    def _empty(self) -> None:
+        content = [path for path in self.directory.iterdir() if path.name != _LOCK]
+        config = self.directory / "config.yaml"
+        # A slip in the name must not delete somebody's files, nor an evaluation the training that it evaluates.
+        if content and not (config.exists() and set(yaml.safe_load(config.read_text())) == set(self._resolved)):
+            raise UserError(f"overwrite=true but {self.directory} holds something else than an earlier run of this command: choose another name")
+        for path in content:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def _lock(self) -> None:
         # An flock dies with its process, however that ends, so it cannot go stale.

@@ -90,7 +90,6 @@ def _train(policy: Policy, task: DemonstratingTask, config: ColdStartConfig, see
     optimizer = build_adamw(policy.model, schedule)
     prompts = task.prompts("train")
     order = ShuffledOrder(len(prompts), seed=seed)
-    policy.model.train()
     with progress(config.steps, "cold start") as bar:
         for step in range(config.steps):
             first = step * config.batch_size

@@ -86,7 +86,8 @@ class Policy:
         chat: bool = False,
         head_chunk_tokens: int | None = None,
     ) -> None:
-        self.model = model
+        # Dropout stays off for good: the importance ratio would measure its noise instead of the policy's change.
+        self.model = model.eval()
         self.tokenizer = tokenizer
         self.scorer: nn.Module = TokenScorer(model, head_chunk_tokens=head_chunk_tokens)
         self._chat = chat

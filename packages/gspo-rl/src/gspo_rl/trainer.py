@@ -252,7 +252,6 @@ class GSPOTrainer:
         num_sequences = len(piece) * run.world.size
         numbers = torch.zeros(len(piece), len(SEQUENCE_COLUMNS), dtype=torch.float64, device=piece.input_ids.device)
         parts = list(microbatches(piece, max_tokens=self._config.microbatch_tokens))
-        self.policy.model.train()
         for place, (rows, part) in enumerate(parts):
             # Ranks meet in their last micro-batch, so they need not have the same number of them.
             with self._strategy.microbatch(last=place + 1 == len(parts)):

@@ -77,7 +77,7 @@ def bootstrap_interval(
 
 def paired_difference(
     before: Float[Tensor, " problems"],
-    after: Float[Tensor, " problems"],
+    after: Float[Tensor, " as_many"],
     *,
     generator: torch.Generator,
     confidence: float = 0.95,

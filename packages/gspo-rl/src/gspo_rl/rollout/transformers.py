@@ -47,8 +47,6 @@ class TransformersEngine:
         policy = self._policy
         input_ids, attention_mask = left_padded(prompt_ids, policy.pad_id)
         chooser = _KeyedDraw(uniform_noise(seeds, sampling.max_tokens), sampling)
-        was_training = policy.model.training
-        policy.model.eval()
         output = policy.model.generate(
             input_ids=input_ids.to(policy.device),
             attention_mask=attention_mask.to(policy.device),
@@ -58,7 +56,6 @@ class TransformersEngine:
             ),
             logits_processor=LogitsProcessorList([chooser]),
         )
-        policy.model.train(was_training)
         tokens = output[:, input_ids.shape[1] :].cpu()
         return build_completions(policy, prompt_ids, tokens, torch.stack(chooser.logprobs, dim=1).cpu())
 

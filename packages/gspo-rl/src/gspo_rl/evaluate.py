@@ -1,0 +1,97 @@
+"""`python -m gspo_rl.evaluate`: avg@k and pass@k of any saved policy on a held-out split."""
+
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import MISSING
+
+from gspo_rl.evaluation import EvaluationConfig, EvaluationResult, evaluate
+from gspo_rl.rollout.sampling import SamplingConfig
+from triptych.cli import choice_name, entry_point
+from triptych.console import get_logger
+from triptych.evaluation.statistics import Interval
+from triptych.report.render import ReportConfig, Samples
+from triptych.run import Run, RunConfig
+
+_logger = get_logger("evaluate")
+
+
+@dataclass
+class EvaluateConfig(RunConfig):
+    """Settings of `gspo-evaluate`.
+
+    Attributes:
+        policy: the model to evaluate (group `policy`).
+        task: prompts and rewards (group `task`).
+        rollout: the sampler (group `rollout`).
+        sampling: how responses are drawn.
+        evaluation: split, number of prompts and samples.
+    """
+
+    policy: Any = MISSING
+    task: Any = MISSING
+    rollout: Any = MISSING
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+@entry_point("evaluate_gspo", EvaluateConfig)
+def main(config: EvaluateConfig) -> float:
+    """Evaluates, writes the run's folder and returns the accuracy."""
+    with Run.open(config) as run:
+        task = instantiate(config.task)
+        policy = instantiate(config.policy, device=run.device)
+        engine = instantiate(config.rollout, policy)
+        run.begin({})
+        started = time.perf_counter()
+        result = evaluate(engine, task, config.sampling, config.evaluation, world=run.world, seed=config.seed)
+        seconds = time.perf_counter() - started
+        if run.world.is_main:
+            _conclude(config, run, result, seconds)
+        run.world.barrier()
+    return result.accuracy.mean
+
+
+def _conclude(config: EvaluateConfig, run: Run, result: EvaluationResult, seconds: float) -> None:
+    k = config.evaluation.num_samples
+    rows = {f"avg@{k}": result.accuracy, "greedy": result.greedy} | {f"pass@{n}": value for n, value in result.pass_at.items()}
+    summary = {
+        "name": config.name,
+        "seed": config.seed,
+        "policy": config.policy.get("path", choice_name(config.policy)),
+        "task": choice_name(config.task),
+        "split": config.evaluation.split,
+        "num_prompts": len(result.per_prompt),
+        "num_samples": k,
+        "accuracy": result.accuracy.mean,
+        "mean_length": result.mean_length,
+        "seconds": seconds,
+        "metrics": {name: value._asdict() for name, value in rows.items()},
+    }
+    run.write_text("completions.jsonl", "".join(json.dumps(sample._asdict()) + "\n" for sample in result.samples))
+    shown = [(item.prompt, item.answer, item.completion, f"{item.reward:g}") for item in result.samples]
+    page = ReportConfig(
+        title=f"Evaluation of {summary['policy']}",
+        headline={name: _percent(value) for name, value in rows.items()},
+        notes=[
+            f"{len(result.per_prompt)} prompts of the {config.evaluation.split} split, {k} samples each at temperature "
+            f"{config.sampling.temperature:g}; {100 * config.evaluation.confidence:g} % bootstrap intervals over prompts."
+        ],
+        samples=[Samples("Samples", ("prompt", "answer", "completion", "reward"), shown)],
+    )
+    report = run.finish(summary, report=page)
+    for name, value in rows.items():
+        _logger.info("%-9s %s", name, _percent(value))
+    _logger.info("%d prompts, %d samples each, %.1f tokens on average, %.0f s", len(result.per_prompt), k, result.mean_length, seconds)
+    _logger.info("report    %s", report)
+
+
+def _percent(value: Interval) -> str:
+    return f"{100 * value.mean:.1f} % [{100 * value.low:.1f}, {100 * value.high:.1f}]"
+
+
+if __name__ == "__main__":
+    main()

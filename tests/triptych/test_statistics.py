@@ -1,0 +1,73 @@
+"""Evaluation statistics against enumeration and known distributions."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from triptych.errors import UserError
+from triptych.evaluation.statistics import bootstrap_interval, paired_difference, pass_at_k, quantiles
+from triptych.seeding import generator
+
+
+@given(st.integers(1, 8).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
+def test_pass_at_k_is_the_share_of_draws_with_a_correct_sample(case: tuple[int, int, int]) -> None:
+    n, c, k = case
+    draws = list(itertools.combinations(range(n), k))
+    share = sum(any(sample < c for sample in draw) for draw in draws) / len(draws)
+    assert pass_at_k(n, c, k) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(4, 1, 0), (4, 1, 5), (4, 5, 2), (4, -1, 2)])
+def test_pass_at_k_without_meaning_is_refused(n: int, c: int, k: int) -> None:
+    with pytest.raises(UserError):
+        pass_at_k(n, c, k)
+
+
+def test_the_bootstrap_interval_is_that_of_the_binomial() -> None:
+    values = torch.cat([torch.ones(300), torch.zeros(700)])
+    interval = bootstrap_interval(values, generator=generator(0), num_resamples=5000)
+    half_width = 1.96 * math.sqrt(0.3 * 0.7 / 1000)
+    assert interval.mean == pytest.approx(0.3)
+    # 5000 resamples place a 2.5 % quantile to within about 4 % of the half width.
+    assert interval.low == pytest.approx(0.3 - half_width, abs=0.15 * half_width)
+    assert interval.high == pytest.approx(0.3 + half_width, abs=0.15 * half_width)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    draw = generator(1)
+    covered = 0
+    for _ in range(300):
+        interval = bootstrap_interval((torch.rand(80, generator=draw) < 0.4).float(), generator=draw, confidence=0.9, num_resamples=400)
+        covered += interval.low <= 0.4 <= interval.high
+    assert 0.84 < covered / 300 < 0.95  # 0.9 with a standard deviation of 0.017, less the bootstrap's known shortfall
+
+
+def test_pairing_sees_what_two_intervals_do_not() -> None:
+    draw = generator(2)
+    before = torch.rand(200, generator=draw)
+    after = before + 0.05 + 0.01 * torch.randn(200, generator=draw)
+    paired = paired_difference(before, after, generator=draw)
+    assert paired.low > 0.04
+    assert paired.high < 0.06
+    assert bootstrap_interval(before, generator=draw).high > bootstrap_interval(after, generator=draw).low
+
+
+def test_a_comparison_of_different_problems_and_an_empty_average_are_refused() -> None:
+    with pytest.raises(UserError, match="3 problems before and 2 after"):
+        paired_difference(torch.zeros(3), torch.zeros(2), generator=generator(0))
+    with pytest.raises(UserError, match="nothing to average"):
+        bootstrap_interval(torch.zeros(0), generator=generator(0))
+
+
+def test_intervals_are_a_function_of_their_generator() -> None:
+    values = torch.rand(50, generator=generator(3))
+    assert bootstrap_interval(values, generator=generator(4)) == bootstrap_interval(values, generator=generator(4))
+
+
+def test_quantiles_of_nothing_are_nan() -> None:
+    assert all(math.isnan(value) for value in quantiles([], [0.5]))
+    assert quantiles([0.0, 1.0, 2.0], [0.25, 0.5]) == [0.5, 1.0]
