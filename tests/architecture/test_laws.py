@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = {path.name: path for path in ROOT.glob("packages/*/src/*") if path.is_dir() and (path / "__init__.py").exists()}
+SOURCES = {path.name: path for path in sorted(ROOT.glob("packages/*/src/*")) if path.is_dir() and (path / "__init__.py").exists()}
 PANELS = {"gspo_rl", "captain_cinema", "tts_var"}
 ENTRY_MODULES = {"train", "sample", "generate", "evaluate"}
 

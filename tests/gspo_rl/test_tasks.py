@@ -98,7 +98,7 @@ def test_the_library_grades_its_own_answers_as_right(family: str) -> None:
             assert task.reward(prompt, said(f"<answer>{prompt.answer}</answer>")) == 1.0
             assert task.reward(prompt, said("certainly not this")) < 1.0
             assert task.reward(prompt, said(prompt.answer, finished=False)) == 0.0
-            assert task.demonstrate(prompt, generator(0)) == prompt.answer
+            assert task.reward(prompt, said(task.demonstrate(prompt, generator(0)))) == 1.0
 
 
 def test_held_out_questions_never_appear_in_training() -> None:
@@ -110,8 +110,16 @@ def test_held_out_questions_never_appear_in_training() -> None:
 def test_demonstrations_of_a_family_are_wrong_as_often_as_asked() -> None:
     task = ReasoningGymTask("chain_sum", num_prompts=10, num_held_out=500, wrong=0.3)
     prompt = task.prompts("train")[0]
-    right = sum(task.demonstrate(prompt, generator(draw)) == prompt.answer for draw in range(1000))
-    assert 650 < right < 750  # 700 with a standard deviation of 15, plus other questions that share the answer
+    right = sum(task.reward(prompt, said(task.demonstrate(prompt, generator(draw)))) == 1.0 for draw in range(1000))
+    assert 650 < right < 750  # 700 with a standard deviation of 15
+
+
+def test_a_chain_is_worked_from_left_to_right() -> None:
+    prompt = Prompt("", "-4", {"metadata": {"expression": "4 - 1 - 7"}})
+    assert ReasoningGymTask("chain_sum", num_held_out=1, wrong=0.0).demonstrate(prompt, generator(0)) == "4-1=3 3-7=-4 <answer>-4</answer>"
+    wrong = ReasoningGymTask("chain_sum", num_held_out=1, wrong=1.0)
+    seen = {wrong.demonstrate(prompt, generator(draw)) for draw in range(50)}
+    assert seen == {f"4-1={a} {a}-7={b} <answer>{b}</answer>" for a, b in ((2, -5), (4, -3), (3, -5), (3, -3))}
 
 
 def test_a_family_that_does_not_exist_and_an_option_it_does_not_have_are_refused() -> None:

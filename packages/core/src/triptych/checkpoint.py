@@ -101,8 +101,8 @@ class Checkpointer:
             try:
                 for name, component in state.items():
                     component.save(partial / name)
-            except (OSError, RuntimeError) as error:
-                # safetensors and torch.save report a full disk as errors of their own kind.
+            except Exception as error:
+                # safetensors and torch.save report a full disk as errors of their own kinds.
                 if not _is_input_output_error(error):
                     raise
                 failure = _describe(error)
@@ -117,7 +117,7 @@ class Checkpointer:
             self._abandon(step, partial, failure)
         if self._world.is_main:
             for old in self.steps()[: -self._keep]:
-                shutil.rmtree(self.path(old), ignore_errors=True)
+                self._remove(self.path(old))
 
     def restore(self, state: Mapping[str, Saveable], step: int | None = None) -> int | None:
         """Loads the newest checkpoint (or that of `step`) into every component and returns its step.
@@ -174,7 +174,7 @@ class Checkpointer:
         raise UserError(f"checkpoint {self.path(chosen)} is damaged ({damage}): {mend}")
 
     def _tidy(self, chosen: int) -> None:
-        for leftover in self._directory.glob("*.partial"):
+        for leftover in (*self._directory.glob("*.partial"), *self._directory.glob("*.removed")):
             shutil.rmtree(leftover, ignore_errors=True)
         for newer in (step for step in self.steps() if step > chosen):
             aside = self._directory / f"step_{newer:08d}.abandoned"
@@ -193,9 +193,15 @@ class Checkpointer:
             _sync(folder)
         final = self.path(step)
         if final.exists():
-            shutil.rmtree(final)
+            self._remove(final)
         partial.rename(final)
         _sync(self._directory)
+
+    def _remove(self, folder: Path) -> None:
+        # Renamed before it is emptied: a kill in between must not leave half a folder under a complete one's name.
+        removed = folder.with_name(f"{folder.name}.removed")
+        folder.rename(removed)
+        shutil.rmtree(removed, ignore_errors=True)
 
     def _first_failure(self, failure: str | None) -> str | None:
         failures = self._world.gather_objects([failure])

@@ -1,6 +1,7 @@
 """The door of every command: find the configs, compose them, hand over a dataclass, tell bad input in one line."""
 
 import difflib
+import errno
 import functools
 import os
 import re
@@ -8,12 +9,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,6 +24,8 @@ from triptych.errors import UserError
 ConfigT = TypeVar("ConfigT")
 
 EXIT_BAD_INPUT = 2
+
+_OUT_OF_REACH = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 
 def find_configs() -> Path:
@@ -58,17 +61,22 @@ def entry_point(config_name: str, schema: type[ConfigT]) -> Callable[[Callable[[
     """
 
     def decorate(function: Callable[[ConfigT], Any]) -> Callable[[], None]:
+        wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
+
         @functools.wraps(function)
         def task(config: DictConfig) -> Any:
-            settings = cast(ConfigT, OmegaConf.to_object(config))
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                # A member of a sweep is named by its overrides, so that a requeued member finds itself.
-                member = HydraConfig.get().job.override_dirname or "default"
-                object.__setattr__(settings, "name", f"{settings.name}/{member}")  # type: ignore[attr-defined]
-            return function(settings)
+            try:
+                settings = cast(ConfigT, OmegaConf.to_object(config))
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    # A member of a sweep is named by its overrides, so that a requeued member finds itself.
+                    member = HydraConfig.get().job.override_dirname or "default"
+                    object.__setattr__(settings, "name", f"{settings.name}/{member}")  # type: ignore[attr-defined]
+                return function(settings)
+            except Exception as error:
+                # Told here and not above, because Hydra would print a line of its own before handing it on.
+                _refuse(error, schema, wants_traceback)
 
         def command() -> None:
-            wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
             # Hydra would print its own, longer account of an error and exit with 1; asked for the full error it
             # lets the exception through, and the line below is ours.
             os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -76,12 +84,7 @@ def entry_point(config_name: str, schema: type[ConfigT]) -> Callable[[Callable[[
                 ConfigStore.instance().store(name=f"{config_name}_schema", node=schema)
                 hydra.main(version_base="1.3", config_path=str(find_configs()), config_name=config_name)(task)()
             except (UserError, HydraException, OmegaConfBaseException) as error:
-                message = explain(error, schema)
-                if wants_traceback or message is None:
-                    raise
-                if int(os.environ.get("RANK", 0)) == 0:
-                    print(f"error: {message}", file=sys.stderr)
-                sys.exit(EXIT_BAD_INPUT)
+                _refuse(error, schema, wants_traceback)
             except KeyboardInterrupt:
                 print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
                 sys.exit(130)
@@ -91,18 +94,33 @@ def entry_point(config_name: str, schema: type[ConfigT]) -> Callable[[Callable[[
     return decorate
 
 
+def _refuse(error: Exception, schema: type[Any], wants_traceback: bool) -> NoReturn:
+    """Ends the process with one line if the error is the user's, and hands it on if it is ours."""
+    message = explain(error, schema)
+    if wants_traceback or message is None:
+        raise error
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"error: {message}", file=sys.stderr)
+    sys.exit(EXIT_BAD_INPUT)
+
+
 def explain(error: BaseException, schema: type[Any]) -> str | None:
     """One line for whoever typed the command; None if the error is a defect of ours and deserves its traceback."""
     chain = list(_causes(error))
     for link in chain:
         if isinstance(link, UserError):
             return " ".join(str(link).split())
+        if isinstance(link, OSError) and link.errno in _OUT_OF_REACH:
+            where = f" ({link.filename})" if link.filename else ""
+            return f"the disk refuses to be written{where}: {link.strerror}; make room or choose another output_root, and run the same command again"
         if isinstance(link, ModuleNotFoundError):
             return f"the library '{link.name}' is not installed: install it (the package's extra of that name), or choose another option"
     # Building an object from the config failed for a reason of its own: that is no matter of the config's wording.
     if any(not isinstance(link, HydraException | OmegaConfBaseException | OSError) for link in chain):
         return None
     told, cause = str(error), str(chain[-1])
+    if isinstance(error, OverrideParseException):
+        return f"cannot read '{error.override}': write key=value, and quote values that hold spaces, commas or brackets"
     unknown = re.search(r"Could not override '([^']+)'", told)
     if unknown:
         return f"unknown setting {unknown.group(1)}{_suggest(unknown.group(1), schema)}"

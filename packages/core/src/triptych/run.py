@@ -120,10 +120,10 @@ class Run:
             # Dropout and the like draw from the global stream; a checkpoint restores it.
             torch.manual_seed(derive_seed(config.seed, "global", world.rank))
             run = cls(config, world, budget_keys=budget_keys, tracker=tracker)
-            with world.main_first() as is_main:
-                if is_main:
-                    run._claim()
             try:
+                with world.main_first() as is_main:
+                    if is_main:
+                        run._claim()
                 yield run
             finally:
                 run._close()
@@ -164,7 +164,7 @@ class Run:
             write_atomically(self.directory / "config.yaml", yaml.safe_dump(self._resolved, sort_keys=False))
             write_atomically(self.directory / "provenance.json", json.dumps(provenance(), indent=1))
             self._jsonl = JsonlTracker(self.directory, resume_step=step)
-            trackers: list[Tracker] = [self._jsonl, TerminalTracker(columns)]
+            trackers: list[Tracker] = [TerminalTracker(columns)]
             if self._build_tracker is not None:
                 run_id = f"{derive_seed(self.seed, str(self.directory.resolve())):016x}"
                 trackers.append(self._build_tracker(directory=self.directory, run_id=run_id, name=self._config.name, config=self._resolved))
@@ -175,8 +175,13 @@ class Run:
         return step
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Hands the numbers of one step to all trackers; on other ranks than 0 it does nothing."""
-        self._trackers.log(metrics, step=step)
+        """Writes the numbers of one step to metrics.jsonl and hands them to all trackers; on other ranks it does nothing.
+
+        A tracker may fail without harm, metrics.jsonl may not: a checkpoint must never outrun it.
+        """
+        if self._jsonl is not None:
+            self._jsonl.log(metrics, step=step)
+            self._trackers.log(metrics, step=step)
 
     def checkpoint(self, step: int, state: Mapping[str, Saveable]) -> None:
         """Commits `state` as the checkpoint of `step`, after the metrics up to it are on disk."""
@@ -244,9 +249,12 @@ class Run:
 
     def _close(self) -> None:
         self._trackers.close()
+        if self._jsonl is not None:
+            self._jsonl.close()
         if self._lock_descriptor is not None:
             (self.directory / _LOCK).unlink(missing_ok=True)
             os.close(self._lock_descriptor)
+            self._lock_descriptor = None
         if self._created is not None:  # the run ended before it began: leave nothing half-written
             shutil.rmtree(self._created, ignore_errors=True)
 

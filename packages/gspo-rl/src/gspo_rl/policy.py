@@ -23,6 +23,7 @@ from gspo_rl.batch import Prompt
 from gspo_rl.logprobs import TokenScores, token_scores, token_scores_from_hidden
 from triptych.errors import UserError
 
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -289,6 +290,8 @@ def pretrained_policy(
     if Path(path).is_dir():
         if not (Path(path) / "config.json").is_file():
             raise UserError(f"policy.path is '{path}', a folder without config.json: give a folder in Hugging Face format")
+        if not any((Path(path) / name).is_file() for name in _TOKENIZER_FILES):
+            raise UserError(f"policy.path is '{path}', a folder without a tokenizer: save the model's tokenizer beside it")
     elif path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise UserError(f"policy.path is '{path}': there is no such folder")
     try:

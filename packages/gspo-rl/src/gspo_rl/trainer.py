@@ -24,6 +24,7 @@ from gspo_rl.tasks import Task
 from triptych.checkpoint import Saveable, write_atomically
 from triptych.console import get_logger, progress
 from triptych.data import ShuffledOrder
+from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.optim import OptimizerConfig, build_adamw, learning_rate_at
 from triptych.run import Run
@@ -34,7 +35,8 @@ _logger = get_logger("trainer")
 
 OLD_LOGPROBS = ("sampler", "recompute")
 COLUMNS = ("reward/mean", "clip_fraction/sequences", "entropy", "length/mean", "timing/tokens_per_second", "evaluation/accuracy")
-_NUM_CHECKED_PROMPTS = 10_000
+_MOST_CHECKED_PROMPTS = 10_000
+_FEWEST_CHECKED_PROMPTS = 256
 
 
 @dataclass
@@ -192,7 +194,7 @@ class GSPOTrainer:
         for index, (piece, old_logprobs) in enumerate(zip(pieces, old, strict=True)):
             optimizer_step = (step - 1) * config.minibatches + index
             learning_rate = learning_rate_at(optimizer_step, config.max_steps * config.minibatches, self._optimizer)
-            sequences = self._accumulate_gradient(piece, old_logprobs, run)
+            sequences = self.accumulate_gradient(piece, old_logprobs, run.world)
             loss = float(sequences[:, SEQUENCE_COLUMNS.index("loss")].mean())
             if not math.isfinite(loss):
                 raise self._diverged(run, step, f"loss is {loss}", index)
@@ -240,8 +242,8 @@ class GSPOTrainer:
                 recomputed[rows, : scores.logprobs.shape[1]] = scores.logprobs
         return recomputed
 
-    def _accumulate_gradient(
-        self, piece: Batch, old_logprobs: Float[Tensor, "batch tokens"] | None, run: Run
+    def accumulate_gradient(
+        self, piece: Batch, old_logprobs: Float[Tensor, "batch tokens"] | None, world: World
     ) -> Float[Tensor, "sequences columns"]:
         """Adds the mini-batch's gradient, and returns its per-sequence numbers over all ranks.
 
@@ -249,7 +251,7 @@ class GSPOTrainer:
         spread over ranks cannot change the gradient. `old_logprobs` is None in the first mini-batch, whose weights
         are still the old ones.
         """
-        num_sequences = len(piece) * run.world.size
+        num_sequences = len(piece) * world.size
         numbers = torch.zeros(len(piece), len(SEQUENCE_COLUMNS), dtype=torch.float64, device=piece.input_ids.device)
         parts = list(microbatches(piece, max_tokens=self._config.microbatch_tokens))
         for place, (rows, part) in enumerate(parts):
@@ -260,7 +262,7 @@ class GSPOTrainer:
                 output = self._objective(scores.logprobs, old, part.advantages, part.response_mask)
                 self._strategy.backward(output.losses.sum() / num_sequences)
             numbers[rows] = sequence_numbers(part, scores, old, output)
-        return run.world.all_gather(numbers)
+        return world.all_gather(numbers)
 
     def _evaluate(self, run: Run) -> EvaluationResult:
         return evaluate(self._engine, self._task, self._sampling, self._evaluation, world=run.world, seed=run.seed)
@@ -276,9 +278,10 @@ class GSPOTrainer:
         for split, prompts in (("train", self._prompts), ("held_out", self._task.prompts(self._evaluation.split))):
             if len(prompts) == 0:
                 raise UserError(f"the task is empty: its {split} split has no prompt")
-        # A file of questions is checked whole; a task without end would take as long.
-        if len(self._prompts) <= _NUM_CHECKED_PROMPTS:
-            lengths = [len(self.policy.encode(prompt)) for prompt in self._prompts]
+        # A file of questions is checked whole; of a task that makes its prompts on the spot, a sample has to do.
+        num_checked = len(self._prompts) if len(self._prompts) <= _MOST_CHECKED_PROMPTS else _FEWEST_CHECKED_PROMPTS
+        for prompts in (self._prompts[:num_checked], self._task.prompts(self._evaluation.split)[: self._evaluation.num_prompts]):
+            lengths = [len(self.policy.encode(prompt)) for prompt in prompts]
             check_lengths(lengths, self._sampling.max_tokens, self.policy.max_positions)
 
     def _check_weights(self, run: Run, step: int) -> None:

@@ -23,7 +23,8 @@ class ReasoningGymTask:
             `name` is used; a family without one runs with the library's defaults.
         num_prompts: number of training prompts.
         num_held_out: number of held-out prompts; their questions never appear in training.
-        wrong: share of demonstrations that give the answer of another question.
+        wrong: share of demonstrations that are deliberately wrong: one partial sum off by one in `chain_sum`, the answer
+            of another question in families without worked demonstrations.
         seed: which questions are drawn.
 
     Raises:
@@ -46,6 +47,7 @@ class ReasoningGymTask:
             )
         chosen = dict((options or {}).get(name, {}))
         self._train = _dataset(name, num_prompts, derive_seed(seed, "train"), chosen)
+        self._name = name
         self._wrong = wrong
         held_out = _dataset(name, num_held_out, derive_seed(seed, "held_out"), chosen)
         self._held_out = [_prompt(held_out[index]) for index in range(num_held_out)]
@@ -65,12 +67,12 @@ class ReasoningGymTask:
         return float(self._train.score_answer(answer=answer, entry=dict(prompt.metadata)))
 
     def demonstrate(self, prompt: Prompt, generator: torch.Generator) -> str:
-        """The reference answer, or, in a share of cases, that of another question."""
-        chance, other = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
-        return self._held_out_answer(other) if chance < self._wrong else prompt.answer
-
-    def _held_out_answer(self, position: float) -> str:
-        return self._held_out[int(position * len(self._held_out))].answer
+        """A response of an imperfect teacher: partial sums and a tagged answer for `chain_sum`, else the bare answer."""
+        chance, place, sign = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
+        is_wrong = chance < self._wrong
+        if self._name == "chain_sum":
+            return _partial_sums(prompt.metadata["metadata"]["expression"], slip=(place, sign) if is_wrong else None)
+        return self._held_out[int(place * len(self._held_out))].answer if is_wrong else prompt.answer
 
 
 class _Disjoint(Sequence[Prompt]):
@@ -100,6 +102,24 @@ class _Disjoint(Sequence[Prompt]):
         raise UserError(
             "the held-out questions leave none to train on: the family is too small for task.num_held_out, lower it or widen task.options"
         )
+
+
+def _partial_sums(expression: str, *, slip: tuple[float, float] | None) -> str:
+    """Works through `4 - 1 - 7` from left to right: `4-1=3 3-7=-4 <answer>-4</answer>`.
+
+    Args:
+        expression: numbers with ` + ` and ` - ` between them.
+        slip: where, as a fraction of the steps, one result is off, and in which direction (below one half: up).
+    """
+    first, *rest = expression.split()
+    total, steps = int(first), []
+    for index, (operator, number) in enumerate(zip(rest[::2], rest[1::2], strict=True)):
+        result = total + int(number) if operator == "+" else total - int(number)
+        if slip is not None and int(slip[0] * (len(rest) // 2)) == index:
+            result += 1 if slip[1] < 0.5 else -1
+        steps.append(f"{total}{operator}{number}={result}")
+        total = result
+    return f"{' '.join(steps)} <answer>{total}</answer>"
 
 
 def _dataset(name: str, size: int, seed: int, options: Mapping[str, Any]) -> Any:

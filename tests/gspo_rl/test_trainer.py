@@ -1,0 +1,255 @@
+"""The loop: one denominator, exact ratios, the same numbers from any number of ranks, and refusals."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gspo_rl.advantages import group_relative_advantages
+from gspo_rl.batch import Batch, collate
+from gspo_rl.evaluation import EvaluationConfig, evaluate
+from gspo_rl.metrics import SEQUENCE_COLUMNS
+from gspo_rl.objectives import Objective, grpo, gspo, gspo_token
+from gspo_rl.policy import Policy, tiny_policy
+from gspo_rl.rollout.sampling import SamplingConfig
+from gspo_rl.rollout.static_cache import StaticCacheEngine
+from gspo_rl.rollout.transformers import TransformersEngine
+from gspo_rl.tasks.arithmetic import ArithmeticTask
+from gspo_rl.trainer import GSPOTrainer, TrainerConfig
+from triptych.checkpoint import CheckpointConfig
+from triptych.distributed import World
+from triptych.errors import UserError
+from triptych.optim import OptimizerConfig, build_adamw
+from triptych.run import Run, RunConfig
+from triptych.strategy.ddp import DDPStrategy
+from triptych.testing import run_distributed
+
+GSPO = partial(gspo, clip_low=3e-4, clip_high=4e-4)
+OBJECTIVES: dict[str, Objective] = {"gspo": GSPO, "gspo_token": partial(gspo_token, clip_low=3e-4, clip_high=4e-4), "grpo": partial(grpo, clip_low=0.2, clip_high=0.27)}  # fmt: skip
+SAMPLING = SamplingConfig(max_tokens=10)
+
+
+class CountsDigits(ArithmeticTask):
+    """Sums whose reward is the share of digits in the response: a random policy earns some of it, so gradients are not 0."""
+
+    def reward(self, prompt: Any, completion: Any) -> float:
+        return sum(character.isdigit() for character in completion.text) / 10
+
+
+def small(seed: int = 7) -> Policy:
+    return tiny_policy(hidden_size=32, num_layers=2, num_heads=4, num_key_value_heads=2, intermediate_size=48, max_positions=64, seed=seed)
+
+
+def build(
+    policy: Policy,
+    world: World,
+    objective: Objective = GSPO,
+    *,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 0.0,
+    engine: Any = StaticCacheEngine,
+    **changes: Any,
+) -> GSPOTrainer:
+    config = {"max_steps": 2, "prompts_per_step": 4, "group_size": 4, "minibatches": 2, **changes}
+    return GSPOTrainer(
+        policy, engine(policy), CountsDigits(), objective, DDPStrategy(world, max_grad_norm=1.0), TrainerConfig(**config),
+        sampling=SAMPLING, optimizer=OptimizerConfig(learning_rate=learning_rate, weight_decay=weight_decay),
+        evaluation=EvaluationConfig(num_prompts=8, num_samples=2),
+    )  # fmt: skip
+
+
+def rollout(policy: Policy, rows: int = 12) -> Batch:
+    task = CountsDigits()
+    prompts = [task.prompts("train")[row // 4] for row in range(rows)]
+    completions = StaticCacheEngine(policy).generate(prompts, SAMPLING, seeds=list(range(rows)))
+    rewards = torch.tensor([task.reward(prompt, item) for prompt, item in zip(prompts, completions, strict=True)]).view(-1, 4)
+    return collate(completions, rewards.flatten(), group_relative_advantages(rewards).flatten(), pad_id=policy.pad_id)
+
+
+def gradient(objective: Objective, batch: Batch, microbatch_tokens: int, old: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    policy = small()
+    trainer = build(policy, World(), objective, microbatch_tokens=microbatch_tokens)
+    strategy = DDPStrategy(World(), max_grad_norm=1.0)
+    policy.scorer = strategy.prepare(policy.scorer, lambda model: build_adamw(model, OptimizerConfig()))
+    trainer._strategy = strategy
+    numbers = trainer.accumulate_gradient(batch, old, World())
+    return torch.cat([parameter.grad.flatten() for parameter in policy.model.parameters() if parameter.grad is not None]), numbers
+
+
+def moved(batch: Batch) -> Tensor:
+    """Old log-probabilities a little off the policy's, so that some sequences are clipped and others are not."""
+    noise = torch.randn(batch.sampler_logprobs.shape, generator=torch.Generator().manual_seed(5))
+    return torch.where(batch.response_mask, batch.sampler_logprobs + 1e-3 * noise, 0.0)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(microbatch_tokens=st.integers(1, 400), order=st.permutations(range(12)), padding=st.integers(0, 9))
+def test_the_gradient_does_not_depend_on_microbatches_order_or_padding(name: str, microbatch_tokens: int, order: list[int], padding: int) -> None:
+    batch = rollout(small())
+    whole, numbers = gradient(OBJECTIVES[name], batch, 10**6, moved(batch))
+    changed = batch.select(order)
+    pad = partial(torch.nn.functional.pad, pad=(0, padding))
+    changed = replace(changed, input_ids=pad(changed.input_ids), response_mask=pad(changed.response_mask), sampler_logprobs=pad(changed.sampler_logprobs))  # fmt: skip
+    parts, other_numbers = gradient(OBJECTIVES[name], changed, microbatch_tokens, pad(moved(batch)[order]))
+    assert whole.norm() > 1e-2, "the case must have a gradient to compare"
+    assert float((parts - whole).norm() / whole.norm()) < 1e-6
+    # The displacement magnifies a rounding of the log ratio by 1 over the clip width, 3e-4.
+    torch.testing.assert_close(other_numbers, numbers[order], rtol=1e-4, atol=2e-6 / 3e-4)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_gradient_is_the_mean_over_single_sequences(name: str) -> None:
+    """Reference: every sequence alone through the plain model, losses averaged in float64."""
+    batch = rollout(small())
+    old = moved(batch)
+    accumulated, _ = gradient(OBJECTIVES[name], batch, 150, old)
+    policy = small()
+    losses = []
+    for row in range(len(batch)):
+        length = int(batch.response_mask[row].nonzero().max()) + 1
+        ids = batch.input_ids[row : row + 1, :length]
+        logprobs = torch.log_softmax(policy.model(input_ids=ids).logits[:, :-1], -1).gather(-1, ids[:, 1:, None]).squeeze(-1)
+        part = slice(row, row + 1)
+        mask = batch.response_mask[part, 1:length]
+        losses.append(OBJECTIVES[name](logprobs, old[part, 1:length], batch.advantages[part], mask).losses.double())
+    torch.cat(losses).mean().backward()
+    expected = torch.cat([parameter.grad.flatten() for parameter in policy.model.parameters() if parameter.grad is not None])
+    # Twelve float32 backward passes summed in another order.
+    assert float((accumulated - expected).norm() / expected.norm()) < 1e-5
+
+
+def run_config(root: Path, name: str = "a", **changes: Any) -> RunConfig:
+    return RunConfig(name=name, output_root=str(root), device="cpu", checkpoint=CheckpointConfig(every_steps=1), **changes)
+
+
+def fit(root: Path, name: str = "a", *, config: dict[str, Any] | None = None, **changes: Any) -> list[dict[str, Any]]:
+    policy = small()
+    with Run.open(run_config(root, name, **(config or {}))) as run:
+        build(policy, run.world, **changes).fit(run)
+    return [json.loads(line) for line in (root / name / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_of_two_steps_logs_what_the_paper_is_about(tmp_path: Path) -> None:
+    before, first, second = fit(tmp_path)
+    assert set(before) == {"step", "evaluation/accuracy", "evaluation/accuracy_greedy", "evaluation/length"}
+    for row in (first, second):
+        assert all(row[f"ratio/minibatch_0/q{level}"] == 1.0 for level in ("05", "50", "95")), "the first mini-batch has ratio exactly 1"
+        assert row["displacement/minibatch_0"] == 0.0
+        assert row["displacement/minibatch_1"] > 0.0
+        assert 0 <= row["clip_fraction/sequences"] <= row["clip_fraction/sequences_two_sided"] <= 1
+        assert row["sampler_difference/max"] < 1e-4
+        assert row["reward/std"] > 0
+    assert second["learning_rate"] == 1e-3
+
+
+def test_recomputed_old_logprobs_are_the_samplers_up_to_rounding(tmp_path: Path) -> None:
+    sampler, recomputed = fit(tmp_path, "a", old_logprobs="sampler"), fit(tmp_path, "b", old_logprobs="recompute")
+    for mine, theirs in zip(sampler, recomputed, strict=True):
+        for key in ("reward/mean", "entropy", "loss", "grad_norm", "ratio/minibatch_1/q50"):
+            if key in mine:
+                assert mine[key] == pytest.approx(theirs[key], abs=1e-4), key
+
+
+def test_both_engines_train_alike(tmp_path: Path) -> None:
+    static, plain = fit(tmp_path, "a"), fit(tmp_path, "b", engine=TransformersEngine)
+    for mine, theirs in zip(static, plain, strict=True):
+        assert [mine.get(key) for key in ("reward/mean", "length/mean")] == pytest.approx([theirs.get(key) for key in ("reward/mean", "length/mean")])
+
+
+def test_a_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    fit(tmp_path, "whole", max_steps=3)
+    fit(tmp_path, "halves", max_steps=1)
+    # The shorter run ended with an evaluation of its own; a run that was merely killed has none.
+    fit(tmp_path, "halves", max_steps=3, config={"resume_step": 0})
+    assert (tmp_path / "halves" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+
+
+def test_the_loop_improves_its_reward(tmp_path: Path) -> None:
+    rows = fit(tmp_path, max_steps=25, learning_rate=3e-3)
+    assert rows[-1]["reward/mean"] > rows[1]["reward/mean"] + 0.1
+
+
+def _fit_on(world: World, root: Path) -> list[dict[str, Any]]:
+    # The process group stands already, so the run's own World must find it: torchrun's variables say who is who.
+    import os
+
+    os.environ.update(RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.rank))
+    return fit(root, "two", max_steps=3) if world.is_main else _fit_quietly(root)
+
+
+def _fit_quietly(root: Path) -> list[dict[str, Any]]:
+    policy = small()
+    with Run.open(run_config(root, "two")) as run:
+        build(policy, run.world, max_steps=3).fit(run)
+    return []
+
+
+def test_two_ranks_give_the_curve_of_one(tmp_path: Path) -> None:
+    one = fit(tmp_path, "one", max_steps=3)
+    two = run_distributed(_fit_on, world_size=2, args=(tmp_path,))[0]
+    assert len(one) == len(two)
+    for mine, theirs in zip(one, two, strict=True):
+        assert mine.keys() == theirs.keys()
+        for key, value in mine.items():
+            # Gradients are summed in another order; three steps of AdamW at 1e-3 carry that into the weights.
+            same = theirs[key] is None if value is None else theirs[key] == pytest.approx(value, rel=1e-3, abs=1e-5)
+            assert same, (mine["step"], key, value, theirs[key])
+        assert theirs.get("reward/mean") == pytest.approx(mine.get("reward/mean"), abs=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"at step 1, mini-batch 2 of 2: training has stopped and the checkpoint of step 0 is intact") as caught:
+        fit(tmp_path, learning_rate=1e30)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in (tmp_path / "a" / "checkpoints").iterdir()] == ["step_00000000"]
+
+
+def test_weights_that_the_last_update_broke_never_reach_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a weight is not finite at step 1"):
+        # The decay alone takes a weight of 0.2 to 0.2 * 1e36 * 1e4, above the largest float32, 3.4e38.
+        fit(tmp_path, learning_rate=1e36, weight_decay=1e4, minibatches=1)
+    assert [path.name for path in (tmp_path / "a" / "checkpoints").iterdir()] == ["step_00000000"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"group_size": 1}, "trainer.group_size is 1"),
+        ({"prompts_per_step": 6, "minibatches": 4}, "trainer.prompts_per_step is 6, which 4 mini-batches cannot share"),
+        ({"old_logprobs": "guess"}, "trainer.old_logprobs is 'guess'"),
+        ({"max_steps": 0}, "trainer.max_steps is 0"),
+    ],
+)
+def test_settings_without_meaning_are_refused(wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        TrainerConfig(**wrong)
+
+
+def test_a_sampler_of_lower_precision_may_not_give_the_old_logprobs() -> None:
+    policy = small()
+    policy.model.to(torch.bfloat16)
+    with pytest.raises(UserError, match="use trainer.old_logprobs=recompute"):
+        build(policy, World())
+    build(policy, World(), old_logprobs="recompute")
+
+
+def test_an_evaluation_does_not_depend_on_how_it_is_cut() -> None:
+    policy = small()
+    outcomes = [
+        evaluate(StaticCacheEngine(policy, max_batch=size), CountsDigits(), SAMPLING, EvaluationConfig(num_prompts=10, num_samples=4), world=World(), seed=3)
+        for size in (512, 7)
+    ]  # fmt: skip
+    assert outcomes[0] == outcomes[1]
+    assert set(outcomes[0].pass_at) == {1, 2, 4}
+
+
+def test_the_columns_of_the_sequence_table_are_distinct() -> None:
+    assert len(set(SEQUENCE_COLUMNS)) == len(SEQUENCE_COLUMNS)
