@@ -82,7 +82,7 @@ def test_numerics_stand_on_the_ground(name: str) -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_hydra_stops_at_the_door(name: str) -> None:
     hydra = {module for module, _ in imports(MODULES[name]) if module.split(".")[0] in {"hydra", "omegaconf"}}
-    is_door = name == "triptych.cli" or name.rsplit(".", 1)[-1] in ENTRY_MODULES and name.split(".")[0] in PANELS
+    is_door = name == "triptych.cli" or (name.rsplit(".", 1)[-1] in ENTRY_MODULES and name.split(".")[0] in PANELS)
     assert not hydra or is_door, f"{name} imports {hydra}"
 
 

@@ -19,7 +19,7 @@ class Copy:
     """Says back one of four letters."""
 
     def prompts(self, split: str) -> list[Prompt]:
-        return [Prompt(letter, letter) for letter in "abcd"]
+        return [Prompt(f"{letter}=", letter) for letter in "abcd"]
 
     def reward(self, prompt: Prompt, completion: Completion) -> float:
         return float(completion.finished and completion.text == prompt.answer)
@@ -29,7 +29,9 @@ class Copy:
 
 
 def small(seed: int = 0, max_positions: int = 16) -> Policy:
-    return tiny_policy(hidden_size=32, num_layers=1, num_heads=2, num_key_value_heads=1, intermediate_size=32, max_positions=max_positions, seed=seed)
+    return tiny_policy(
+        hidden_size=32, num_layers=1, num_heads=2, num_key_value_heads=1, intermediate_size=32, max_positions=max_positions, seed=seed
+    )
 
 
 def weights(policy: Policy) -> torch.Tensor:
@@ -97,8 +99,8 @@ def test_a_task_without_demonstrations_is_refused(tmp_path: Path) -> None:
 
 
 def test_demonstrations_that_do_not_fit_are_refused_and_nothing_is_kept(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds 2 positions"):
-        run(small(max_positions=2), tmp_path)
+    with pytest.raises(UserError, match="holds 3 positions"):
+        run(small(max_positions=3), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

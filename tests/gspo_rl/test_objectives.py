@@ -181,7 +181,9 @@ ALL: list[Any] = [
 @pytest.mark.parametrize("objective", ALL)
 @settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), padding=st.integers(0, 7), garbage=st.sampled_from([0.0, -1e30, math.inf, math.nan]))
-def test_padding_changes_nothing_whatever_it_holds(objective: Callable[..., ObjectiveOutput], seed: int, padding: int, garbage: float) -> None:
+def test_padding_changes_nothing_whatever_it_holds(
+    objective: Callable[..., ObjectiveOutput], seed: int, padding: int, garbage: float
+) -> None:
     logprobs, old, advantages, mask = problem(seed)
     plain = logprobs.clone().requires_grad_()
     expected = objective(plain, old, advantages, mask)

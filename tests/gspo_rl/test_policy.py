@@ -33,7 +33,9 @@ def test_scores_of_a_padded_batch_are_those_of_each_sequence_alone(chunk: int | 
     for row, (start, stop) in enumerate(spans):
         expected = plain_scores(policy, ids[row, :stop].tolist(), start, temperature)
         # Another batch shape sums in another order: a few float32 roundings of logits of size 1.
-        torch.testing.assert_close(scores.logprobs[row, start:stop].double(), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=2e-5)
+        torch.testing.assert_close(
+            scores.logprobs[row, start:stop].double(), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=2e-5
+        )
 
 
 def test_the_tiny_policy_has_the_promised_size_and_is_a_function_of_its_seed() -> None:

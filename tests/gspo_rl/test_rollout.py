@@ -63,7 +63,9 @@ def reference(policy: Policy, prompt: Prompt, seed: int, sampling: SamplingConfi
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 0.0])
-def test_completions_are_those_of_decoding_one_by_one(build: Callable[..., RolloutEngine], ending_policy: Policy, temperature: float) -> None:
+def test_completions_are_those_of_decoding_one_by_one(
+    build: Callable[..., RolloutEngine], ending_policy: Policy, temperature: float
+) -> None:
     sampling = SamplingConfig(max_tokens=24, temperature=temperature)
     completions = build(ending_policy).generate(PROMPTS, sampling, seeds=SEEDS)
     lengths = set()
@@ -94,7 +96,9 @@ def test_a_completion_does_not_depend_on_its_batch(build: Callable[..., RolloutE
 def test_samples_follow_the_policy(build: Callable[..., RolloutEngine], ending_policy: Policy) -> None:
     """2000 first tokens against their probabilities: Pearson's chi-squared over the likelier tokens."""
     count = 2000
-    completions = build(ending_policy, max_batch=1000).generate([PROMPTS[0]] * count, SamplingConfig(max_tokens=1), seeds=list(range(count)))
+    completions = build(ending_policy, max_batch=1000).generate(
+        [PROMPTS[0]] * count, SamplingConfig(max_tokens=1), seeds=list(range(count))
+    )
     with torch.no_grad():
         logits = ending_policy.model(input_ids=torch.tensor([ending_policy.encode(PROMPTS[0])])).logits[0, -1]
     probabilities = torch.softmax(logits.double(), -1).tolist()

@@ -92,7 +92,9 @@ def moved(batch: Batch) -> Tensor:
 @pytest.mark.parametrize("name", OBJECTIVES)
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(microbatch_tokens=st.integers(1, 400), order=st.permutations(range(12)), padding=st.integers(0, 9))
-def test_the_gradient_does_not_depend_on_microbatches_order_or_padding(name: str, microbatch_tokens: int, order: list[int], padding: int) -> None:
+def test_the_gradient_does_not_depend_on_microbatches_order_or_padding(
+    name: str, microbatch_tokens: int, order: list[int], padding: int
+) -> None:
     batch = rollout(small())
     whole, numbers = gradient(OBJECTIVES[name], batch, 10**6, moved(batch))
     changed = batch.select(order)
@@ -161,7 +163,9 @@ def test_recomputed_old_logprobs_are_the_samplers_up_to_rounding(tmp_path: Path)
 def test_both_engines_train_alike(tmp_path: Path) -> None:
     static, plain = fit(tmp_path, "a"), fit(tmp_path, "b", engine=TransformersEngine)
     for mine, theirs in zip(static, plain, strict=True):
-        assert [mine.get(key) for key in ("reward/mean", "length/mean")] == pytest.approx([theirs.get(key) for key in ("reward/mean", "length/mean")])
+        assert [mine.get(key) for key in ("reward/mean", "length/mean")] == pytest.approx(
+            [theirs.get(key) for key in ("reward/mean", "length/mean")]
+        )
 
 
 def test_a_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
@@ -206,7 +210,9 @@ def test_two_ranks_give_the_curve_of_one(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"at step 1, mini-batch 2 of 2: training has stopped and the checkpoint of step 0 is intact") as caught:
+    with pytest.raises(
+        UserError, match=r"at step 1, mini-batch 2 of 2: training has stopped and the checkpoint of step 0 is intact"
+    ) as caught:
         fit(tmp_path, learning_rate=1e30)
     assert "\n" not in str(caught.value)
     assert [path.name for path in (tmp_path / "a" / "checkpoints").iterdir()] == ["step_00000000"]

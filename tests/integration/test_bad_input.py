@@ -69,12 +69,16 @@ def test_a_broken_line_of_a_file_is_named(command: Command, tmp_path: Path) -> N
 def test_prompts_longer_than_the_model_are_told(command: Command, tmp_path: Path) -> None:
     rows = [json.dumps({"question": f"{'x' * 300}{n}+1=", "answer": str(n + 1)}) for n in range(50)]
     (tmp_path / "data.jsonl").write_text("\n".join(rows))
-    refused(command("train_gspo", "task=jsonl", "task.path=data.jsonl", "cold_start.steps=0"), "longest prompt has 305 tokens", "256 positions")
+    refused(
+        command("train_gspo", "task=jsonl", "task.path=data.jsonl", "cold_start.steps=0"), "longest prompt has 305 tokens", "256 positions"
+    )
     assert not (tmp_path / "outputs").exists()
 
 
 def test_a_policy_without_a_tokenizer_is_told(command: Command, tmp_path: Path) -> None:
-    tiny_policy(hidden_size=16, num_layers=1, num_heads=2, num_key_value_heads=1, intermediate_size=16).model.save_pretrained(tmp_path / "model")
+    tiny_policy(hidden_size=16, num_layers=1, num_heads=2, num_key_value_heads=1, intermediate_size=16).model.save_pretrained(
+        tmp_path / "model"
+    )
     refused(command("evaluate_gspo", "policy.path=model"), "policy.path is 'model'")
 
 
@@ -101,8 +105,12 @@ def test_going_on_differently_damage_and_divergence(command: Command, tmp_path: 
     folder = tmp_path / "outputs" / "a"
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
-    refused(command("train_gspo", *options, "optimizer.learning_rate=1e-3"), "optimizer.learning_rate=5e-05 instead of 0.001", "overwrite=true")
-    refused(command("train_gspo", *options, "objective=grpo"), "objective._target_=gspo_rl.objectives.gspo instead of gspo_rl.objectives.grpo")
+    refused(
+        command("train_gspo", *options, "optimizer.learning_rate=1e-3"), "optimizer.learning_rate=5e-05 instead of 0.001", "overwrite=true"
+    )
+    refused(
+        command("train_gspo", *options, "objective=grpo"), "objective._target_=gspo_rl.objectives.gspo instead of gspo_rl.objectives.grpo"
+    )
     refused(command("train_gspo", *options, "policy.hidden_size=64"), "policy.hidden_size=32 instead of 64")
     refused(command("train_gspo", *options, "resume=never"), "resume=never")
     refused(command("train_gspo", *options, "resume_step=7"), "resume_step is 7", "0, 1, 2")
@@ -113,7 +121,9 @@ def test_going_on_differently_damage_and_divergence(command: Command, tmp_path: 
     content = bytearray(model.read_bytes())
     content[-100] ^= 4
     model.write_bytes(content)
-    refused(command("train_gspo", *options), "step_00000002 is damaged", "model/model.safetensors does not match its checksum", "resume_step=1")
+    refused(
+        command("train_gspo", *options), "step_00000002 is damaged", "model/model.safetensors does not match its checksum", "resume_step=1"
+    )
     model.write_bytes(bytes(content[: len(content) // 2]))
     refused(command("train_gspo", *options, "trainer.max_steps=3"), "step_00000002 is damaged", "bytes instead of", "resume_step=1")
     good = command("train_gspo", *options, "resume_step=1")

@@ -116,7 +116,9 @@ def test_a_step_that_does_not_exist_is_refused_with_those_that_do(checkpointer: 
         checkpointer.restore({"part": Part(0)}, step=6)
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("[enforce fail at inline_container.cc] unexpected pos 64")])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("[enforce fail at inline_container.cc] unexpected pos 64")]
+)
 def test_a_failing_save_leaves_the_earlier_checkpoint_and_no_half(checkpointer: Checkpointer, tmp_path: Path, error: Exception) -> None:
     checkpointer.save(5, {"part": Part(5)})
     bad = Part(10)

@@ -12,9 +12,10 @@ from triptych.seeding import GlobalRandomState, derive_seed, generator
 
 def test_derived_seeds_are_the_same_for_ever() -> None:
     # A change here would silently break the exact resume of every run made before it.
-    assert derive_seed(0, "rollout", 1, 2, 3) == int.from_bytes(
-        __import__("hashlib").sha256(b"(0, 'rollout', 1, 2, 3)").digest()[:8], "big"
-    ) >> 1
+    assert (
+        derive_seed(0, "rollout", 1, 2, 3)
+        == int.from_bytes(__import__("hashlib").sha256(b"(0, 'rollout', 1, 2, 3)").digest()[:8], "big") >> 1
+    )
     assert 0 <= derive_seed(-5, "x") < 2**63
 
 

@@ -202,7 +202,6 @@ class Run:
         if self.world.is_main:
             self.write_text("summary.json", json.dumps(_finite(summary), indent=1))
             write_atomically(path, render_report(self.directory, report))
-        self.world.barrier()
         return path
 
     def _with_random_state(self, state: Mapping[str, Saveable]) -> dict[str, Saveable]:
@@ -233,7 +232,9 @@ class Run:
         config = self.directory / "config.yaml"
         # A slip in the name must not delete somebody's files, nor an evaluation the training that it evaluates.
         if content and not (config.exists() and set(yaml.safe_load(config.read_text())) == set(self._resolved)):
-            raise UserError(f"overwrite=true but {self.directory} holds something else than an earlier run of this command: choose another name")
+            raise UserError(
+                f"overwrite=true but {self.directory} holds something else than an earlier run of this command: choose another name"
+            )
         for path in content:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 

@@ -1,7 +1,9 @@
 """`python -m gspo_rl.train`: cold start, reinforcement learning, and what it came to."""
 
 import json
+import shlex
 import shutil
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,9 +144,11 @@ def _conclude(config: TrainConfig, run: Run, trainer: GSPOTrainer, result: FitRe
     _logger.info("training took      %.0f s at %.0f tokens per second", result.train_seconds, result.tokens_per_second)
     _logger.info("report             %s", report)
     _logger.info("policy             %s", folder)
-    name = "" if config.name == "gspo" else f"name={config.name} "
     if not config.optimizer.depends_on_total_steps:
-        _logger.info('go on              make train-gspo ARGS="%strainer.max_steps=%d"', name, 2 * config.trainer.max_steps)
+        # The same overrides, with a larger budget: anything else would be another run.
+        dropped = ("trainer.max_steps=", "overwrite=", "resume_step=", "resume=", "-")
+        same = [shlex.quote(argument) for argument in sys.argv[1:] if not argument.startswith(dropped)]
+        _logger.info('go on              make train-gspo ARGS="%s"', " ".join([*same, f"trainer.max_steps={2 * config.trainer.max_steps}"]))
     _logger.info('evaluate           make evaluate-gspo ARGS="policy.path=%s"', folder)
 
 
