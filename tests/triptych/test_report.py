@@ -1,5 +1,6 @@
 """The report: self-contained, escaped, and true to the numbers."""
 
+import itertools
 import json
 import re
 from html.parser import HTMLParser
@@ -91,5 +92,5 @@ def test_ticks_enclose_the_range_at_even_distances(a: float, b: float) -> None:
     slack = 1e-9 * max(1.0, abs(low), abs(high))
     assert ticks[0] <= low + slack
     assert ticks[-1] >= high - slack
-    gaps = [later - earlier for earlier, later in zip(ticks, ticks[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(ticks)]
     assert max(gaps) - min(gaps) <= 1e-6 * max(gaps)

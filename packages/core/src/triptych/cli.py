@@ -112,7 +112,8 @@ def explain(error: BaseException, schema: type[Any]) -> str | None:
             return " ".join(str(link).split())
         if isinstance(link, OSError) and link.errno in _OUT_OF_REACH:
             where = f" ({link.filename})" if link.filename else ""
-            return f"the disk refuses to be written{where}: {link.strerror}; make room or choose another output_root, and run the same command again"
+            mend = "make room or choose another output_root, and run the same command again"
+            return f"the disk refuses to be written{where}: {link.strerror}; {mend}"
         if isinstance(link, ModuleNotFoundError):
             return f"the library '{link.name}' is not installed: install it (the package's extra of that name), or choose another option"
     # Building an object from the config failed for a reason of its own: that is no matter of the config's wording.
