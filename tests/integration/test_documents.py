@@ -1,0 +1,56 @@
+"""What the documents show is run; what they name exists."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("packages/*/README.md")), *sorted(ROOT.glob("docs/**/*.md"))]
+EXAMPLES = [
+    pytest.param(code, id=f"{path.relative_to(ROOT)}:{index}")
+    for path in DOCUMENTS
+    for index, code in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL))
+]
+
+
+@pytest.mark.parametrize("code", EXAMPLES)
+def test_python_examples_run(code: str, tmp_path: Path) -> None:
+    prelude = "from gspo_rl.batch import Prompt\n"  # what a snippet of a class leaves to its reader
+    done = subprocess.run([sys.executable, "-c", prelude + code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_and_targets_exist(document: Path) -> None:
+    text = document.read_text()
+    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for target in re.findall(r"(?<![\w-])make ([a-z][a-z-]+)", "\n".join(re.findall(r"`[^`\n]+`|^make .*$", text, re.MULTILINE))):
+        assert target in targets, target
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        assert link.startswith("http") or (document.parent / link).exists(), link
+
+
+def test_help_lists_every_target() -> None:
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ}).stdout
+    documented = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {"train-gspo", "evaluate-gspo", "test", "check"} <= set(documented)
+    assert all(f"  {target} " in listed for target in documented)
+
+
+def test_an_interpreter_that_does_not_fit_is_one_line(tmp_path: Path) -> None:
+    old = tmp_path / "python-old"
+    old.write_text(f"#!/bin/sh\ncase \"$1\" in -c) exit 1;; --version) echo Python 3.8.1;; esac\nexec {sys.executable} \"$@\"\n")
+    old.chmod(0o755)
+    files = ("Makefile", "pyproject.toml", "packages/constraints.txt", "packages/constraints-torch-default.txt")
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    done = subprocess.run(["make", "-s", "install", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "is Python 3.8.1: Python 3.11, 3.12 or 3.13 is needed" in done.stderr
+    assert not (tmp_path / ".venv").exists()
