@@ -23,6 +23,7 @@ from triptych.optim import OptimizerConfig
 from triptych.report.render import Chart, ReportConfig, Samples
 from triptych.run import Run, RunConfig
 from triptych.seeding import generator
+from triptych.tracking.jsonl import read_rows
 
 _logger = get_logger("train")
 
@@ -112,6 +113,7 @@ def _conclude(config: TrainConfig, run: Run, trainer: GSPOTrainer, result: FitRe
         generator=generator(config.seed, "gain"),
         confidence=config.evaluation.confidence,
     )
+    clip_fractions = [row["clip_fraction/tokens"] for row in read_rows(run.directory / "metrics.jsonl") if "clip_fraction/tokens" in row]
     summary = {
         "name": config.name,
         "seed": config.seed,
@@ -129,6 +131,7 @@ def _conclude(config: TrainConfig, run: Run, trainer: GSPOTrainer, result: FitRe
         "pass_at_k_after": {str(k): value.mean for k, value in after.pass_at.items()},
         "num_prompts": len(after.per_prompt),
         "num_samples": config.evaluation.num_samples,
+        "clip_fraction_tokens": sum(clip_fractions) / len(clip_fractions),
         "train_seconds": result.train_seconds,
         "tokens_per_second": result.tokens_per_second,
         "num_parameters": trainer.policy.num_parameters,
