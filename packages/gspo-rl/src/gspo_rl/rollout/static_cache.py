@@ -1,4 +1,4 @@
-"""A decoder of our own for small dense Qwen3 models, three to five times as fast as `generate` on a CPU.
+"""A decoder of our own for small dense Qwen3 models, faster than `generate` on a CPU (docs/benchmarks.md has the ratio).
 
 What makes the difference: each distinct prompt is prefilled once for its whole group, the cache is allocated once,
 finished rows leave the batch, projections are fused, and a token costs some twenty kernels per layer and no Python

@@ -1,0 +1,62 @@
+"""configs/experiment says how a claim is run, experiments/ what came of it: the two stay in step, and tables tell the recorded numbers."""
+
+import json
+import re
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CLAIMS = sorted(path.parent.relative_to(ROOT / "experiments") for path in ROOT.glob("experiments/*/*/README.md"))
+
+
+def test_every_claim_has_its_config_and_every_config_its_claim() -> None:
+    configs = {path.relative_to(ROOT / "configs" / "experiment").with_suffix("") for path in ROOT.glob("configs/experiment/*/*.yaml")}
+    small = {path for path in configs if not path.name.endswith("_full")}
+    assert small == set(CLAIMS)
+    assert {path.with_name(path.name.removesuffix("_full")) for path in configs - small} <= small
+
+
+def test_results_hold_no_config_and_no_script() -> None:
+    suffixes = {path.suffix for path in (ROOT / "experiments").rglob("*") if path.is_file()}
+    assert suffixes <= {".md", ".json", ".svg"}
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=str)
+def test_every_recorded_number_says_who_made_it(claim: Path) -> None:
+    for name, entry in json.loads((ROOT / "experiments" / claim / "results.json").read_text()).items():
+        assert "seed" in entry["summary"], name
+        assert entry["provenance"]["commit"], name
+        assert entry["provenance"]["processor"], name
+
+
+def gspo_table(results: dict[str, Any]) -> list[list[str]]:
+    """The rows that a table of this claim must have: one a run, and the mean of each objective."""
+    rows = []
+    for objective in ("gspo", "grpo"):
+        summaries = [results[f"{objective}-seed{seed}"]["summary"] for seed in (0, 1, 2)]
+        for label, group in [*((str(item["seed"]), [item]) for item in summaries), ("mean", summaries)]:
+            before, after, clip = (
+                fmean(item[key] for item in group) for key in ("accuracy_before", "accuracy_after", "clip_fraction_tokens")
+            )
+            rows.append([objective, label, f"{100 * before:.1f}", f"{100 * after:.1f}", f"{100 * (after - before):+.1f}", f"{clip:.5f}"])
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("document", "wanted"), [("experiments/gspo/clip_fraction/README.md", slice(None)), ("README.md", slice(0, 4))]
+)  # fmt: skip
+def test_tables_tell_the_recorded_numbers(document: str, wanted: slice) -> None:
+    results = json.loads((ROOT / "experiments/gspo/clip_fraction/results.json").read_text())
+    lines = [re.split(r"\s*\|\s*", line.strip(" |\n")) for line in (ROOT / document).read_text().splitlines() if line.startswith("|")]
+    told = [[cell.strip("*` ") for cell in line] for line in lines]
+    for row in gspo_table(results)[wanted]:
+        assert any(line[: len(row)] == row for line in told), f"{document} does not tell {row}"
+
+
+def test_the_default_job_keeps_its_promise() -> None:
+    results = json.loads((ROOT / "experiments/gspo/clip_fraction/results.json").read_text())
+    gains = [results[f"gspo-seed{seed}"]["summary"]["accuracy_gain"] for seed in (0, 1, 2)]
+    assert fmean(gains) >= 0.25
