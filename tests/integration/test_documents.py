@@ -44,7 +44,7 @@ def test_help_lists_every_target() -> None:
 
 def test_an_interpreter_that_does_not_fit_is_one_line(tmp_path: Path) -> None:
     old = tmp_path / "python-old"
-    old.write_text(f'#!/bin/sh\ncase "$1" in -c) exit 1;; --version) echo Python 3.8.1;; esac\nexec {sys.executable} "$@"\n')
+    old.write_text(f'#!/bin/sh\ncase "$1" in -c) exit 1;; --version) echo Python 3.8.1; exit 0;; esac\nexec {sys.executable} "$@"\n')
     old.chmod(0o755)
     files = ("Makefile", "pyproject.toml", "packages/constraints.txt", "packages/constraints-torch-default.txt")
     for name in files:
