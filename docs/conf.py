@@ -8,6 +8,7 @@ myst_heading_anchors = 3
 html_theme = "furo"
 exclude_patterns = ["_build"]
 autodoc_typehints = "description"
+napoleon_use_ivar = True  # attributes of named tuples are documented once
 autodoc_member_order = "bysource"
 autodoc_mock_imports = ["reasoning_gym", "wandb"]
 suppress_warnings = ["sphinx_autodoc_typehints", "ref.python", "docutils"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triptych.errors import UserError
-from triptych.evaluation.statistics import bootstrap_interval, paired_difference, pass_at_k, quantiles
+from triptych.evaluation.statistics import bootstrap_interval, paired_difference, pass_at_k
 from triptych.seeding import generator
 
 
@@ -66,8 +66,3 @@ def test_a_comparison_of_different_problems_and_an_empty_average_are_refused() -
 def test_intervals_are_a_function_of_their_generator() -> None:
     values = torch.rand(50, generator=generator(3))
     assert bootstrap_interval(values, generator=generator(4)) == bootstrap_interval(values, generator=generator(4))
-
-
-def test_quantiles_of_nothing_are_nan() -> None:
-    assert all(math.isnan(value) for value in quantiles([], [0.5]))
-    assert quantiles([0.0, 1.0, 2.0], [0.25, 0.5]) == [0.5, 1.0]

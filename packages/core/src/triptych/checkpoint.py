@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from triptych.console import get_logger
 from triptych.distributed import World
 from triptych.errors import UserError
 
-_logger = get_logger("checkpoint")
 _COMPLETE = re.compile(r"step_(\d{8})")
 _MANIFEST = "manifest.json"
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -65,10 +65,6 @@ class World:
     def is_main(self) -> bool:
         """True on the rank that writes files and speaks."""
         return self.rank == 0
-
-    def alone(self) -> "World":
-        """This process as a world of its own, for work that one rank does while the others wait."""
-        return replace(self, rank=0, size=1)
 
     def barrier(self) -> None:
         """Returns when every rank has come here."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import MISSING
+from transformers.utils.logging import disable_progress_bar
 
 from gspo_rl.evaluation import EvaluationConfig, EvaluationResult, evaluate
 from gspo_rl.rollout.sampling import SamplingConfig
@@ -41,6 +42,7 @@ class EvaluateConfig(RunConfig):
 @entry_point("evaluate_gspo", EvaluateConfig)
 def main(config: EvaluateConfig) -> float:
     """Evaluates, writes the run's folder and returns the accuracy."""
+    disable_progress_bar()  # transformers draws one for every file it reads
     with Run.open(config) as run:
         task = instantiate(config.task)
         policy = instantiate(config.policy, device=run.device)

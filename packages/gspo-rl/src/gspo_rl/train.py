@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import MISSING
+from transformers.utils.logging import disable_progress_bar
 
 from gspo_rl.cold_start import ColdStartConfig, cold_start
 from gspo_rl.evaluation import EvaluationConfig, EvaluationResult
@@ -60,6 +61,7 @@ class TrainConfig(RunConfig):
 @entry_point("train_gspo", TrainConfig)
 def main(config: TrainConfig) -> float:
     """Trains, evaluates, writes the run's folder and returns the held-out accuracy."""
+    disable_progress_bar()  # transformers draws one for every file it reads or writes
     objective: Objective = instantiate(config.objective)
     _try_objective(objective)
     tracker = None if config.tracker is None else instantiate(config.tracker)

@@ -1,7 +1,6 @@
 """What a handful of samples says about a model, and how sure one can be."""
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -94,10 +93,3 @@ def paired_difference(
     if len(before) != len(after):
         raise UserError(f"{len(before)} problems before and {len(after)} after: a paired comparison needs the same ones")
     return bootstrap_interval(after - before, generator=generator, confidence=confidence, num_resamples=num_resamples)
-
-
-def quantiles(values: Sequence[float], levels: Sequence[float]) -> list[float]:
-    """Linear-interpolation quantiles of `values` at `levels` in [0, 1]; NaN where there are no values."""
-    if not values:
-        return [math.nan] * len(levels)
-    return torch.quantile(torch.tensor(values, dtype=torch.float64), torch.tensor(levels, dtype=torch.float64)).tolist()
