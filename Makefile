@@ -5,7 +5,6 @@
 #   NPROC=2             that many processes on this machine
 
 PYTHON ?= python3
-TORCH ?= default
 NPROC ?= 1
 ARGS ?=
 
@@ -13,6 +12,8 @@ ARGS ?=
 export OMP_NUM_THREADS ?= 1
 
 VENV := .venv
+# The choice is remembered: what was set up with TORCH=cpu stays so until another choice is named.
+TORCH ?= $(or $(patsubst $(VENV)/.installed-%,%,$(firstword $(wildcard $(VENV)/.installed-*))),default)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(TORCH)
 PINS := -c packages/constraints.txt -c packages/constraints-torch-$(TORCH).txt

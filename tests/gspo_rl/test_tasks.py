@@ -179,6 +179,12 @@ def test_a_broken_line_is_named(tmp_path: Path, broken: Any, message: str) -> No
     assert "\n" not in str(caught.value)
 
 
+def test_line_separators_inside_a_string_do_not_break_a_line(tmp_path: Path) -> None:
+    rows = [*ROWS[:30], json.dumps({"question": "one\u2028two\x85three", "answer": "1"}, ensure_ascii=False), *ROWS[30:]]
+    task = JsonlTask(str(write(tmp_path / "a.jsonl", rows)))
+    assert sum(len(task.prompts(split)) for split in ("train", "held_out")) == 61
+
+
 def test_a_file_that_is_missing_or_empty_or_not_text_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         JsonlTask(str(tmp_path / "none.jsonl"))

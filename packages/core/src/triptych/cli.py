@@ -116,6 +116,8 @@ def explain(error: BaseException, schema: type[Any]) -> str | None:
             return f"the disk refuses to be written{where}: {link.strerror}; {mend}"
         if isinstance(link, ModuleNotFoundError):
             return f"the library '{link.name}' is not installed: install it (the package's extra of that name), or choose another option"
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return None
     # Building an object from the config failed for a reason of its own: that is no matter of the config's wording.
     if any(not isinstance(link, HydraException | OmegaConfBaseException | OSError) for link in chain):
         return None

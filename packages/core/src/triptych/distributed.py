@@ -138,10 +138,12 @@ def _resolve_device(name: str, local_rank: int) -> torch.device:
         raise UserError(f"device is '{name}': use auto, cpu, cuda or cuda:<index>") from None
     if device.type == "cuda":
         index = local_rank if device.index is None else device.index
-        if index >= torch.cuda.device_count():
+        # Counted over all processes of this machine, so that all of them refuse alike and rank 0 says so.
+        num_needed = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.index is None else index + 1
+        if num_needed > torch.cuda.device_count():
             raise UserError(
-                f"device is '{name}' (index {index}) but {torch.cuda.device_count()} CUDA devices are visible: "
-                "use device=auto or fewer processes"
+                f"device is '{name}' and needs {num_needed} CUDA devices, but {torch.cuda.device_count()} CUDA devices are visible: "
+                "use device=cpu or fewer processes"
             )
         return torch.device("cuda", index)
     return device

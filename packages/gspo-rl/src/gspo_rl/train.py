@@ -153,7 +153,12 @@ def _conclude(config: TrainConfig, run: Run, trainer: GSPOTrainer, result: FitRe
         # The same overrides, with a larger budget: anything else would be another run.
         dropped = ("trainer.max_steps=", "overwrite=", "resume_step=", "resume=", "-")
         same = [shlex.quote(argument) for argument in sys.argv[1:] if not argument.startswith(dropped)]
-        _logger.info('go on              make train-gspo ARGS="%s"', " ".join([*same, f"trainer.max_steps={2 * config.trainer.max_steps}"]))
+        processes = f" NPROC={run.world.size}" if run.world.size > 1 else ""
+        _logger.info(
+            'go on              make train-gspo%s ARGS="%s"',
+            processes,
+            " ".join([*same, f"trainer.max_steps={2 * config.trainer.max_steps}"]),
+        )
     _logger.info('evaluate           make evaluate-gspo ARGS="policy.path=%s"', folder)
 
 

@@ -159,12 +159,15 @@ class GSPOTrainer:
                 done.advance(step, time.perf_counter() - started, num_tokens)
                 metrics["timing/step_seconds"] = time.perf_counter() - started
                 metrics["timing/tokens_per_second"] = num_tokens / metrics["timing/step_seconds"]
-                if step == config.max_steps or (config.evaluate_every and step % config.evaluate_every == 0):
+                checkpoint_is_due = run.is_due(step) or step == config.max_steps
+                evaluation_is_due = step == config.max_steps or (config.evaluate_every > 0 and step % config.evaluate_every == 0)
+                if checkpoint_is_due or evaluation_is_due:
+                    self._check_weights(run, step)
+                if evaluation_is_due:
                     done.after = self._evaluate(run)
                     metrics.update(_accuracies(done.after))
                 run.log(metrics, step=step)
-                if run.is_due(step) or step == config.max_steps:
-                    self._check_weights(run, step)
+                if checkpoint_is_due:
                     run.checkpoint(step, state)
                 bar.update()
         if done.after is None:  # a run whose last checkpoint is already that of max_steps, evaluated at another time

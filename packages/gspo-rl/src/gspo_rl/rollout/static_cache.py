@@ -19,6 +19,9 @@ from gspo_rl.rollout.completions import build_completions, left_padded
 from gspo_rl.rollout.sampling import SamplingConfig, check_lengths, draw_tokens, uniform_noise
 from triptych.errors import UserError
 
+# Rotary tables that do not depend on the length of the sequence.
+_FIXED_ROTARY = ("default", "linear", "yarn", "llama3")
+
 # Shapes: B rows, T query tokens, S cache slots, C model width, H query heads, K key and value heads, D head width.
 
 
@@ -45,7 +48,14 @@ class StaticCacheEngine:
 
     def __init__(self, policy: Policy, *, max_batch: int = 512) -> None:
         config = policy.model.config
-        if not isinstance(policy.model, Qwen3ForCausalLM) or config.attention_bias or "sliding_attention" in config.layer_types:
+        is_served = (
+            isinstance(policy.model, Qwen3ForCausalLM)
+            and not config.attention_bias
+            and "sliding_attention" not in config.layer_types
+            and config.hidden_act == "silu"
+            and config.rope_parameters["rope_type"] in _FIXED_ROTARY
+        )
+        if not is_served:
             raise UserError(
                 f"rollout=static_cache serves dense Qwen3 models with full attention, "
                 f"not {type(policy.model).__name__}: use rollout=transformers"

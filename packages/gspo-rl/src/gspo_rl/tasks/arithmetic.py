@@ -76,7 +76,7 @@ class ArithmeticTask:
         """A response of the imperfect teacher."""
         draws = torch.rand(2, 32, generator=generator, dtype=torch.float64).tolist()
         forgets = draws[0][0] < self._careless
-        left, right = (text.zfill(0) for text in prompt.text.removesuffix("=").split("+"))
+        left, right = prompt.text.removesuffix("=").split("+")
         width = max(len(left), len(right))
         columns, digits, carry = [], [], 0
         for place in range(width):

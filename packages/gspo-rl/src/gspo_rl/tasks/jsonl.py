@@ -102,7 +102,8 @@ def _plain(text: str) -> str:
 
 def _read(path: Path, match: str) -> list[Prompt]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: JSON allows U+2028 and its like inside a string.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
         raise UserError(f"task.path is '{path}': there is no such file") from None
     except (OSError, UnicodeDecodeError) as error:
