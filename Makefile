@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 
 VENV := .venv
 # The choice is remembered: what was set up with TORCH=cpu stays so until another choice is named.
-TORCH ?= $(or $(patsubst $(VENV)/.installed-%,%,$(firstword $(wildcard $(VENV)/.installed-*))),default)
+TORCH ?= $(or $(shell cat $(VENV)/.torch 2>/dev/null),default)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(TORCH)
 PINS := -c packages/constraints.txt -c packages/constraints-torch-$(TORCH).txt
@@ -71,10 +71,11 @@ $(STAMP): pyproject.toml packages/constraints.txt packages/constraints-torch-$(T
 	@echo "setting up $(VENV) (once; a few minutes, most of it downloading torch)"
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || \
 	  { echo "error: $(PYTHON) cannot make a virtual environment: install its venv module (Debian: python3-venv)" >&2; exit 2; }
-	@rm -f $(VENV)/.installed-*
+	@rm -f $(VENV)/.installed-*; echo $(TORCH) > $(VENV)/.torch
 	@$(BIN)/python -m pip install -q --upgrade -c packages/constraints.txt pip
 	@$(BIN)/python -m pip install $(PINS) torch
 	@$(BIN)/python -m pip install $(PINS) --group dev $(EDITABLE)
 	@$(BIN)/python -m pip install $(PINS) $(REASONING_GYM) || \
-	  echo "note: reasoning-gym was left out, because one of its libraries needs a C compiler; only task=reasoning_gym misses it" >&2
+	  echo "note: reasoning-gym could not be installed (above; one of its libraries needs a C compiler), so task=reasoning_gym is missing;" \
+	    "'rm $@' lets the next target try again" >&2
 	@touch $@

@@ -17,7 +17,7 @@ from gspo_rl.train import TrainConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SCHEMAS = {"train_gspo": TrainConfig, "evaluate_gspo": EvaluateConfig}
-GROUPS = sorted({path.name for path in CONFIGS.iterdir() if path.is_dir()} - {"experiment", "hydra"})
+GROUPS = sorted({path.name for path in CONFIGS.iterdir() if path.is_dir()} - {"experiment", "recipe"})
 CHOICES = [f"{path.parent.name}/{path.stem}" for group in GROUPS for path in sorted((CONFIGS / group).glob("*.yaml"))]
 EXPERIMENTS = [str(path.relative_to(CONFIGS / "experiment").with_suffix("")) for path in sorted((CONFIGS / "experiment").rglob("*.yaml"))]
 ARGUMENTS_FROM_THE_ENTRY_POINT = {

@@ -239,12 +239,20 @@ def test_settings_without_meaning_are_refused(wrong: dict[str, Any], told: str) 
         TrainerConfig(**wrong)
 
 
-def test_a_sampler_of_lower_precision_may_not_give_the_old_logprobs() -> None:
+class LowPrecisionEngine(StaticCacheEngine):
+    """An engine that evaluates the policy in bfloat16, as far as the trainer can tell."""
+
+    dtype = torch.bfloat16
+
+
+def test_precision_that_would_pass_for_a_policy_change_is_refused() -> None:
+    with pytest.raises(UserError, match="use trainer.old_logprobs=recompute"):
+        build(small(), World(), engine=LowPrecisionEngine)
+    build(small(), World(), engine=LowPrecisionEngine, old_logprobs="recompute")
     policy = small()
     policy.model.to(torch.bfloat16)
-    with pytest.raises(UserError, match="use trainer.old_logprobs=recompute"):
-        build(policy, World())
-    build(policy, World(), old_logprobs="recompute")
+    with pytest.raises(UserError, match="train with policy.dtype=float32"):
+        build(policy, World(), old_logprobs="recompute")
 
 
 def test_an_evaluation_does_not_depend_on_how_it_is_cut() -> None:

@@ -183,3 +183,22 @@ def test_differences_are_found_in_order_also_where_a_key_is_new_or_gone() -> Non
     assert first_difference({"a": 1}, {"a": 1, "d": 4}) == "d=None instead of 4"
     assert first_difference({"a": 1, "gone": 2}, {"a": 1}) == "gone=2 instead of None"
     assert first_difference({"tracker": 1, "resume": "auto"}, {"tracker": 2, "resume": "must"}) is None
+
+
+def test_a_run_that_did_not_begin_leaves_the_folders_that_another_run_uses(tmp_path: Path) -> None:
+    root = tmp_path / "outputs"
+    with pytest.raises(UserError, match="empty task"), Run.open(config(root)):
+        work(config(root, name="b"), 2)  # begins and ends while the first is still loading its model
+        raise UserError("empty task")
+    assert sorted(path.name for path in root.iterdir()) == ["b"]
+    assert (root / "b" / "summary.json").exists()
+
+
+def test_overwrite_deletes_nothing_before_the_new_run_begins(tmp_path: Path) -> None:
+    work(config(tmp_path), 2)
+    with pytest.raises(UserError, match="no such model"), Run.open(config(tmp_path, overwrite=True)) as run:
+        assert run.checkpoint_steps == []
+        raise UserError("no such model")
+    assert json.loads((tmp_path / "a" / "summary.json").read_text()) == {"value": 3}
+    assert work(config(tmp_path, overwrite=True), 1) is None
+    assert json.loads((tmp_path / "a" / "summary.json").read_text()) == {"value": 1}

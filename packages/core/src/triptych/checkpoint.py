@@ -92,7 +92,7 @@ class Checkpointer:
                 for name in state:
                     (partial / name).mkdir(parents=True)
         except OSError as error:
-            failure = _describe(error)
+            failure = describe_disk_error(error)
         # Every rank learns of any rank's failure before the next collective, so that none waits for another.
         failure = self._first_failure(failure)
         if failure is None:
@@ -101,15 +101,15 @@ class Checkpointer:
                     component.save(partial / name)
             except Exception as error:
                 # safetensors and torch.save report a full disk as errors of their own kinds.
-                if not _is_input_output_error(error):
+                if not is_disk_error(error):
                     raise
-                failure = _describe(error)
+                failure = describe_disk_error(error)
             failure = self._first_failure(failure)
         if failure is None and self._world.is_main:
             try:
                 self._commit(step, partial)
             except OSError as error:
-                failure = _describe(error)
+                failure = describe_disk_error(error)
         failure = self._first_failure(failure)
         if failure is not None:
             self._abandon(step, partial, failure)
@@ -168,7 +168,7 @@ class Checkpointer:
         if damage is None:
             return
         good = next((step for step in reversed(steps) if step < chosen and self.damage(step) is None), None)
-        mend = "overwrite=true starts over" if good is None else f"resume_step={good} goes on from the previous good one"
+        mend = "overwrite=true starts over" if good is None else f"resume_step={good}, given once, goes on from the previous good one"
         raise UserError(f"checkpoint {self.path(chosen)} is damaged ({damage}): {mend}")
 
     def _tidy(self, chosen: int) -> None:
@@ -246,7 +246,7 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _is_input_output_error(error: BaseException) -> bool:
+def is_disk_error(error: BaseException) -> bool:
     """Whether a failed save is the disk's fault: an OSError, or what torch and safetensors make of one."""
     text = str(error)
     return isinstance(error, OSError) or any(
@@ -254,7 +254,8 @@ def _is_input_output_error(error: BaseException) -> bool:
     )
 
 
-def _describe(error: BaseException) -> str:
+def describe_disk_error(error: BaseException) -> str:
+    """The reason of a disk error in a few words."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(error, OSError):
         return error.strerror or text

@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from triptych.checkpoint import describe_disk_error, is_disk_error
 from triptych.errors import UserError
 
 ConfigT = TypeVar("ConfigT")
@@ -99,9 +100,21 @@ def _refuse(error: Exception, schema: type[Any], wants_traceback: bool) -> NoRet
     message = explain(error, schema)
     if wants_traceback or message is None:
         raise error
-    if int(os.environ.get("RANK", 0)) == 0:
+    if _speaks_first():
         print(f"error: {message}", file=sys.stderr)
     sys.exit(EXIT_BAD_INPUT)
+
+
+def _speaks_first() -> bool:
+    """Whether no other process of this run has told its error yet; most errors come to all of them alike."""
+    marker = os.environ.get("TRIPTYCH_ERROR_MARKER")
+    if marker is None:
+        return True
+    try:
+        os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
 
 
 def explain(error: BaseException, schema: type[Any]) -> str | None:
@@ -110,10 +123,10 @@ def explain(error: BaseException, schema: type[Any]) -> str | None:
     for link in chain:
         if isinstance(link, UserError):
             return " ".join(str(link).split())
-        if isinstance(link, OSError) and link.errno in _OUT_OF_REACH:
-            where = f" ({link.filename})" if link.filename else ""
+        if (isinstance(link, OSError) and link.errno in _OUT_OF_REACH) or (not isinstance(link, OSError) and is_disk_error(link)):
+            where = f" ({link.filename})" if isinstance(link, OSError) and link.filename else ""
             mend = "make room or choose another output_root, and run the same command again"
-            return f"the disk refuses to be written{where}: {link.strerror}; {mend}"
+            return f"the disk refuses to be written{where}: {describe_disk_error(link)}; {mend}"
         if isinstance(link, ModuleNotFoundError):
             return f"the library '{link.name}' is not installed: install it (the package's extra of that name), or choose another option"
     if not isinstance(error, HydraException | OmegaConfBaseException):

@@ -94,7 +94,8 @@ class Run:
         self._random_state = GlobalRandomState(world.rank)
         self._trackers = Trackers([])
         self._jsonl: JsonlTracker | None = None
-        self._created: Path | None = None
+        self._created: list[Path] = []
+        self._overwrites = config.overwrite
         self._lock_descriptor: int | None = None
 
     @classmethod
@@ -102,8 +103,8 @@ class Run:
     def open(cls, config: RunConfig, *, budget_keys: tuple[str, ...] = (), tracker: Callable[..., Tracker] | None = None) -> Iterator[Self]:
         """Joins the other processes, claims the run's folder and checks that it belongs to this config.
 
-        Nothing is written before `begin`, apart from the folder and its lock, and both go again if the run
-        ends before `begin`.
+        Nothing is written or overwritten before `begin`, apart from the folder and its lock, and both go again if
+        the run ends before `begin`.
 
         Args:
             config: the run's settings.
@@ -140,8 +141,8 @@ class Run:
 
     @property
     def checkpoint_steps(self) -> list[int]:
-        """Steps of the complete checkpoints of this run."""
-        return self._checkpointer.steps()
+        """Steps of the complete checkpoints of this run; none of those that `overwrite` is about to delete."""
+        return [] if self._overwrites else self._checkpointer.steps()
 
     def is_due(self, step: int) -> bool:
         """Whether a checkpoint is to be written after `step`."""
@@ -157,9 +158,12 @@ class Run:
         Returns:
             The step of the restored checkpoint, or None for a fresh start.
         """
+        if self._overwrites:
+            with self.world.main_first() as is_main:
+                if is_main:
+                    self._empty()
+            self._overwrites = False
         step = self._checkpointer.restore(self._with_random_state(state), self._config.resume_step)
-        if step is None and self._config.resume == "must":
-            raise UserError(f"resume=must but {self.directory} holds no checkpoint: use resume=auto or another name")
         if self.world.is_main:
             write_atomically(self.directory / "config.yaml", yaml.safe_dump(self._resolved, sort_keys=False))
             write_atomically(self.directory / "provenance.json", json.dumps(provenance(), indent=1))
@@ -169,7 +173,7 @@ class Run:
                 run_id = f"{derive_seed(self.seed, str(self.directory.resolve())):016x}"
                 trackers.append(self._build_tracker(directory=self.directory, run_id=run_id, name=self._config.name, config=self._resolved))
             self._trackers = Trackers(trackers)
-        self._created = None
+        self._created = []
         if step is not None:
             _logger.info("going on from step %d (%s)", step, self._checkpointer.path(step))
         return step
@@ -212,12 +216,15 @@ class Run:
         missing = [path for path in (directory, *directory.parents) if not path.exists()]
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._created = missing[-1] if missing else None
+            self._created = missing
             self._lock()
         except OSError as error:
             raise UserError(f"{directory} cannot be written ({error.strerror}): choose another output_root or name") from error
-        if self._config.overwrite:
-            self._empty()
+        if self._overwrites:
+            self._check_emptying()
+            return
+        if self._config.resume == "must" and not self.checkpoint_steps:
+            raise UserError(f"resume=must but {directory} holds no checkpoint: use resume=auto or another name")
         holds_a_run = bool(self.checkpoint_steps) or (directory / "summary.json").exists()
         if self._config.resume == "never" and holds_a_run:
             raise UserError(f"resume=never but {directory} holds a run: choose another name or add overwrite=true")
@@ -227,7 +234,7 @@ class Run:
             if difference is not None:
                 raise UserError(f"{directory} holds a run with {difference}: choose another name or add overwrite=true")
 
-    def _empty(self) -> None:
+    def _check_emptying(self) -> None:
         content = [path for path in self.directory.iterdir() if path.name != _LOCK]
         config = self.directory / "config.yaml"
         # A slip in the name must not delete somebody's files, nor an evaluation the training that it evaluates.
@@ -235,7 +242,10 @@ class Run:
             raise UserError(
                 f"overwrite=true but {self.directory} holds something else than an earlier run of this command: choose another name"
             )
-        for path in content:
+
+    def _empty(self) -> None:
+        # Only now, when the new run has been found sound, does the old one go.
+        for path in (path for path in self.directory.iterdir() if path.name != _LOCK):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def _lock(self) -> None:
@@ -256,8 +266,12 @@ class Run:
             (self.directory / _LOCK).unlink(missing_ok=True)
             os.close(self._lock_descriptor)
             self._lock_descriptor = None
-        if self._created is not None:  # the run ended before it began: leave nothing half-written
-            shutil.rmtree(self._created, ignore_errors=True)
+        # The run ended before it began: the folders made for it go again, unless somebody else has come to use them.
+        for folder in self._created:
+            try:
+                folder.rmdir()
+            except OSError:
+                break
 
 
 _LOCK = ".lock"

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_model, save_model
 
-from gspo_rl.batch import Completion, collate
+from gspo_rl.batch import Completion, Prompt, collate
 from gspo_rl.policy import Policy
 from gspo_rl.tasks import DemonstratingTask, Task
 from triptych.checkpoint import write_atomically
@@ -71,41 +72,60 @@ def cold_start(
         return
     if not isinstance(task, DemonstratingTask):
         raise UserError(f"cold_start.steps is {config.steps} but {type(task).__name__} has no demonstrations: use cold_start.steps=0")
-    everything = {"config": asdict(config), "seed": seed, "torch": torch.__version__, **identity}
+    demonstrations = _demonstrations(task, config, seed)
+    everything = {
+        "config": asdict(config),
+        "seed": seed,
+        "torch": torch.__version__,
+        "initial_weights": _weights_digest(policy),
+        "demonstrations": hashlib.sha256(json.dumps([(prompt.text, text) for prompt, text in demonstrations]).encode()).hexdigest(),
+        **identity,
+    }
     fingerprint = hashlib.sha256(json.dumps(everything, sort_keys=True, default=str).encode()).hexdigest()[:16]
     folder = cache_directory / f"cold_start-{fingerprint}"
     with world.main_first() as is_main:
         if is_main and folder.is_dir():
             _logger.info("cold start: taken from %s", folder)
         elif is_main:
-            _train(policy, task, config, seed)
+            _train(policy, demonstrations, config)
             _store(policy, folder, everything)
     load_model(policy.model, folder / "model.safetensors", device=str(policy.device))
 
 
-def _train(policy: Policy, task: DemonstratingTask, config: ColdStartConfig, seed: int) -> None:
+def _demonstrations(task: DemonstratingTask, config: ColdStartConfig, seed: int) -> list[tuple[Prompt, str]]:
+    """All demonstrations of the phase in order; a fraction of a second for a laptop's phase."""
+    prompts = task.prompts("train")
+    chosen = [prompts[index] for index in ShuffledOrder(len(prompts), seed=seed).take(0, config.steps * config.batch_size)]
+    return [(prompt, task.demonstrate(prompt, generator(seed, "demonstration", place))) for place, prompt in enumerate(chosen)]
+
+
+def _weights_digest(policy: Policy) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in policy.model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _train(policy: Policy, demonstrations: Sequence[tuple[Prompt, str]], config: ColdStartConfig) -> None:
     schedule = OptimizerConfig(
         learning_rate=config.learning_rate, warmup_steps=config.warmup_steps, schedule="linear", weight_decay=config.weight_decay
     )
     optimizer = build_adamw(policy.model, schedule)
-    prompts = task.prompts("train")
-    order = ShuffledOrder(len(prompts), seed=seed)
     with progress(config.steps, "cold start") as bar:
         for step in range(config.steps):
-            first = step * config.batch_size
-            demonstrations = []
-            for place, index in enumerate(order.take(first, config.batch_size), start=first):
-                text = task.demonstrate(prompts[index], generator(seed, "demonstration", place))
+            taught = []
+            for prompt, text in demonstrations[step * config.batch_size : (step + 1) * config.batch_size]:
                 token_ids = policy.encode_response(text)
-                demonstrations.append(Completion(policy.encode(prompts[index]), token_ids, (0.0,) * len(token_ids), text, finished=True))
-            longest = max(len(item.prompt_ids) + len(item.token_ids) for item in demonstrations)
+                taught.append(Completion(policy.encode(prompt), token_ids, (0.0,) * len(token_ids), text, finished=True))
+            longest = max(len(item.prompt_ids) + len(item.token_ids) for item in taught)
             if longest > policy.max_positions:
                 raise UserError(
                     f"a prompt with its demonstration has {longest} tokens but the policy holds {policy.max_positions} positions: "
                     "raise policy.max_positions or choose another task"
                 )
-            nothing = torch.zeros(len(demonstrations))
-            batch = collate(demonstrations, nothing, nothing, pad_id=policy.pad_id).to(policy.device)
+            nothing = torch.zeros(len(taught))
+            batch = collate(taught, nothing, nothing, pad_id=policy.pad_id).to(policy.device)
             scores = policy.scorer(batch.input_ids, batch.response_mask, 1.0)
             loss = -scores.logprobs.sum() / batch.response_mask.sum()
             if not torch.isfinite(loss):
@@ -121,9 +141,14 @@ def _train(policy: Policy, task: DemonstratingTask, config: ColdStartConfig, see
 
 
 def _store(policy: Policy, folder: Path, everything: Mapping[str, Any]) -> None:
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=folder.parent))
     save_model(policy.model, str(partial / "model.safetensors"))
     write_atomically(partial / "cold_start.json", json.dumps(everything, indent=1, default=str))
-    partial.rename(folder)
+    try:
+        partial.rename(folder)
+    except OSError:
+        # Another run with the same inputs was faster; its weights are the same.
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(partial)

@@ -159,7 +159,10 @@ def _conclude(config: TrainConfig, run: Run, trainer: GSPOTrainer, result: FitRe
             processes,
             " ".join([*same, f"trainer.max_steps={2 * config.trainer.max_steps}"]),
         )
-    _logger.info('evaluate           make evaluate-gspo ARGS="policy.path=%s"', folder)
+    # Another task, seed or temperature would measure something else, and could ask what was trained on.
+    told = ("task", "seed=", "sampling.", "policy.chat=", "output_root=")
+    same = [shlex.quote(argument) for argument in sys.argv[1:] if argument.startswith(told)]
+    _logger.info('evaluate           make evaluate-gspo ARGS="%s"', " ".join([f"policy.path={folder}", *same]))
 
 
 def _percent(result: EvaluationResult) -> str:

@@ -35,8 +35,7 @@ _logger = get_logger("trainer")
 
 OLD_LOGPROBS = ("sampler", "recompute")
 COLUMNS = ("reward/mean", "clip_fraction/sequences", "entropy", "length/mean", "timing/tokens_per_second", "evaluation/accuracy")
-_MOST_CHECKED_PROMPTS = 10_000
-_FEWEST_CHECKED_PROMPTS = 256
+_NUM_CHECKED_PROMPTS = 256
 
 
 @dataclass
@@ -271,10 +270,15 @@ class GSPOTrainer:
         return evaluate(self._engine, self._task, self._sampling, self._evaluation, world=run.world, seed=run.seed)
 
     def _check(self) -> None:
-        if self._config.old_logprobs == "sampler" and (self._engine.dtype, self.policy.dtype) != (torch.float32, torch.float32):
+        if self.policy.dtype != torch.float32:
             raise UserError(
-                f"trainer.old_logprobs=sampler needs a sampler and a policy of float32, not {self._engine.dtype} and {self.policy.dtype}: "
-                "their difference would pass for a policy change; use trainer.old_logprobs=recompute"
+                f"the policy is of {self.policy.dtype}, in which most AdamW steps round away: train with policy.dtype=float32 "
+                "(other precisions can be evaluated)"
+            )
+        if self._config.old_logprobs == "sampler" and self._engine.dtype != torch.float32:
+            raise UserError(
+                f"trainer.old_logprobs=sampler needs a sampler of float32, not {self._engine.dtype}: the difference would pass for a "
+                "policy change; use trainer.old_logprobs=recompute"
             )
         if self._sampling.temperature == 0:
             raise UserError("sampling.temperature is 0: all samples of a prompt would be the same, and none could be reinforced; use 1")
@@ -282,7 +286,7 @@ class GSPOTrainer:
             if len(prompts) == 0:
                 raise UserError(f"the task is empty: its {split} split has no prompt")
         # A file of questions is checked whole; of a task that makes its prompts on the spot, a sample has to do.
-        num_checked = len(self._prompts) if len(self._prompts) <= _MOST_CHECKED_PROMPTS else _FEWEST_CHECKED_PROMPTS
+        num_checked = len(self._prompts) if isinstance(self._prompts, list) else _NUM_CHECKED_PROMPTS
         for prompts in (self._prompts[:num_checked], self._task.prompts(self._evaluation.split)[: self._evaluation.num_prompts]):
             lengths = [len(self.policy.encode(prompt)) for prompt in prompts]
             check_lengths(lengths, self._sampling.max_tokens, self.policy.max_positions)

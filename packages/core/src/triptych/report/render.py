@@ -147,7 +147,7 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
         >>> nice_ticks(0, 97)
         [0.0, 50.0, 100.0]
     """
-    if high <= low:
+    if high - low < 1e-300:  # equal, or so near that their distance has no logarithm
         low, high = low - (abs(low) or 1.0) * 0.5, low + (abs(low) or 1.0) * 0.5
     raw = (high - low) / count
     magnitude = 10.0 ** math.floor(math.log10(raw))
