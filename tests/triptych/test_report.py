@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from triptych.report.render import Chart, ReportConfig, Samples, nice_ticks, render_report
@@ -84,6 +84,8 @@ def test_a_chart_without_data_is_left_out(folder: Path) -> None:
     assert "Nothing here" not in render_report(folder, ReportConfig(title="t", charts=[Chart("Nothing here", {"no/such": "x"})]))
 
 
+@example(0.0, 5e-324)
+@example(5e-324, 5e-324)
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
 def test_ticks_enclose_the_range_at_even_distances(a: float, b: float) -> None:
     low, high = min(a, b), max(a, b)

@@ -148,7 +148,8 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
         [0.0, 50.0, 100.0]
     """
     if high - low < 1e-300:  # equal, or so near that their distance has no logarithm
-        low, high = low - (abs(low) or 1.0) * 0.5, low + (abs(low) or 1.0) * 0.5
+        margin = 0.5 * abs(low) if abs(low) > 1e-300 else 0.5
+        low, high = low - margin, high + margin
     raw = (high - low) / count
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= raw)
