@@ -13,7 +13,6 @@ from gspo_rl.evaluation import EvaluationConfig, EvaluationResult, evaluate
 from gspo_rl.rollout.sampling import SamplingConfig
 from triptych.cli import choice_name, entry_point
 from triptych.console import get_logger
-from triptych.evaluation.statistics import Interval
 from triptych.report.render import ReportConfig, Samples
 from triptych.run import Run, RunConfig
 
@@ -77,7 +76,7 @@ def _conclude(config: EvaluateConfig, run: Run, result: EvaluationResult, second
     shown = [(item.prompt, item.answer, item.completion, f"{item.reward:g}") for item in result.samples]
     page = ReportConfig(
         title=f"Evaluation of {summary['policy']}",
-        headline={name: _percent(value) for name, value in rows.items()},
+        headline={name: value.percent() for name, value in rows.items()},
         notes=[
             f"{len(result.per_prompt)} prompts of the {config.evaluation.split} split, {k} samples each at temperature "
             f"{config.sampling.temperature:g}; {100 * config.evaluation.confidence:g} % bootstrap intervals over prompts."
@@ -86,13 +85,9 @@ def _conclude(config: EvaluateConfig, run: Run, result: EvaluationResult, second
     )
     report = run.finish(summary, report=page)
     for name, value in rows.items():
-        _logger.info("%-9s %s", name, _percent(value))
+        _logger.info("%-9s %s", name, value.percent())
     _logger.info("%d prompts, %d samples each, %.1f tokens on average, %.0f s", len(result.per_prompt), k, result.mean_length, seconds)
     _logger.info("report    %s", report)
-
-
-def _percent(value: Interval) -> str:
-    return f"{100 * value.mean:.1f} % [{100 * value.low:.1f}, {100 * value.high:.1f}]"
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def _conclude(config: TrainConfig, run: Run, trainer: GSPOTrainer, result: FitRe
         run.write_text(f"completions_{name}.jsonl", "".join(json.dumps(sample._asdict()) + "\n" for sample in evaluation.samples))
     report = run.finish(summary, report=_report(config, run, before, after, result))
     _logger.info("")
-    _logger.info("held-out accuracy  %s -> %s  (%+.1f points)", _percent(before), _percent(after), 100 * gain.mean)
+    _logger.info("held-out accuracy  %s -> %s  (%+.1f points)", before.accuracy.percent(), after.accuracy.percent(), 100 * gain.mean)
     _logger.info("greedy accuracy    %.1f %% -> %.1f %%", 100 * before.greedy.mean, 100 * after.greedy.mean)
     _logger.info("training took      %.0f s at %.0f tokens per second", result.train_seconds, result.tokens_per_second)
     _logger.info("report             %s", report)
@@ -163,11 +163,6 @@ def _conclude(config: TrainConfig, run: Run, trainer: GSPOTrainer, result: FitRe
     told = ("task", "seed=", "sampling.", "policy.chat=", "output_root=")
     same = [shlex.quote(argument) for argument in sys.argv[1:] if argument.startswith(told)]
     _logger.info('evaluate           make evaluate-gspo ARGS="%s"', " ".join([f"policy.path={folder}", *same]))
-
-
-def _percent(result: EvaluationResult) -> str:
-    mean, low, high = (100 * value for value in result.accuracy)
-    return f"{mean:.1f} % [{low:.1f}, {high:.1f}]"
 
 
 def _report(config: TrainConfig, run: Run, before: EvaluationResult, after: EvaluationResult, result: FitResult) -> ReportConfig:

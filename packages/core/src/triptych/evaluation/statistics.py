@@ -17,6 +17,15 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def percent(self) -> str:
+        """The interval of a share as text.
+
+        Example:
+            >>> Interval(0.5, 0.412, 0.6).percent()
+            '50.0 % [41.2, 60.0]'
+        """
+        return f"{100 * self.mean:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     """Unbiased estimate of the chance that at least one of `k` samples is correct, from `num_samples` samples.
