@@ -1,0 +1,1 @@
+"""The small world: drawn images of coloured objects, captions in GenEval's six categories, and an exact checker."""

@@ -1,0 +1,160 @@
+"""Scenes and their pictures: anti-aliased coloured shapes on a grey background, 64 x 64, drawn from a seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from triptych.seeding import generator as seeded
+
+from tts_var.data.prompts import CATEGORIES, COLOURS, COMPOSITION, SHAPES, ScenePrompt, sample_prompt
+
+IMAGE_SIZE = 64
+
+# sRGB in [0, 1], far enough apart in hue that a pixel names its colour.
+COLOUR_VALUES = {
+    "red": (0.88, 0.12, 0.12),
+    "orange": (0.95, 0.52, 0.08),
+    "yellow": (0.94, 0.88, 0.12),
+    "green": (0.12, 0.68, 0.22),
+    "blue": (0.15, 0.30, 0.92),
+    "purple": (0.62, 0.16, 0.80),
+}
+
+# "Left of" means that the centres of all pairs are this many pixels apart along the axis (the checker's bound),
+# and drawings keep a margin above it.
+RELATION_PIXELS = 6.0
+_RELATION_MARGIN = 12.0
+_GAP = 3.0
+_BORDER = 2.0
+_RADIUS = (6.5, 9.5)
+_MIX = {"single_object": 0.06, "two_objects": 0.14, "counting": 0.2, "colours": 0.06, "position": 0.2, "attribute_binding": 0.2}
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """One drawn object.
+
+    Attributes:
+        shape: one of `SHAPES`.
+        colour: one of `COLOURS`.
+        x, y: centre in pixels from the left and the top.
+        radius: half of the extent, in pixels.
+    """
+
+    shape: str
+    colour: str
+    x: float
+    y: float
+    radius: float
+
+
+def sample_scene(prompt: ScenePrompt, *, generator: torch.Generator) -> tuple[SceneObject, ...]:
+    """Objects that fulfil `prompt`: open colours are drawn per group, places by rejection, nothing overlaps."""
+    colours = [group.colour or COLOURS[int(torch.randint(len(COLOURS), (), generator=generator))] for group in prompt.groups]
+    while True:
+        placed: list[tuple[int, float, float, float]] = []
+        for index, group in enumerate(prompt.groups):
+            for _ in range(group.count):
+                spot = _place(placed, index, prompt.relation, generator)
+                if spot is None:
+                    break
+                placed.append(spot)
+        if len(placed) == sum(group.count for group in prompt.groups):
+            break
+    return tuple(SceneObject(prompt.groups[index].shape, colours[index], x, y, radius) for index, x, y, radius in placed)
+
+
+def draw_scenes(scenes: Sequence[Sequence[SceneObject]], *, generator: torch.Generator) -> Float[Tensor, "batch 3 height width"]:
+    """Pictures of scenes in [0, 1], float32, of `IMAGE_SIZE` pixels.
+
+    Background (a grey with a slight vertical gradient) and small variations of the colours come from `generator`.
+    """
+    batch, most = len(scenes), max(len(scene) for scene in scenes)
+    values = torch.zeros(batch, most, 3)
+    geometry = torch.zeros(batch, most, 3)
+    geometry[..., 2] = -1e3  # absent objects have no extent
+    kinds = torch.zeros(batch, most, dtype=torch.long)
+    for row, scene in enumerate(scenes):
+        for column, item in enumerate(scene):
+            values[row, column] = torch.tensor(COLOUR_VALUES[item.colour])
+            geometry[row, column] = torch.tensor((item.x, item.y, item.radius))
+            kinds[row, column] = SHAPES.index(item.shape)
+    grey = 0.12 + 0.3 * torch.rand(batch, 1, 1, 1, generator=generator)
+    slope = 0.08 * (torch.rand(batch, 1, 1, 1, generator=generator) - 0.5) * torch.linspace(-1, 1, IMAGE_SIZE).view(1, 1, -1, 1)
+    picture = (grey + slope).expand(batch, 3, IMAGE_SIZE, IMAGE_SIZE).clone()
+    values = (values + 0.04 * (torch.rand(values.shape, generator=generator) - 0.5)).clamp(0, 1)
+    for column in range(most):
+        coverage = _coverage(kinds[:, column], geometry[:, column])[:, None]
+        picture = torch.lerp(picture, values[:, column, :, None, None].expand_as(picture), coverage)
+    return picture
+
+
+def training_pair(index: int, *, seed: int) -> tuple[ScenePrompt, tuple[SceneObject, ...]]:
+    """The prompt and scene of training example `index`; never a held-out prompt."""
+    stream = seeded(seed, "small_world", index)
+    names = (*CATEGORIES, COMPOSITION)
+    weights = torch.tensor([_MIX.get(name, 1 - sum(_MIX.values())) for name in names])
+    category = names[int(torch.multinomial(weights, 1, generator=stream))]
+    prompt = sample_prompt(category, generator=stream, held_out=False)
+    return prompt, sample_scene(prompt, generator=stream)
+
+
+def shape_coverage(shape: str, x: float, y: float, radius: float) -> Float[Tensor, "height width"]:
+    """How much of each pixel a shape covers, in [0, 1]."""
+    return _coverage(torch.tensor([SHAPES.index(shape)]), torch.tensor([[x, y, radius]]))[0]
+
+
+def _place(
+    placed: Sequence[tuple[int, float, float, float]], group: int, relation: str | None, generator: torch.Generator
+) -> tuple[int, float, float, float] | None:
+    for _ in range(40):
+        u, v, w = torch.rand(3, generator=generator).tolist()
+        radius = _RADIUS[0] + u * (_RADIUS[1] - _RADIUS[0])
+        low, high = radius + _BORDER, IMAGE_SIZE - radius - _BORDER
+        x, y = low + v * (high - low), low + w * (high - low)
+        apart = all(max(abs(x - ox), abs(y - oy)) >= radius + other + _GAP for _, ox, oy, other in placed)
+        related = all(holds(relation, ox, oy, x, y, margin=_RELATION_MARGIN) for other, ox, oy, _ in placed if other != group)
+        if apart and related:
+            return group, x, y, radius
+    return None
+
+
+def holds(relation: str | None, first_x: float, first_y: float, second_x: float, second_y: float, *, margin: float) -> bool:
+    """Whether the first centre lies `relation` the second by at least `margin` pixels; y grows downwards."""
+    if relation is None:
+        return True
+    offset = {
+        "left of": second_x - first_x,
+        "right of": first_x - second_x,
+        "above": second_y - first_y,
+        "below": first_y - second_y,
+    }[relation]
+    return offset >= margin
+
+
+def _coverage(kinds: Tensor, geometry: Tensor) -> Tensor:
+    """Coverage (batch, height, width) from signed distances in pixels: inside is negative, the edge is one pixel soft."""
+    centres = torch.arange(IMAGE_SIZE) + 0.5
+    x = centres.view(1, 1, -1) - geometry[:, 0, None, None]
+    y = centres.view(1, -1, 1) - geometry[:, 1, None, None]
+    radius = geometry[:, 2, None, None]
+    far = torch.maximum(x.abs(), y.abs())
+    round_distance = (x.square() + y.square()).sqrt()
+    arm = 0.36 * radius
+    # An upright triangle that fills its box: base below, apex above.
+    side = (2.0 * x.abs() + (-y - radius)) / 5.0**0.5
+    distances = torch.stack(
+        (
+            round_distance - radius,
+            far - 0.88 * radius,
+            torch.maximum(side, y - radius),
+            torch.maximum(torch.minimum(x.abs(), y.abs()) - arm, far - radius),
+            (round_distance - 0.76 * radius).abs() - 0.24 * radius,
+        ),
+        dim=1,
+    )
+    chosen = distances[torch.arange(len(kinds)), kinds]
+    return (0.5 - chosen).clamp(0, 1)

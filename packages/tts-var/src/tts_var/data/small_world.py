@@ -1,0 +1,51 @@
+"""The small world as training data: prompts and pictures by index, a pure function of the seed."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from triptych.errors import UserError
+from triptych.seeding import generator
+
+from tts_var.data.drawing import draw_scenes, training_pair
+
+
+class Examples(NamedTuple):
+    """A batch of training examples.
+
+    Attributes:
+        prompts: one text per picture.
+        images: (batch, 3, height, width) in [-1, 1], float32.
+    """
+
+    prompts: list[str]
+    images: Float[Tensor, "batch 3 height width"]
+
+
+class SmallWorld:
+    """`num_examples` captioned pictures, drawn when they are asked for.
+
+    Args:
+        num_examples: size of the training set.
+        seed: seed of prompts, scenes and pictures.
+
+    Raises:
+        UserError: if there is no example.
+    """
+
+    def __init__(self, num_examples: int, *, seed: int = 0) -> None:
+        if num_examples < 1:
+            raise UserError(f"data.num_examples is {num_examples}: it must be 1 or more")
+        self.num_examples = num_examples
+        self._seed = seed
+
+    def examples(self, indices: Sequence[int]) -> Examples:
+        """The examples of the given indices; each depends on its own index alone."""
+        pairs = [training_pair(index, seed=self._seed) for index in indices]
+        images = [
+            draw_scenes([scene], generator=generator(self._seed, "picture", index)) for index, (_, scene) in zip(indices, pairs, strict=True)
+        ]
+        return Examples(prompts=[prompt.text for prompt, _ in pairs], images=torch.cat(images) * 2 - 1)

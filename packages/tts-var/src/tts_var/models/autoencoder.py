@@ -1,0 +1,257 @@
+"""The convolutional auto-encoders below both families, and the tokenizers they make with a quantizer.
+
+The same classes hold Infinity's tokenizers (d16 to d64 at stride 16, d14 at stride 8), VAR's, and the small world's;
+parameter names are VAR's, and `models/loading.py` maps the others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from triptych.errors import UserError
+
+from tts_var.models.quantizers import VectorQuantizer
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Sizes of a convolutional auto-encoder.
+
+    Attributes:
+        latent_channels: channels between encoder and decoder.
+        base_channels: channels at full resolution.
+        multipliers: channels of each level in units of `base_channels`; every level but the last halves the
+            resolution, so the stride is `2 ** (levels - 1)`.
+        blocks_per_level: residual blocks of an encoder level; a decoder level has one more.
+        attention: single-head attention at the deepest level (VAR); Infinity has none.
+    """
+
+    latent_channels: int
+    base_channels: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 4, 4, 4)
+    blocks_per_level: int = 2
+    attention: bool = False
+
+    @property
+    def stride(self) -> int:
+        """Pixels per latent cell side."""
+        return int(2 ** (len(self.multipliers) - 1))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level, finest first."""
+        return tuple(self.base_channels * multiplier for multiplier in self.multipliers)
+
+
+INFINITY_TOKENIZERS = {
+    **{f"d{bits}": AutoencoderConfig(latent_channels=bits) for bits in (16, 24, 32, 64)},
+    "d56_patchify": AutoencoderConfig(latent_channels=14, multipliers=(1, 2, 4, 4)),
+}
+VAR_TOKENIZER = AutoencoderConfig(latent_channels=32, base_channels=160, multipliers=(1, 1, 2, 2, 4), attention=True)
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    groups = 32 if channels % 32 == 0 else 24
+    if channels % groups:
+        raise UserError(f"a level has {channels} channels: group normalisation needs a multiple of 32 or 24")
+    return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+class ResidualBlock(nn.Module):
+    """Norm, SiLU, convolution, twice, beside a skip connection."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.norm1 = _norm(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.norm2 = _norm(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.nin_shortcut = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels_in, height, width) to (batch, channels_out, height, width)."""
+        hidden = self.conv1(F.silu(self.norm1(x)))
+        hidden = self.conv2(F.silu(self.norm2(hidden)))
+        result: Tensor = self.nin_shortcut(x) + hidden
+        return result
+
+
+class AttentionBlock(nn.Module):
+    """Single-head self-attention over all cells, beside a skip connection."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = _norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, height, width), unchanged in shape."""
+        query, key, value = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=-1)
+        attended = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+        result: Tensor = x + self.proj_out(attended.transpose(1, 2).unflatten(2, x.shape[2:]))
+        return result
+
+
+class Downsample(nn.Module):
+    """Stride-2 convolution over an input padded by one zero at the right and the bottom."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Halves height and width."""
+        result: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
+        return result
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling and a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Doubles height and width."""
+        result: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return result
+
+
+class _Level(nn.Module):
+    """Residual blocks of one resolution, each followed by attention where there is any, then a change of resolution."""
+
+    def __init__(self, widths: Sequence[int], *, attention: bool) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(ResidualBlock(before, after) for before, after in zip(widths[:-1], widths[1:], strict=True))
+        self.attn = nn.ModuleList(AttentionBlock(width) for width in widths[1:] if attention)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for index, block in enumerate(self.block):
+            x = block(x)
+            if len(self.attn):
+                x = self.attn[index](x)
+        return x
+
+
+class _Middle(nn.Module):
+    def __init__(self, channels: int, *, attention: bool) -> None:
+        super().__init__()
+        self.block_1 = ResidualBlock(channels, channels)
+        self.attn_1 = AttentionBlock(channels) if attention else nn.Identity()
+        self.block_2 = ResidualBlock(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.block_2(self.attn_1(self.block_1(x)))
+        return result
+
+
+class Encoder(nn.Module):
+    """From pictures (batch, 3, height, width) in [-1, 1] to features (batch, latent_channels, height/stride, width/stride)."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        widths = config.widths
+        self.conv_in = nn.Conv2d(3, config.base_channels, 3, padding=1)
+        self.down = nn.ModuleList()
+        before = config.base_channels
+        for level, width in enumerate(widths):
+            last = level == len(widths) - 1
+            stage = _Level([before] + [width] * config.blocks_per_level, attention=config.attention and last)
+            if not last:
+                stage.downsample = Downsample(width)
+            self.down.append(stage)
+            before = width
+        self.mid = _Middle(before, attention=config.attention)
+        self.norm_out = _norm(before)
+        self.conv_out = nn.Conv2d(before, config.latent_channels, 3, padding=1)
+
+    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels rows columns"]:
+        """Features, unbounded."""
+        x = self.conv_in(image)
+        for level, stage in enumerate(self.down):
+            x = stage(x)
+            if level < len(self.down) - 1:
+                x = stage.downsample(x)
+        result: Tensor = self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        return result
+
+
+class Decoder(nn.Module):
+    """From latents (batch, latent_channels, rows, columns) to pictures (batch, 3, rows * stride, columns * stride)."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        widths = config.widths
+        before = widths[-1]
+        self.conv_in = nn.Conv2d(config.latent_channels, before, 3, padding=1)
+        self.mid = _Middle(before, attention=config.attention)
+        stages = []
+        for level in reversed(range(len(widths))):
+            stage = _Level(
+                [before] + [widths[level]] * (config.blocks_per_level + 1), attention=config.attention and level == len(widths) - 1
+            )
+            if level > 0:
+                stage.upsample = Upsample(widths[level])
+            stages.append(stage)
+            before = widths[level]
+        self.up = nn.ModuleList(reversed(stages))
+        self.norm_out = _norm(before)
+        self.conv_out = nn.Conv2d(before, 3, 3, padding=1)
+
+    def forward(self, latent: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch 3 height width"]:
+        """Pictures, not clamped."""
+        x = self.mid(self.conv_in(latent))
+        for level in reversed(range(len(self.up))):
+            x = self.up[level](x)
+            if level > 0:
+                x = self.up[level].upsample(x)
+        result: Tensor = self.conv_out(F.silu(self.norm_out(x)))
+        return result
+
+
+class BinaryTokenizer(nn.Module):
+    """Infinity's tokenizer: the auto-encoder alone, since binary spherical quantization has no parameters."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+
+    def encode(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels rows columns"]:
+        """Features before quantization."""
+        result: Tensor = self.encoder(image)
+        return result
+
+    def decode(self, latent: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch 3 height width"]:
+        """Pictures in [-1, 1]."""
+        result: Tensor = self.decoder(latent).clamp(-1, 1)
+        return result
+
+
+class VectorTokenizer(nn.Module):
+    """VAR's tokenizer: auto-encoder, 3 x 3 convolutions around the quantizer, and the quantizer."""
+
+    def __init__(self, config: AutoencoderConfig, quantizer: VectorQuantizer) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quantize = quantizer
+        self.quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 3, padding=1)
+        self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 3, padding=1)
+
+    def encode(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels rows columns"]:
+        """Features before quantization."""
+        result: Tensor = self.quant_conv(self.encoder(image))
+        return result
+
+    def decode(self, latent: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch 3 height width"]:
+        """Pictures in [-1, 1]."""
+        result: Tensor = self.decoder(self.post_quant_conv(latent)).clamp(-1, 1)
+        return result

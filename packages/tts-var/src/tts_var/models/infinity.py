@@ -1,0 +1,528 @@
+"""Infinity: a text-conditioned transformer that predicts the bits of the next scale, and its sampling.
+
+The classes are those of the 2B and 8B models; the small world's model has other sizes. Shape suffixes as in
+`models/layers.py`.
+
+Source: Infinity (arXiv 2412.04431) and its released code.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor, nn
+
+from triptych.errors import UserError
+
+from tts_var.models.autoencoder import BinaryTokenizer
+from tts_var.models.flops import decoder_flops
+from tts_var.models.layers import (
+    AdaptiveNormBeforeHead,
+    CrossAttention,
+    DropPath,
+    FeedForward,
+    KeyValues,
+    SelfAttention,
+    block_causal_mask,
+    layer_norm,
+    mlp_width,
+    rotary_angles,
+)
+from tts_var.models.quantizers import add_scale, resize
+from tts_var.models.text import TextEncoder, TextFeatures
+from tts_var.particles import Particles
+from tts_var.sampling import Draws, filter_logits, guided_logits
+from tts_var.scales import ScaleTable
+
+MAX_SCALES = 15
+
+
+@dataclass(frozen=True)
+class InfinityConfig:
+    """Sizes of an Infinity transformer.
+
+    Attributes:
+        depth: transformer blocks.
+        width: channels.
+        num_heads: attention heads.
+        token_bits: bits per token (latent channels, times 4 where a token covers 2 x 2 cells).
+        text_width: width of the text features.
+        unconditional_tokens: learned text rows of the unconditional branch, at least the longest prompt.
+        drop_path: stochastic depth of the last block while training; it grows linearly from 0.
+
+    Raises:
+        UserError: if the heads do not divide the width into multiples of 4, or the text is narrower than 128.
+    """
+
+    depth: int
+    width: int
+    num_heads: int
+    token_bits: int
+    text_width: int = 2048
+    unconditional_tokens: int = 512
+    drop_path: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads or self.width // self.num_heads % 4:
+            raise UserError(f"width {self.width} in {self.num_heads} heads: a head's width must be a whole multiple of 4")
+        if self.pooling_heads < 1 or self.width % self.pooling_heads:
+            raise UserError(f"text_width is {self.text_width}: it must be a multiple of 128 that divides the width into equal heads")
+
+    @property
+    def pooling_heads(self) -> int:
+        """Heads of the query that pools the text."""
+        return self.text_width // (128 if self.width <= 4096 else 64)
+
+
+INFINITY_SIZES = {
+    "layer12": InfinityConfig(12, 768, 8, 32),
+    "layer16": InfinityConfig(16, 1152, 12, 32),
+    "layer24": InfinityConfig(24, 1536, 16, 32),
+    "layer32": InfinityConfig(32, 2080, 20, 32),
+    "layer40": InfinityConfig(40, 2688, 24, 32),
+    "layer48": InfinityConfig(48, 3360, 28, 32),
+    "2B": InfinityConfig(32, 2048, 16, 32),
+    "8B": InfinityConfig(40, 3584, 28, 56),
+}
+
+
+class TextCondition(NamedTuple):
+    """What the transformer makes of a batch of texts, once per picture.
+
+    Attributes:
+        pooled: (groups, width); it is the start token and drives every adaptive norm.
+        modulation: shared adaptive norm, (groups, 1, 6, width).
+        key_values: per block the keys and values of the text, (groups, heads, tokens, head width).
+        mask: true on valid text tokens, (groups, tokens).
+    """
+
+    pooled: Tensor
+    modulation: Tensor
+    key_values: list[KeyValues]
+    mask: Tensor
+
+
+class TextPooling(nn.Module):
+    """One learned query per head that attends over the text."""
+
+    zero_k_bias: Tensor
+
+    def __init__(self, width: int, text_width: int, num_heads: int) -> None:
+        super().__init__()
+        self.mat_q = nn.Parameter(torch.empty(1, num_heads, width // num_heads))
+        self.mat_kv = nn.Linear(text_width, 2 * width, bias=False)
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.register_buffer("zero_k_bias", torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, text_GTE: Tensor, mask_GT: Tensor) -> Tensor:
+        """(groups, tokens, text width) to (groups, width)."""
+        joined = F.linear(text_GTE, self.mat_kv.weight, torch.cat((self.zero_k_bias, self.v_bias)))
+        key, value = joined.unflatten(-1, (2, self.mat_q.shape[1], -1)).permute(2, 0, 3, 1, 4)
+        query = self.mat_q[:, :, None].expand(len(text_GTE), -1, -1, -1)
+        pooled = F.scaled_dot_product_attention(query, key, value, attn_mask=mask_GT[:, None, None, :])
+        result: Tensor = self.proj(pooled.flatten(1))
+        return result
+
+
+class InfinityBlock(nn.Module):
+    """Modulated self-attention, cross-attention to the text, modulated feed-forward."""
+
+    def __init__(self, config: InfinityConfig, drop_path: float) -> None:
+        super().__init__()
+        self.ada_gss = nn.Parameter(torch.zeros(1, 1, 6, config.width))
+        self.sa = SelfAttention(config.width, config.num_heads)
+        self.ca_norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.ca = CrossAttention(config.width, config.num_heads)
+        self.ffn = FeedForward(config.width, mlp_width(config.width))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(
+        self,
+        x_GNC: Tensor,
+        modulation: Tensor,
+        text: KeyValues,
+        text_mask: Tensor,
+        rotary: KeyValues,
+        *,
+        members: int = 1,
+        mask: Tensor | None = None,
+        past: KeyValues | None = None,
+    ) -> tuple[Tensor, KeyValues]:
+        """One block; the tokens of a group's `members` stand one after another and see only their own picture."""
+        gamma1, gamma2, scale1, scale2, shift1, shift2 = (modulation + self.ada_gss).unbind(2)
+        attended, present = self.sa(
+            (layer_norm(x_GNC) * (1 + scale1) + shift1).unflatten(1, (members, -1)).flatten(0, 1), rotary, mask, past
+        )
+        x_GNC = x_GNC + self.drop_path(attended.unflatten(0, (-1, members)).flatten(1, 2) * gamma1)
+        x_GNC = x_GNC + self.ca(self.ca_norm(x_GNC), text, text_mask)
+        x_GNC = x_GNC + self.drop_path(self.ffn(layer_norm(x_GNC) * (1 + scale2) + shift2) * gamma2)
+        return x_GNC, present
+
+
+class InfinityTransformer(nn.Module):
+    """The transformer of Infinity.
+
+    Parameter names are the released ones without block chunks.
+    """
+
+    def __init__(self, config: InfinityConfig, scales: ScaleTable) -> None:
+        super().__init__()
+        if len(scales) > MAX_SCALES:
+            raise UserError(f"there are {len(scales)} scales: Infinity has embeddings for {MAX_SCALES}")
+        self.config = config
+        self.scales = scales
+        width = config.width
+        self.cfg_uncond = nn.Parameter(torch.empty(config.unconditional_tokens, config.text_width))
+        self.pos_start = nn.Parameter(torch.empty(1, 1, width))
+        self.text_norm = nn.RMSNorm(config.text_width, eps=1e-6)
+        self.text_proj_for_sos = nn.ModuleDict({"ca": TextPooling(width, config.text_width, config.pooling_heads)})
+        self.text_proj_for_ca = nn.Sequential(
+            nn.Linear(config.text_width, width), nn.GELU(approximate="tanh"), nn.Linear(width, width)
+        )
+        self.lvl_embed = nn.Embedding(MAX_SCALES, width)
+        self.word_embed = nn.Linear(config.token_bits, width)
+        self.shared_ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        rates = [config.drop_path * index / max(1, config.depth - 1) for index in range(config.depth)]
+        self.blocks = nn.ModuleList(InfinityBlock(config, rate) for rate in rates)
+        self.head_nm = AdaptiveNormBeforeHead(width)
+        self.head = nn.Linear(width, 2 * config.token_bits)
+        self._angles = rotary_angles(scales, width // config.num_heads)
+
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Infinity's initialisation: truncated normals of std sqrt(1 / (3 width)), small gates, scaled-down outputs."""
+        width, depth = self.config.width, self.config.depth
+        std = (1 / (3 * width)) ** 0.5
+
+        def truncated(tensor: Tensor, deviation: float) -> None:
+            nn.init.trunc_normal_(tensor, std=deviation, a=-2 * deviation, b=2 * deviation, generator=generator)
+
+        with torch.no_grad():
+            for module in self.modules():
+                if isinstance(module, nn.Linear | nn.Embedding):
+                    truncated(module.weight, std)
+                    if isinstance(module, nn.Linear) and module.bias is not None:
+                        module.bias.zero_()
+            truncated(self.pos_start, std)
+            truncated(self.cfg_uncond, 1.2 / self.config.text_width**0.5)
+            pooling = self.text_proj_for_sos["ca"]
+            assert isinstance(pooling, TextPooling)
+            truncated(pooling.mat_q, std)
+            self.head.weight.mul_(0.02)
+            head_linear = self.head_nm.ada_lin[1]
+            assert isinstance(head_linear, nn.Linear)
+            head_linear.weight.mul_(1e-3)
+            for block in self.blocks:
+                assert isinstance(block, InfinityBlock)
+                block.ada_gss.normal_(std=width**-0.5, generator=generator)
+                block.ada_gss[:, :, :2].mul_(5e-6)
+                block.ada_gss[:, :, 2:].mul_(1e-3)
+                for module in (block.sa.proj, block.ca.proj, block.ffn.fc2):
+                    module.weight.div_((2 * depth) ** 0.5)
+
+    def unconditional(self, mask: Bool[Tensor, "batch tokens"]) -> TextFeatures:
+        """Text features of the unconditional branch: as many learned rows as each prompt has tokens.
+
+        Raises:
+            UserError: if a prompt has more tokens than there are learned rows.
+        """
+        tokens = mask.shape[1]
+        if tokens > len(self.cfg_uncond):
+            raise UserError(f"a prompt has {tokens} tokens but the model holds {len(self.cfg_uncond)} unconditional rows: shorten it")
+        return TextFeatures(self.cfg_uncond[:tokens].expand(len(mask), -1, -1), mask)
+
+    def condition(self, text: TextFeatures) -> TextCondition:
+        """What the blocks need of the texts."""
+        normed = self.text_norm(text.values.float())
+        pooled = self.text_proj_for_sos["ca"](normed, text.mask)
+        memory = self.text_proj_for_ca(normed)
+        return TextCondition(
+            pooled=pooled,
+            modulation=self.shared_ada_lin(pooled).unflatten(-1, (1, 6, -1)),
+            key_values=[block.ca.key_values(memory) for block in self.blocks],
+            mask=text.mask,
+        )
+
+    def forward(
+        self, inputs: Float[Tensor, "batch tokens bits"], text: TextFeatures
+    ) -> Float[Tensor, "batch all_tokens bits 2"]:
+        """Teacher-forced logits of all scales.
+
+        Args:
+            inputs: token inputs of scales 1 and up, one after another.
+            text: features of the prompts.
+        """
+        condition = self.condition(text)
+        start = condition.pooled[:, None] + self.pos_start
+        x_GNC = torch.cat((start, self.word_embed(inputs)), dim=1) + self._level_rows().to(start.device)
+        mask = block_causal_mask(self.scales.lengths).to(start.device)
+        rotary = self._rotary(0, self.scales.num_tokens, start.device)
+        for block, key_values in zip(self.blocks, condition.key_values, strict=True):
+            x_GNC, _ = block(x_GNC, condition.modulation, key_values, condition.mask, rotary, mask=mask)
+        return self.logits(x_GNC, condition.pooled)
+
+    def step(
+        self,
+        x_GNC: Tensor,
+        scale: int,
+        condition: TextCondition,
+        cache: Sequence[KeyValues],
+        *,
+        members: int = 1,
+        mix_after: Sequence[int] = (),
+        guidance: float = 1.0,
+    ) -> tuple[Tensor, list[KeyValues]]:
+        """Hidden states of one scale, and the cache with its tokens.
+
+        Args:
+            x_GNC: embedded tokens without level embedding, (groups, members * tokens, width).
+            scale: which scale.
+            condition: of the groups.
+            cache: per block keys and values of coarser scales, (groups * members, heads, tokens, head width).
+            members: pictures per group.
+            mix_after: blocks after which the two halves of the groups (conditional, unconditional) are mixed by
+                `guidance` and both go on from the mixture.
+            guidance: its strength.
+        """
+        begin, length = self.scales.offsets[scale], self.scales.lengths[scale]
+        rotary = self._rotary(begin, begin + length, x_GNC.device)
+        x_GNC = x_GNC + self.lvl_embed.weight[scale]
+        present = []
+        for index, block in enumerate(self.blocks):
+            past = cache[index] if cache else None
+            x_GNC, key_values = block(
+                x_GNC, condition.modulation, condition.key_values[index], condition.mask, rotary, members=members, past=past
+            )
+            present.append(key_values)
+            if index in mix_after:
+                mixed = guided_logits(*x_GNC.chunk(2), guidance)
+                x_GNC = torch.cat((mixed, mixed))
+        return x_GNC, present
+
+    def logits(self, x_GNC: Tensor, pooled: Tensor) -> Float[Tensor, "groups tokens bits 2"]:
+        """Two logits per bit: column 0 for bit 0, column 1 for bit 1."""
+        return self.head(self.head_nm(x_GNC, pooled)).float().unflatten(-1, (-1, 2))
+
+    def _level_rows(self) -> Tensor:
+        return self.lvl_embed.weight[: len(self.scales)].repeat_interleave(torch.tensor(self.scales.lengths, device=self.lvl_embed.weight.device), 0)
+
+    def _rotary(self, begin: int, end: int, device: torch.device) -> KeyValues:
+        angles = self._angles[begin:end].to(device)
+        return angles.cos(), angles.sin()
+
+
+@dataclass(frozen=True)
+class InfinitySampling:
+    """How bits are drawn.
+
+    Attributes:
+        guidance: classifier-free guidance, one value or one per scale; 1 is none.
+        temperature: logits are divided by it, one value or one per scale.
+        top_k: classes that stay; with two classes per bit, 2 or more changes nothing.
+        top_p: probability mass that stays, 0 for all: with .97 a bit whose minority holds at most .03 is fixed.
+        guidance_layers: where guidance is applied: 0 is on the logits, -k after block depth - k.
+
+    Raises:
+        UserError: if a temperature is not positive or top_p lies outside [0, 1].
+    """
+
+    guidance: float | tuple[float, ...] = 3.0
+    temperature: float | tuple[float, ...] = 1.0
+    top_k: int = 0
+    top_p: float = 0.0
+    guidance_layers: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        temperatures = self.temperature if isinstance(self.temperature, Sequence) else (self.temperature,)
+        if any(value <= 0 for value in temperatures):
+            raise UserError(f"temperature is {self.temperature}: it must be above 0")
+        if not 0 <= self.top_p <= 1:
+            raise UserError(f"top_p is {self.top_p}: it must lie between 0 (off) and 1")
+
+    def at(self, scale: int, num_scales: int) -> tuple[float, float]:
+        """Guidance and temperature of one scale.
+
+        Raises:
+            UserError: if a list has not one value per scale.
+        """
+        values = []
+        for name, value in (("guidance", self.guidance), ("temperature", self.temperature)):
+            if isinstance(value, Sequence):
+                if len(value) != num_scales:
+                    raise UserError(f"{name} lists {len(value)} values for {num_scales} scales: give one value, or one per scale")
+                values.append(float(value[scale]))
+            else:
+                values.append(float(value))
+        return values[0], values[1]
+
+
+class InfinityCondition(NamedTuple):
+    """A batch of prompts, encoded for all guidance branches.
+
+    Attributes:
+        text: condition of the branches times prompts.
+        num_prompts: prompts in the batch.
+        num_branches: 2 with guidance, else 1.
+    """
+
+    text: TextCondition
+    num_prompts: int
+    num_branches: int
+
+
+class InfinityGenerator:
+    """Text to picture: text encoder, transformer and tokenizer behind the `NextScaleModel` contract.
+
+    Args:
+        transformer: the transformer.
+        tokenizer: its tokenizer.
+        text_encoder: from prompts to features.
+        sampling: how bits are drawn.
+
+    Raises:
+        UserError: if the tokenizer's channels do not make the transformer's tokens.
+    """
+
+    def __init__(
+        self, transformer: InfinityTransformer, tokenizer: BinaryTokenizer, text_encoder: TextEncoder, sampling: InfinitySampling
+    ) -> None:
+        self.transformer = transformer
+        self.tokenizer = tokenizer
+        self.text_encoder = text_encoder
+        self.sampling = sampling
+        self.scales = transformer.scales
+        bits = tokenizer.config.latent_channels * self.scales.patch**2
+        if bits != transformer.config.token_bits:
+            raise UserError(
+                f"the tokenizer makes tokens of {bits} bits but the transformer reads {transformer.config.token_bits}: they do not belong together"
+            )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.transformer.pos_start.device
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of a finished picture in pixels."""
+        rows, columns = self.scales.latent_grids[-1]
+        return rows * self.tokenizer.config.stride, columns * self.tokenizer.config.stride
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> InfinityCondition:
+        """Conditions of all guidance branches; the unconditional one is left out where no scale is guided."""
+        return self.condition(self.text_encoder.encode(prompts))
+
+    @torch.no_grad()
+    def condition(self, text: TextFeatures) -> InfinityCondition:
+        """The same from text features."""
+        guided = any(self.sampling.at(scale, len(self.scales))[0] != 1 for scale in range(len(self.scales)))
+        both = text
+        if guided:
+            empty = self.transformer.unconditional(text.mask)
+            both = TextFeatures(torch.cat((text.values, empty.values)), torch.cat((text.mask, empty.mask)))
+        return InfinityCondition(self.transformer.condition(both), len(text.mask), 2 if guided else 1)
+
+    def start(self, condition: InfinityCondition, num_particles: int) -> Particles:
+        """Particles before the first scale."""
+        rows = condition.num_prompts * num_particles
+        latent = torch.zeros(rows, self.tokenizer.config.latent_channels, *self.scales.latent_grids[-1], device=self.device)
+        return Particles(condition.num_prompts, 0, latent, [], torch.zeros(rows, 0, dtype=torch.long))
+
+    @torch.no_grad()
+    def advance(self, particles: Particles, condition: InfinityCondition, draws: Draws) -> Particles:
+        """One more scale of every particle."""
+        logits, cache = self.next_logits(particles, condition)
+        return self.extend(particles, self.draw(logits, particles.scale, draws), cache)
+
+    @torch.no_grad()
+    def next_logits(
+        self, particles: Particles, condition: InfinityCondition
+    ) -> tuple[Float[Tensor, "rows tokens bits 2"], list[KeyValues]]:
+        """Logits of the next scale after temperature and guidance, and the cache with its tokens."""
+        scale, members, branches = particles.scale, particles.per_prompt, condition.num_branches
+        guidance, temperature = self.sampling.at(scale, len(self.scales))
+        x_GNC = self._inputs(particles, condition)
+        flat = [(key.flatten(0, 1), value.flatten(0, 1)) for key, value in particles.cache]
+        depth = self.transformer.config.depth
+        inside = [depth + layer for layer in self.sampling.guidance_layers if layer < 0] if branches == 2 and guidance != 1 else []
+        x_GNC, present = self.transformer.step(
+            x_GNC, scale, condition.text, flat, members=members, mix_after=inside, guidance=guidance
+        )
+        cache = [(key.unflatten(0, (branches, -1)), value.unflatten(0, (branches, -1))) for key, value in present]
+        on_logits = branches == 2 and guidance != 1 and 0 in self.sampling.guidance_layers
+        groups = len(x_GNC) if on_logits else condition.num_prompts
+        logits = self.transformer.logits(x_GNC[:groups], condition.text.pooled[:groups]) * (1 / temperature)
+        if on_logits:
+            logits = guided_logits(*logits.chunk(2), guidance)
+        return logits.unflatten(1, (members, -1)).flatten(0, 1), cache
+
+    def draw(self, logits: Float[Tensor, "rows tokens bits 2"], scale: int, draws: Draws) -> UInt8[Tensor, "rows height width channels"]:
+        """Bits of one scale on the latent grid."""
+        probabilities = filter_logits(logits, top_k=self.sampling.top_k, top_p=self.sampling.top_p).softmax(-1)
+        bits = draws.classes(probabilities.flatten(1, 2), scale=scale).to(torch.uint8)
+        return self.to_latent_grid(bits.view(logits.shape[:3]), scale)
+
+    def to_latent_grid(self, bits: UInt8[Tensor, "rows tokens bits"], scale: int) -> UInt8[Tensor, "rows height width channels"]:
+        """Token bits laid out on the latent grid of `scale`."""
+        on_grid = bits.unflatten(1, self.scales.grids[scale])
+        if self.scales.patch == 1:
+            return on_grid
+        return F.pixel_shuffle(on_grid.permute(0, 3, 1, 2), self.scales.patch).permute(0, 2, 3, 1)
+
+    def extend(self, particles: Particles, bits: UInt8[Tensor, "rows height width channels"], cache: list[KeyValues]) -> Particles:
+        """The particles with the given bits as their next scale."""
+        return particles.advanced(add_scale(particles.latent, bits), cache)
+
+    @torch.no_grad()
+    def decode(self, latent: Float[Tensor, "rows channels height width"], *, max_size: int | None = None) -> Float[Tensor, "rows 3 h w"]:
+        """Pictures in [0, 1]."""
+        return (self.tokenizer.decode(resize(latent, self._decode_grid(max_size))) + 1) / 2
+
+    def advance_flops(self, scale: int, *, text_tokens: int) -> float:
+        """Operations of one particle at one scale; see `NextScaleModel.advance_flops`."""
+        config = self.transformer.config
+        tokens = self.scales.lengths[scale]
+        seen = self.scales.offsets[scale] + tokens
+        width, hidden = config.width, mlp_width(config.width)
+        linear = 4 * width * width + 2 * width * width + 2 * width * hidden
+        attention = 2 * width * seen + 2 * width * text_tokens
+        branches = 2 if any(self.sampling.at(i, len(self.scales))[0] != 1 for i in range(len(self.scales))) else 1
+        outside = tokens * (width * 2 * config.token_bits + width * config.token_bits)
+        return 2.0 * branches * (config.depth * tokens * (linear + attention) + outside)
+
+    def decode_flops(self, *, max_size: int | None = None) -> float:
+        """Operations of decoding one picture."""
+        return decoder_flops(self.tokenizer.config, self._decode_grid(max_size))
+
+    def cache_bytes(self, scale: int) -> int:
+        """Bytes of one particle's cache after `scale`, both branches."""
+        tokens = self.scales.offsets[scale] + self.scales.lengths[scale]
+        return 2 * 2 * self.transformer.config.depth * tokens * self.transformer.config.width * self.transformer.pos_start.element_size()
+
+    def _inputs(self, particles: Particles, condition: InfinityCondition) -> Tensor:
+        """Embedded tokens of the next scale, (branches * prompts, particles * tokens, width)."""
+        scale = particles.scale
+        if scale == 0:
+            start = condition.text.pooled[:, None] + self.transformer.pos_start
+            return start.expand(-1, particles.per_prompt, -1)
+        tokens = tokens_of(resize(particles.latent, self.scales.latent_grids[scale]), self.scales.patch)
+        embedded = self.transformer.word_embed(tokens).unflatten(0, (condition.num_prompts, -1)).flatten(1, 2)
+        return embedded.repeat(condition.num_branches, 1, 1)
+
+    def _decode_grid(self, max_size: int | None) -> tuple[int, int]:
+        rows, columns = self.scales.latent_grids[-1]
+        stride = self.tokenizer.config.stride
+        longest = max(rows, columns) * stride
+        if max_size is None or longest <= max_size:
+            return rows, columns
+        shrink = max_size / longest
+        return max(1, round(rows * shrink)), max(1, round(columns * shrink))
+
+
+def tokens_of(latent: Float[Tensor, "rows channels height width"], patch: int) -> Float[Tensor, "rows tokens bits"]:
+    """Latent cells as tokens; with `patch` 2 a token holds 2 x 2 cells."""
+    return F.pixel_unshuffle(latent, patch).flatten(2).transpose(1, 2)

@@ -1,0 +1,229 @@
+"""Multi-scale quantizers: binary spherical (Infinity) and vector (VAR), as functions of features and grids."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from triptych.errors import UserError
+
+from tts_var.scales import Grid
+
+
+class MultiScaleBits(NamedTuple):
+    """What a multi-scale binary quantizer makes of features.
+
+    Attributes:
+        bits: uint8 of shape (batch, height_i, width_i, channels), one per scale.
+        latent: the sum of all upsampled codes, float of shape (batch, channels, height, width).
+        prefixes: the running sum after each scale but the last, same shape as `latent`.
+    """
+
+    bits: list[Tensor]
+    latent: Tensor
+    prefixes: list[Tensor]
+
+
+def codes_from_bits(bits: UInt8[Tensor, "*rest channels"]) -> Float[Tensor, "*rest channels"]:
+    """Binary spherical codes on the unit sphere: `(2 b - 1) / sqrt(channels)`, float32.
+
+    Source: Infinity (arXiv 2412.04431), section 3.2, after BSQ (arXiv 2406.07548).
+    """
+    return (2.0 * bits.float() - 1.0) / bits.shape[-1] ** 0.5
+
+
+def bits_to_integers(bits: UInt8[Tensor, "*rest channels"]) -> Int[Tensor, "*rest"]:
+    """Integer labels, most significant bit first, int64.
+
+    Raises:
+        UserError: if there are more than 62 channels: the label would overflow, so keep the bits.
+    """
+    channels = bits.shape[-1]
+    if channels > 62:
+        raise UserError(f"labels of {channels} bits overflow an integer: keep the bits")
+    place = 2 ** torch.arange(channels - 1, -1, -1, device=bits.device)
+    return (bits.long() * place).sum(-1)
+
+
+def integers_to_bits(labels: Int[Tensor, "*rest"], channels: int) -> UInt8[Tensor, "*rest channels"]:
+    """The inverse of `bits_to_integers`."""
+    shifts = torch.arange(channels - 1, -1, -1, device=labels.device)
+    return ((labels[..., None] >> shifts) & 1).to(torch.uint8)
+
+
+def resize(latent: Float[Tensor, "batch channels rows columns"], grid: Grid) -> Float[Tensor, "batch channels height width"]:
+    """Bilinear resize without antialiasing, up and down: how Infinity moves between scales."""
+    if tuple(latent.shape[-2:]) == tuple(grid):
+        return latent
+    return F.interpolate(latent, size=grid, mode="bilinear", align_corners=False)
+
+
+def pool(latent: Float[Tensor, "batch channels rows columns"], grid: Grid) -> Float[Tensor, "batch channels height width"]:
+    """Area resize: how residuals are brought to a scale before they are quantized."""
+    if tuple(latent.shape[-2:]) == tuple(grid):
+        return latent
+    return F.adaptive_avg_pool2d(latent, grid)
+
+
+def add_scale(latent: Float[Tensor, "batch channels height width"], bits: UInt8[Tensor, "batch rows columns channels"]) -> Tensor:
+    """The running sum after the codes of one more scale, upsampled to the full grid."""
+    return latent + resize(codes_from_bits(bits).permute(0, 3, 1, 2), latent.shape[-2:])
+
+
+def quantize_bits(
+    features: Float[Tensor, "batch channels height width"],
+    grids: Sequence[Grid],
+    flip: Callable[[int, Tensor], Tensor] | None = None,
+) -> MultiScaleBits:
+    """Residual binary quantization over all scales.
+
+    Walks the scales with the running sum `acc`: the residual `features - acc` is area-resized to the scale (not at the
+    last), its signs are the bits (0 gives bit 0), and the upsampled codes join `acc`. With `flip` this is Infinity's
+    bitwise self-correction: the flipped bits join `acc`, the bits returned are the unflipped ones, so that every
+    later scale is a target that mends the error.
+
+    Source: Infinity (arXiv 2412.04431), section 3.2 and algorithms 1 and 2.
+
+    Args:
+        features: encoder output.
+        grids: latent (height, width) of each scale.
+        flip: from the scale and its bits to the bits that are added; None for no perturbation.
+    """
+    latent = torch.zeros_like(features)
+    bits, prefixes = [], []
+    for scale, grid in enumerate(grids):
+        target = (pool(features - latent, grid) > 0).permute(0, 2, 3, 1).to(torch.uint8)
+        bits.append(target)
+        latent = add_scale(latent, target if flip is None else flip(scale, target))
+        if scale < len(grids) - 1:
+            prefixes.append(latent)
+    return MultiScaleBits(bits=bits, latent=latent, prefixes=prefixes)
+
+
+class RandomFlips:
+    """Bitwise self-correction's noise: per scale one flip probability for the whole batch, then independent flips.
+
+    The probability is drawn from {0, .01, .., strength}; the first `num_scales` scales are perturbed.
+
+    Source: Infinity (arXiv 2412.04431), algorithm 2; strength 0.3 over 13 scales in the 2B recipe.
+    """
+
+    def __init__(self, *, strength: float, num_scales: int, generator: torch.Generator) -> None:
+        if not 0 <= strength <= 0.5:
+            raise UserError(f"flip strength is {strength}: it must lie between 0 and 0.5")
+        self._levels = round(100 * strength) + 1
+        self._num_scales = num_scales
+        self._generator = generator
+
+    def __call__(self, scale: int, bits: Tensor) -> Tensor:
+        """The bits of `scale` with some of them flipped."""
+        if scale >= self._num_scales:
+            return bits
+        probability = int(torch.randint(self._levels, (), generator=self._generator)) / 100
+        flips = torch.rand(bits.shape, generator=self._generator) < probability
+        return bits ^ flips.to(bits)
+
+
+def bit_entropy_loss(features: Float[Tensor, "batch channels height width"], *, temperature: float) -> Float[Tensor, ""]:
+    """BSQ's entropy regulariser: entropy per cell (to be small) minus entropy of the mean (to be large), in nats per bit.
+
+    `p = sigmoid(4 u temperature / sqrt(channels))` for each channel of the unit vector u.
+
+    Source: BSQ (arXiv 2406.07548), equations 7 to 9.
+    """
+    unit = F.normalize(features, dim=1)
+    logits = 4.0 * temperature / features.shape[1] ** 0.5 * unit
+    per_cell = _binary_entropy(torch.sigmoid(logits)).mean()
+    of_mean = _binary_entropy(torch.sigmoid(logits).mean(dim=(0, 2, 3))).mean()
+    return per_cell - of_mean
+
+
+def _binary_entropy(probability: Tensor) -> Tensor:
+    safe = probability.clamp(1e-6, 1 - 1e-6)
+    return -(safe * safe.log() + (1 - safe) * (1 - safe).log())
+
+
+class MultiScaleIndices(NamedTuple):
+    """What the multi-scale vector quantizer makes of features.
+
+    Attributes:
+        indices: int64 of shape (batch, height_i * width_i), one per scale.
+        prefixes: the running sum after each scale (the last is the quantized latent), (batch, channels, height, width).
+    """
+
+    indices: list[Tensor]
+    prefixes: list[Tensor]
+
+
+class ResidualConvolution(nn.Conv2d):
+    """`phi(h) = (1 - ratio) h + ratio conv(h)`, which repairs what bicubic upsampling blurs.
+
+    Source: VAR (arXiv 2404.02905), algorithm 1.
+    """
+
+    def __init__(self, channels: int, ratio: float) -> None:
+        super().__init__(channels, channels, kernel_size=3, padding=1)
+        self.ratio = ratio
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Applies phi to (batch, channels, height, width)."""
+        return (1.0 - self.ratio) * input + self.ratio * super().forward(input)
+
+
+class VectorQuantizer(nn.Module):
+    """VAR's multi-scale residual quantizer: one codebook for all scales, K partially shared convolutions.
+
+    Scale i of S uses the convolution whose tick is nearest to i / (S - 1).
+
+    Source: VAR (arXiv 2404.02905), section 3.2 and algorithms 1 and 2.
+
+    Args:
+        num_codes: rows of the codebook.
+        channels: width of a code.
+        num_convolutions: K; 1 shares one convolution, 0 gives every scale its own.
+        ratio: the share of the convolution in phi.
+        num_scales: needed where `num_convolutions` is 0.
+    """
+
+    def __init__(self, num_codes: int, channels: int, *, num_convolutions: int = 4, ratio: float = 0.5, num_scales: int = 10) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(num_codes, channels)
+        self._one_each = num_convolutions == 0
+        self.convolutions = nn.ModuleList(ResidualConvolution(channels, ratio) for _ in range(num_convolutions or num_scales))
+
+    def convolution(self, scale: int, num_scales: int) -> nn.Module:
+        """The convolution of a scale."""
+        count = len(self.convolutions)
+        if self._one_each:
+            return self.convolutions[scale]
+        # Four ticks are spread as in the released code, other numbers at the centres of equal parts.
+        ticks = torch.linspace(1 / 12, 11 / 12, 4).tolist() if count == 4 else [(2 * j + 1) / (2 * count) for j in range(count)]
+        place = scale / max(1, num_scales - 1)
+        return self.convolutions[min(range(count), key=lambda j: abs(ticks[j] - place))]
+
+    def contribution(self, indices: Int[Tensor, "batch tokens"], scale: int, grids: Sequence[Grid]) -> Tensor:
+        """What the codes of one scale add to the running sum, (batch, channels, height, width) of the last grid."""
+        return self.contribution_of_codes(self.embedding(indices), scale, grids)
+
+    def contribution_of_codes(self, codes: Float[Tensor, "batch tokens channels"], scale: int, grids: Sequence[Grid]) -> Tensor:
+        """The same from the code vectors themselves, or mixtures of them."""
+        codes_2d = codes.transpose(1, 2).unflatten(2, grids[scale])
+        if scale < len(grids) - 1:
+            codes_2d = F.interpolate(codes_2d, size=grids[-1], mode="bicubic")
+        result: Tensor = self.convolution(scale, len(grids))(codes_2d)
+        return result
+
+    def quantize(self, features: Float[Tensor, "batch channels height width"], grids: Sequence[Grid]) -> MultiScaleIndices:
+        """Indices of all scales and the running sums."""
+        latent = torch.zeros_like(features)
+        indices, prefixes = [], []
+        for scale, grid in enumerate(grids):
+            cells = pool(features - latent, grid).flatten(2).transpose(1, 2)
+            squared = cells.square().sum(-1, keepdim=True) - 2 * cells @ self.embedding.weight.T + self.embedding.weight.square().sum(-1)
+            indices.append(squared.argmin(-1))
+            latent = latent + self.contribution(indices[-1], scale, grids)
+            prefixes.append(latent)
+        return MultiScaleIndices(indices=indices, prefixes=prefixes)

@@ -1,0 +1,110 @@
+"""One loop for the three models of the panel: tokenizer, transformer and reward.
+
+A stage says what one batch of examples costs; the loop shares the examples over ranks, steps, logs and saves.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from triptych.data import ShuffledOrder
+from triptych.errors import UserError
+from triptych.optim import OptimizerConfig, build_adamw, learning_rate_at
+from triptych.run import Run
+from triptych.strategy import Strategy
+
+
+class Stage(Protocol):
+    """What is trained, and what a batch of examples costs.
+
+    Attributes:
+        model: the module to train.
+        num_examples: size of the training set.
+    """
+
+    model: nn.Module
+    num_examples: int
+
+    def losses(self, model: nn.Module, indices: Sequence[int], *, step: int) -> Mapping[str, Tensor]:
+        """Metrics of one batch as means over it; `loss` carries the gradient.
+
+        Args:
+            model: the module whose forward must be called (`self.model`, possibly wrapped by a strategy).
+            indices: which examples.
+            step: the optimizer step, for random streams.
+        """
+        ...
+
+
+@dataclass
+class TrainerConfig:
+    """The loop of one stage.
+
+    Attributes:
+        max_steps: optimizer steps.
+        batch_size: examples per optimizer step, over all ranks.
+        log_every: steps between two rows of metrics.jsonl.
+    """
+
+    max_steps: int = 1000
+    batch_size: int = 32
+    log_every: int = 20
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "log_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"trainer.{name} is {getattr(self, name)}: it must be 1 or more")
+
+
+def fit(run: Run, stage: Stage, strategy: Strategy, trainer: TrainerConfig, optimizer: OptimizerConfig, *, columns: tuple[str, ...]) -> float:
+    """Trains a stage to `trainer.max_steps`, from the newest checkpoint of `run` where there is one.
+
+    Returns:
+        Seconds that this invocation spent in the loop.
+
+    Raises:
+        UserError: if the batch cannot be shared evenly by the ranks, or the loss stops being finite.
+    """
+    world = run.world
+    if trainer.batch_size % world.size:
+        raise UserError(f"trainer.batch_size is {trainer.batch_size}, which {world.size} processes cannot share evenly: choose a multiple")
+    model = strategy.prepare(stage.model, lambda module: build_adamw(module, optimizer))
+    order = ShuffledOrder(stage.num_examples, seed=run.seed)
+    first = run.begin({"strategy": strategy}, columns=columns) or 0
+    started = time.monotonic()
+    model.train()
+    sums: dict[str, Tensor] = {}
+    skipped = 0
+    for step in range(first, trainer.max_steps):
+        indices = order.take(step * trainer.batch_size, trainer.batch_size)
+        share = trainer.batch_size // world.size
+        mine = indices[world.rank * share : (world.rank + 1) * share]
+        with strategy.microbatch(last=True):
+            metrics = stage.losses(model, mine, step=step)
+            strategy.backward(metrics["loss"] / world.size)
+        report = strategy.step(learning_rate_at(step, trainer.max_steps, optimizer))
+        skipped = skipped + 1 if report.skipped else 0
+        if skipped >= 3:
+            raise UserError(
+                f"the loss is not finite for 3 steps in a row (step {step + 1}): lower optimizer.learning_rate; checkpoints are intact"
+            )
+        for key, value in metrics.items():
+            sums[key] = sums.get(key, torch.zeros((), device=world.device)) + value.detach() / world.size
+        done = step + 1
+        if done % trainer.log_every == 0 or done == trainer.max_steps:
+            count = (done - 1) % trainer.log_every + 1
+            names = sorted(sums)
+            totals = world.all_reduce_sum(torch.stack([sums[name] for name in names])) / count
+            row = dict(zip(names, totals.tolist(), strict=True))
+            elapsed = time.monotonic() - started
+            row |= {"grad_norm": report.grad_norm, "timing/examples_per_second": (done - first) * trainer.batch_size / elapsed}
+            run.log(row, step=done)
+            sums = {}
+        if run.is_due(done) or done == trainer.max_steps:
+            run.checkpoint(done, {"strategy": strategy})
+    model.eval()
+    return time.monotonic() - started
