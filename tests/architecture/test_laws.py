@@ -23,7 +23,7 @@ NUMERICS = {
     *(f"captain_cinema.{name}" for name in ("flow", "masks", "memory", "retrieval", "curriculum")),
     *(f"tts_var.{name}" for name in ("scales", "sampling", "batch_schedule", "potentials", "resampling", "clustering")),
 }
-ALLOWED_IN_NUMERICS = {"torch", "sklearn", "jaxtyping", "triptych.errors"}
+ALLOWED_IN_NUMERICS = {"torch", "numpy", "sklearn", "jaxtyping", "triptych.errors"}
 
 # Law 4: what only one module may import, at its top.
 OPTIONAL = {

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from triptych.seeding import generator
-
 from tts_var.data.small_world import Examples
 from tts_var.models.autoencoder import BinaryTokenizer
 from tts_var.models.quantizers import bit_entropy_loss, quantize_bits
@@ -36,12 +35,17 @@ class TokenizerLossConfig:
         entropy_temperature: its temperature.
         prefix_share: share of a batch that is decoded from the first scales only, so that the decoder knows
             unfinished pictures, which a search looks at.
+        plain_share: share of a batch that is decoded without quantization at the first step; it falls linearly to
+            0 over `plain_steps`. Without it the decoder first learns to ignore codes that are still noise.
+        plain_steps: optimizer steps until every picture is quantized.
     """
 
     commitment: float = 0.25
     entropy: float = 0.0
     entropy_temperature: float = 1.0
     prefix_share: float = 0.25
+    plain_share: float = 0.5
+    plain_steps: int = 1500
 
 
 class _Reconstruct(nn.Module):
@@ -52,12 +56,13 @@ class _Reconstruct(nn.Module):
         self.tokenizer = tokenizer
         self._grids = scales.latent_grids
 
-    def forward(self, images: Tensor, prefix_rows: int, prefix_scale: int) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, plain_rows: int, prefix_rows: int, prefix_scale: int) -> tuple[Tensor, Tensor, Tensor]:
         features = self.tokenizer.encode(images)
         quantized = quantize_bits(features.detach(), self._grids)
         latent = quantized.latent
         if prefix_rows:
             latent = torch.cat((latent[:-prefix_rows], quantized.prefixes[prefix_scale][-prefix_rows:]))
+        latent = torch.cat((features[:plain_rows].detach(), latent[plain_rows:]))
         # Straight through: the decoder sees codes, the encoder receives the decoder's gradient.
         straight = features + (latent - features).detach()
         return self.tokenizer.decoder(straight), features, quantized.latent
@@ -83,18 +88,20 @@ class TokenizerStage:
         self._num_scales = len(scales)
 
     def losses(self, model: nn.Module, indices: Sequence[int], *, step: int) -> Mapping[str, Tensor]:
-        """L1 + squared error of the picture, commitment and entropy; `psnr` in dB counts full reconstructions."""
+        """Squared error of the picture, commitment and entropy; `psnr` in dB counts pictures from all scales."""
         images = self._data.examples(indices).images
         prefix_rows = int(self._loss.prefix_share * len(indices))
+        remaining = max(0.0, 1 - step / max(1, self._loss.plain_steps))
+        plain_rows = int(self._loss.plain_share * remaining * len(indices))
         stream = generator(self._seed, "prefix", step)
         prefix_scale = int(torch.randint(self._num_scales - 1, (), generator=stream))
         device = next(model.parameters()).device
         images = images.to(device)
-        decoded, features, latent = model(images, prefix_rows, prefix_scale)
-        commitment = F.mse_loss(features, latent.detach())
-        loss = F.l1_loss(decoded, images) + F.mse_loss(decoded, images) + self._loss.commitment * commitment
+        decoded, features, latent = model(images, plain_rows, prefix_rows, prefix_scale)
+        commitment = functional.mse_loss(features, latent.detach())
+        loss = functional.mse_loss(decoded, images) + self._loss.commitment * commitment
         if self._loss.entropy:
             loss = loss + self._loss.entropy * bit_entropy_loss(features, temperature=self._loss.entropy_temperature)
         whole = len(indices) - prefix_rows
-        error = F.mse_loss(decoded[:whole].detach().clamp(-1, 1), images[:whole])
+        error = functional.mse_loss(decoded[plain_rows:whole].detach().clamp(-1, 1), images[plain_rows:whole])
         return {"loss": loss, "commitment": commitment, "psnr": 10 * torch.log10(4 / error)}

@@ -60,7 +60,9 @@ class TrainerConfig:
                 raise UserError(f"trainer.{name} is {getattr(self, name)}: it must be 1 or more")
 
 
-def fit(run: Run, stage: Stage, strategy: Strategy, trainer: TrainerConfig, optimizer: OptimizerConfig, *, columns: tuple[str, ...]) -> float:
+def fit(
+    run: Run, stage: Stage, strategy: Strategy, trainer: TrainerConfig, optimizer: OptimizerConfig, *, columns: tuple[str, ...]
+) -> float:
     """Trains a stage to `trainer.max_steps`, from the newest checkpoint of `run` where there is one.
 
     Returns:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from scipy import ndimage
 from torch import Tensor
@@ -70,14 +69,12 @@ def detect_objects(image: Float[Tensor, "3 height width"]) -> list[DetectedObjec
     highest, lowest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
     chroma = highest - lowest
     safe = np.where(chroma > 0, chroma, 1.0)
-    hue = np.where(
-        highest == red, (green - blue) / safe % 6, np.where(highest == green, (blue - red) / safe + 2, (red - green) / safe + 4)
-    )
+    hue = np.where(highest == red, (green - blue) / safe % 6, np.where(highest == green, (blue - red) / safe + 2, (red - green) / safe + 4))
     distance = np.abs(hue[None] / 6 - _HUES[:, None, None])
     nearest = np.minimum(distance, 1 - distance).argmin(0)
     found = []
     for index, colour in enumerate(COLOURS):
-        regions, count = ndimage.label((chroma > _CHROMA) & (nearest == index))
+        regions, _ = ndimage.label((chroma > _CHROMA) & (nearest == index))
         for number, box in enumerate(ndimage.find_objects(regions), start=1):
             region = regions == number
             if region.sum() >= _SMALLEST_AREA:

@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from triptych.seeding import generator as seeded
-
 from tts_var.data.prompts import CATEGORIES, COLOURS, COMPOSITION, SHAPES, ScenePrompt, sample_prompt
 
 IMAGE_SIZE = 64

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from triptych.errors import UserError
 from triptych.seeding import generator
-
-from tts_var.data.drawing import draw_scenes, training_pair
+from tts_var.data.drawing import SceneObject, draw_scenes, training_pair
 
 
 class Examples(NamedTuple):
@@ -45,7 +44,8 @@ class SmallWorld:
     def examples(self, indices: Sequence[int]) -> Examples:
         """The examples of the given indices; each depends on its own index alone."""
         pairs = [training_pair(index, seed=self._seed) for index in indices]
-        images = [
-            draw_scenes([scene], generator=generator(self._seed, "picture", index)) for index, (_, scene) in zip(indices, pairs, strict=True)
-        ]
+        images = [self._picture(index, scene) for index, (_, scene) in zip(indices, pairs, strict=True)]
         return Examples(prompts=[prompt.text for prompt, _ in pairs], images=torch.cat(images) * 2 - 1)
+
+    def _picture(self, index: int, scene: Sequence[SceneObject]) -> Tensor:
+        return draw_scenes([scene], generator=generator(self._seed, "picture", index))

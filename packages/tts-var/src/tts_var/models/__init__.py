@@ -6,8 +6,8 @@ from typing import Any, Protocol
 from jaxtyping import Float
 from torch import Tensor
 
+from tts_var.draws import Draws
 from tts_var.particles import Particles
-from tts_var.sampling import Draws
 from tts_var.scales import ScaleTable
 
 

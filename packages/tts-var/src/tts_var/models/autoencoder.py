@@ -6,13 +6,13 @@ parameter names are VAR's, and `models/loading.py` maps the others.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from triptych.errors import UserError
-
 from tts_var.models.quantizers import VectorQuantizer
 
 
@@ -27,6 +27,9 @@ class AutoencoderConfig:
             resolution, so the stride is `2 ** (levels - 1)`.
         blocks_per_level: residual blocks of an encoder level; a decoder level has one more.
         attention: single-head attention at the deepest level (VAR); Infinity has none.
+        norm_groups: groups of every group norm; None for the released rule, which is 32, or 24 where 32 does not
+            divide the channels. Narrow models need fewer: with one channel per group the norm removes every
+            constant, brightness and colour among them.
     """
 
     latent_channels: int
@@ -34,6 +37,7 @@ class AutoencoderConfig:
     multipliers: tuple[int, ...] = (1, 2, 4, 4, 4)
     blocks_per_level: int = 2
     attention: bool = False
+    norm_groups: int | None = None
 
     @property
     def stride(self) -> int:
@@ -53,28 +57,28 @@ INFINITY_TOKENIZERS = {
 VAR_TOKENIZER = AutoencoderConfig(latent_channels=32, base_channels=160, multipliers=(1, 1, 2, 2, 4), attention=True)
 
 
-def _norm(channels: int) -> nn.GroupNorm:
-    groups = 32 if channels % 32 == 0 else 24
+def _norm(channels: int, norm_groups: int | None) -> nn.GroupNorm:
+    groups = norm_groups or (32 if channels % 32 == 0 else 24)
     if channels % groups:
-        raise UserError(f"a level has {channels} channels: group normalisation needs a multiple of 32 or 24")
+        raise UserError(f"a level has {channels} channels, which {groups} groups of a group norm do not divide: change base_channels")
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):
     """Norm, SiLU, convolution, twice, beside a skip connection."""
 
-    def __init__(self, channels_in: int, channels_out: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, norm_groups: int | None) -> None:
         super().__init__()
-        self.norm1 = _norm(channels_in)
+        self.norm1 = _norm(channels_in, norm_groups)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
-        self.norm2 = _norm(channels_out)
+        self.norm2 = _norm(channels_out, norm_groups)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
         self.nin_shortcut = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels_in, height, width) to (batch, channels_out, height, width)."""
-        hidden = self.conv1(F.silu(self.norm1(x)))
-        hidden = self.conv2(F.silu(self.norm2(hidden)))
+        hidden = self.conv1(functional.silu(self.norm1(x)))
+        hidden = self.conv2(functional.silu(self.norm2(hidden)))
         result: Tensor = self.nin_shortcut(x) + hidden
         return result
 
@@ -82,16 +86,16 @@ class ResidualBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Single-head self-attention over all cells, beside a skip connection."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, norm_groups: int | None) -> None:
         super().__init__()
-        self.norm = _norm(channels)
+        self.norm = _norm(channels, norm_groups)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, height, width), unchanged in shape."""
         query, key, value = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=-1)
-        attended = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+        attended = functional.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
         result: Tensor = x + self.proj_out(attended.transpose(1, 2).unflatten(2, x.shape[2:]))
         return result
 
@@ -105,7 +109,7 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Halves height and width."""
-        result: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
+        result: Tensor = self.conv(functional.pad(x, (0, 1, 0, 1)))
         return result
 
 
@@ -118,32 +122,35 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Doubles height and width."""
-        result: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        result: Tensor = self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
         return result
 
 
 class _Level(nn.Module):
     """Residual blocks of one resolution, each followed by attention where there is any, then a change of resolution."""
 
-    def __init__(self, widths: Sequence[int], *, attention: bool) -> None:
+    def __init__(self, widths: Sequence[int], *, attention: bool, norm_groups: int | None) -> None:
         super().__init__()
-        self.block = nn.ModuleList(ResidualBlock(before, after) for before, after in zip(widths[:-1], widths[1:], strict=True))
-        self.attn = nn.ModuleList(AttentionBlock(width) for width in widths[1:] if attention)
+        self.block = nn.ModuleList(ResidualBlock(before, after, norm_groups) for before, after in pairwise(widths))
+        self.attn = nn.ModuleList(AttentionBlock(width, norm_groups) for width in widths[1:] if attention)
+        self.downsample: nn.Module = nn.Identity()
+        self.upsample: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         for index, block in enumerate(self.block):
             x = block(x)
             if len(self.attn):
                 x = self.attn[index](x)
-        return x
+        result: Tensor = self.upsample(self.downsample(x))
+        return result
 
 
 class _Middle(nn.Module):
-    def __init__(self, channels: int, *, attention: bool) -> None:
+    def __init__(self, channels: int, config: AutoencoderConfig) -> None:
         super().__init__()
-        self.block_1 = ResidualBlock(channels, channels)
-        self.attn_1 = AttentionBlock(channels) if attention else nn.Identity()
-        self.block_2 = ResidualBlock(channels, channels)
+        self.block_1 = ResidualBlock(channels, channels, config.norm_groups)
+        self.attn_1 = AttentionBlock(channels, config.norm_groups) if config.attention else nn.Identity()
+        self.block_2 = ResidualBlock(channels, channels, config.norm_groups)
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.block_2(self.attn_1(self.block_1(x)))
@@ -161,23 +168,23 @@ class Encoder(nn.Module):
         before = config.base_channels
         for level, width in enumerate(widths):
             last = level == len(widths) - 1
-            stage = _Level([before] + [width] * config.blocks_per_level, attention=config.attention and last)
+            stage = _Level(
+                [before] + [width] * config.blocks_per_level, attention=config.attention and last, norm_groups=config.norm_groups
+            )
             if not last:
                 stage.downsample = Downsample(width)
             self.down.append(stage)
             before = width
-        self.mid = _Middle(before, attention=config.attention)
-        self.norm_out = _norm(before)
+        self.mid = _Middle(before, config)
+        self.norm_out = _norm(before, config.norm_groups)
         self.conv_out = nn.Conv2d(before, config.latent_channels, 3, padding=1)
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels rows columns"]:
         """Features, unbounded."""
         x = self.conv_in(image)
-        for level, stage in enumerate(self.down):
+        for stage in self.down:
             x = stage(x)
-            if level < len(self.down) - 1:
-                x = stage.downsample(x)
-        result: Tensor = self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        result: Tensor = self.conv_out(functional.silu(self.norm_out(self.mid(x))))
         return result
 
 
@@ -189,28 +196,28 @@ class Decoder(nn.Module):
         widths = config.widths
         before = widths[-1]
         self.conv_in = nn.Conv2d(config.latent_channels, before, 3, padding=1)
-        self.mid = _Middle(before, attention=config.attention)
+        self.mid = _Middle(before, config)
         stages = []
         for level in reversed(range(len(widths))):
             stage = _Level(
-                [before] + [widths[level]] * (config.blocks_per_level + 1), attention=config.attention and level == len(widths) - 1
+                [before] + [widths[level]] * (config.blocks_per_level + 1),
+                attention=config.attention and level == len(widths) - 1,
+                norm_groups=config.norm_groups,
             )
             if level > 0:
                 stage.upsample = Upsample(widths[level])
             stages.append(stage)
             before = widths[level]
         self.up = nn.ModuleList(reversed(stages))
-        self.norm_out = _norm(before)
+        self.norm_out = _norm(before, config.norm_groups)
         self.conv_out = nn.Conv2d(before, 3, 3, padding=1)
 
     def forward(self, latent: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch 3 height width"]:
         """Pictures, not clamped."""
         x = self.mid(self.conv_in(latent))
-        for level in reversed(range(len(self.up))):
-            x = self.up[level](x)
-            if level > 0:
-                x = self.up[level].upsample(x)
-        result: Tensor = self.conv_out(F.silu(self.norm_out(x)))
+        for stage in reversed(self.up):
+            x = stage(x)
+        result: Tensor = self.conv_out(functional.silu(self.norm_out(x)))
         return result
 
 

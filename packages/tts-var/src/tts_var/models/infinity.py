@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
+from torch.nn import functional
 
 from triptych.errors import UserError
-
+from tts_var.draws import Draws
 from tts_var.models.autoencoder import BinaryTokenizer
 from tts_var.models.flops import decoder_flops
 from tts_var.models.layers import (
@@ -34,7 +34,7 @@ from tts_var.models.layers import (
 from tts_var.models.quantizers import add_scale, resize
 from tts_var.models.text import TextEncoder, TextFeatures
 from tts_var.particles import Particles
-from tts_var.sampling import Draws, filter_logits, guided_logits
+from tts_var.sampling import filter_logits, guided_logits
 from tts_var.scales import ScaleTable
 
 MAX_SCALES = 15
@@ -120,10 +120,10 @@ class TextPooling(nn.Module):
 
     def forward(self, text_GTE: Tensor, mask_GT: Tensor) -> Tensor:
         """(groups, tokens, text width) to (groups, width)."""
-        joined = F.linear(text_GTE, self.mat_kv.weight, torch.cat((self.zero_k_bias, self.v_bias)))
+        joined = functional.linear(text_GTE, self.mat_kv.weight, torch.cat((self.zero_k_bias, self.v_bias)))
         key, value = joined.unflatten(-1, (2, self.mat_q.shape[1], -1)).permute(2, 0, 3, 1, 4)
         query = self.mat_q[:, :, None].expand(len(text_GTE), -1, -1, -1)
-        pooled = F.scaled_dot_product_attention(query, key, value, attn_mask=mask_GT[:, None, None, :])
+        pooled = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask_GT[:, None, None, :])
         result: Tensor = self.proj(pooled.flatten(1))
         return result
 
@@ -139,6 +139,10 @@ class InfinityBlock(nn.Module):
         self.ca = CrossAttention(config.width, config.num_heads)
         self.ffn = FeedForward(config.width, mlp_width(config.width))
         self.drop_path = DropPath(drop_path)
+
+    def key_values(self, memory_GTC: Tensor) -> KeyValues:
+        """Keys and values of the text for this block's cross-attention."""
+        return self.ca.key_values(memory_GTC)
 
     def forward(
         self,
@@ -180,9 +184,7 @@ class InfinityTransformer(nn.Module):
         self.pos_start = nn.Parameter(torch.empty(1, 1, width))
         self.text_norm = nn.RMSNorm(config.text_width, eps=1e-6)
         self.text_proj_for_sos = nn.ModuleDict({"ca": TextPooling(width, config.text_width, config.pooling_heads)})
-        self.text_proj_for_ca = nn.Sequential(
-            nn.Linear(config.text_width, width), nn.GELU(approximate="tanh"), nn.Linear(width, width)
-        )
+        self.text_proj_for_ca = nn.Sequential(nn.Linear(config.text_width, width), nn.GELU(approximate="tanh"), nn.Linear(width, width))
         self.lvl_embed = nn.Embedding(MAX_SCALES, width)
         self.word_embed = nn.Linear(config.token_bits, width)
         self.shared_ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
@@ -242,13 +244,11 @@ class InfinityTransformer(nn.Module):
         return TextCondition(
             pooled=pooled,
             modulation=self.shared_ada_lin(pooled).unflatten(-1, (1, 6, -1)),
-            key_values=[block.ca.key_values(memory) for block in self.blocks],
+            key_values=[block.key_values(memory) for block in self.blocks if isinstance(block, InfinityBlock)],
             mask=text.mask,
         )
 
-    def forward(
-        self, inputs: Float[Tensor, "batch tokens bits"], text: TextFeatures
-    ) -> Float[Tensor, "batch all_tokens bits 2"]:
+    def forward(self, inputs: Float[Tensor, "batch tokens bits"], text: TextFeatures) -> Float[Tensor, "batch all_tokens bits 2"]:
         """Teacher-forced logits of all scales.
 
         Args:
@@ -298,7 +298,7 @@ class InfinityTransformer(nn.Module):
             )
             present.append(key_values)
             if index in mix_after:
-                mixed = guided_logits(*x_GNC.chunk(2), guidance)
+                mixed = _guided_halves(x_GNC, guidance)
                 x_GNC = torch.cat((mixed, mixed))
         return x_GNC, present
 
@@ -307,7 +307,9 @@ class InfinityTransformer(nn.Module):
         return self.head(self.head_nm(x_GNC, pooled)).float().unflatten(-1, (-1, 2))
 
     def _level_rows(self) -> Tensor:
-        return self.lvl_embed.weight[: len(self.scales)].repeat_interleave(torch.tensor(self.scales.lengths, device=self.lvl_embed.weight.device), 0)
+        return self.lvl_embed.weight[: len(self.scales)].repeat_interleave(
+            torch.tensor(self.scales.lengths, device=self.lvl_embed.weight.device), 0
+        )
 
     def _rotary(self, begin: int, end: int, device: torch.device) -> KeyValues:
         angles = self._angles[begin:end].to(device)
@@ -396,9 +398,7 @@ class InfinityGenerator:
         self.scales = transformer.scales
         bits = tokenizer.config.latent_channels * self.scales.patch**2
         if bits != transformer.config.token_bits:
-            raise UserError(
-                f"the tokenizer makes tokens of {bits} bits but the transformer reads {transformer.config.token_bits}: they do not belong together"
-            )
+            raise UserError(f"the tokenizer makes tokens of {bits} bits but the transformer reads {transformer.config.token_bits}: no pair")
 
     @property
     def device(self) -> torch.device:
@@ -449,15 +449,13 @@ class InfinityGenerator:
         flat = [(key.flatten(0, 1), value.flatten(0, 1)) for key, value in particles.cache]
         depth = self.transformer.config.depth
         inside = [depth + layer for layer in self.sampling.guidance_layers if layer < 0] if branches == 2 and guidance != 1 else []
-        x_GNC, present = self.transformer.step(
-            x_GNC, scale, condition.text, flat, members=members, mix_after=inside, guidance=guidance
-        )
+        x_GNC, present = self.transformer.step(x_GNC, scale, condition.text, flat, members=members, mix_after=inside, guidance=guidance)
         cache = [(key.unflatten(0, (branches, -1)), value.unflatten(0, (branches, -1))) for key, value in present]
         on_logits = branches == 2 and guidance != 1 and 0 in self.sampling.guidance_layers
         groups = len(x_GNC) if on_logits else condition.num_prompts
         logits = self.transformer.logits(x_GNC[:groups], condition.text.pooled[:groups]) * (1 / temperature)
         if on_logits:
-            logits = guided_logits(*logits.chunk(2), guidance)
+            logits = _guided_halves(logits, guidance)
         return logits.unflatten(1, (members, -1)).flatten(0, 1), cache
 
     def draw(self, logits: Float[Tensor, "rows tokens bits 2"], scale: int, draws: Draws) -> UInt8[Tensor, "rows height width channels"]:
@@ -471,7 +469,7 @@ class InfinityGenerator:
         on_grid = bits.unflatten(1, self.scales.grids[scale])
         if self.scales.patch == 1:
             return on_grid
-        return F.pixel_shuffle(on_grid.permute(0, 3, 1, 2), self.scales.patch).permute(0, 2, 3, 1)
+        return functional.pixel_shuffle(on_grid.permute(0, 3, 1, 2), self.scales.patch).permute(0, 2, 3, 1)
 
     def extend(self, particles: Particles, bits: UInt8[Tensor, "rows height width channels"], cache: list[KeyValues]) -> Particles:
         """The particles with the given bits as their next scale."""
@@ -523,6 +521,12 @@ class InfinityGenerator:
         return max(1, round(rows * shrink)), max(1, round(columns * shrink))
 
 
+def _guided_halves(both: Tensor, guidance: float) -> Tensor:
+    """Guidance between a first, conditional and a second, unconditional half."""
+    conditional, unconditional = both.chunk(2)
+    return guided_logits(conditional, unconditional, guidance)
+
+
 def tokens_of(latent: Float[Tensor, "rows channels height width"], patch: int) -> Float[Tensor, "rows tokens bits"]:
     """Latent cells as tokens; with `patch` 2 a token holds 2 x 2 cells."""
-    return F.pixel_unshuffle(latent, patch).flatten(2).transpose(1, 2)
+    return functional.pixel_unshuffle(latent, patch).flatten(2).transpose(1, 2)

@@ -7,9 +7,9 @@ T text tokens, C width, H heads, D head width.
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tts_var.scales import ScaleTable
 
@@ -36,7 +36,8 @@ def rotary_angles(scales: ScaleTable, head_dim: int) -> Float[Tensor, "tokens pa
 
     Source: Infinity (arXiv 2412.04431), section 3.3 and its released code.
     """
-    inverse = 10000.0 ** (-torch.arange(0, head_dim // 4).float() * 2 / (head_dim // 2))
+    half = head_dim // 2
+    inverse = 1.0 / 10000.0 ** (torch.arange(0, half, 2).float() / half)
     rows_total, columns_total = scales.rotary_reference
     angles = []
     for height, width in scales.grids:
@@ -93,18 +94,18 @@ class SelfAttention(nn.Module):
             past: keys and values of coarser scales, (batch, heads, tokens, head width) each.
         """
         bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
-        qkv = F.linear(x_BNC, self.mat_qkv.weight, bias).unflatten(-1, (3, self.num_heads, -1))
+        qkv = functional.linear(x_BNC, self.mat_qkv.weight, bias).unflatten(-1, (3, self.num_heads, -1))
         q_BHND, k_BHND, v_BHND = qkv.permute(2, 0, 3, 1, 4)
         scale: float | None = 0.25 / q_BHND.shape[-1] ** 0.5
         if self.normalise:
             scale = 1.0
-            q_BHND = F.normalize(q_BHND, dim=-1, eps=1e-12) * self.scale_mul_1H11.clamp(max=_MAX_LOG_SCALE).exp()
-            k_BHND = F.normalize(k_BHND, dim=-1, eps=1e-12)
+            q_BHND = functional.normalize(q_BHND, dim=-1, eps=1e-12) * self.scale_mul_1H11.clamp(max=_MAX_LOG_SCALE).exp()
+            k_BHND = functional.normalize(k_BHND, dim=-1, eps=1e-12)
         if rotary is not None:
             q_BHND, k_BHND = rotate(q_BHND, *rotary), rotate(k_BHND, *rotary)
         if past is not None:
             k_BHND, v_BHND = torch.cat((past[0], k_BHND), dim=2), torch.cat((past[1], v_BHND), dim=2)
-        attended = F.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND, attn_mask=mask, scale=scale)
+        attended = functional.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND, attn_mask=mask, scale=scale)
         return self.proj(attended.transpose(1, 2).flatten(2)), (k_BHND, v_BHND)
 
 
@@ -124,14 +125,14 @@ class CrossAttention(nn.Module):
 
     def key_values(self, memory_GTC: Tensor) -> KeyValues:
         """Keys and values of the text, (groups, heads, text tokens, head width) each."""
-        joined = F.linear(memory_GTC, self.mat_kv.weight, torch.cat((self.zero_k_bias, self.v_bias)))
+        joined = functional.linear(memory_GTC, self.mat_kv.weight, torch.cat((self.zero_k_bias, self.v_bias)))
         key, value = joined.unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         return key, value
 
     def forward(self, x_GNC: Tensor, text: KeyValues, mask_GT: Tensor) -> Tensor:
         """What the tokens read in the text; `mask_GT` is true on valid text tokens."""
         q_GHND = self.mat_q(x_GNC).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        attended = F.scaled_dot_product_attention(q_GHND, *text, attn_mask=mask_GT[:, None, None, :])
+        attended = functional.scaled_dot_product_attention(q_GHND, *text, attn_mask=mask_GT[:, None, None, :])
         result: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
         return result
 
@@ -146,7 +147,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(.., width) to (.., width)."""
-        result: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        result: Tensor = self.fc2(functional.gelu(self.fc1(x), approximate="tanh"))
         return result
 
 
@@ -165,7 +166,7 @@ class AdaptiveNormBeforeHead(nn.Module):
 
 def layer_norm(x: Tensor) -> Tensor:
     """Layer norm over the last dimension without affine parameters, eps 1e-6."""
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+    return functional.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
 class DropPath(nn.Module):

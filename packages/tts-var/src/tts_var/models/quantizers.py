@@ -4,12 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
+from torch.nn import functional
 
 from triptych.errors import UserError
-
 from tts_var.scales import Grid
 
 
@@ -58,19 +57,19 @@ def resize(latent: Float[Tensor, "batch channels rows columns"], grid: Grid) -> 
     """Bilinear resize without antialiasing, up and down: how Infinity moves between scales."""
     if tuple(latent.shape[-2:]) == tuple(grid):
         return latent
-    return F.interpolate(latent, size=grid, mode="bilinear", align_corners=False)
+    return functional.interpolate(latent, size=grid, mode="bilinear", align_corners=False)
 
 
 def pool(latent: Float[Tensor, "batch channels rows columns"], grid: Grid) -> Float[Tensor, "batch channels height width"]:
     """Area resize: how residuals are brought to a scale before they are quantized."""
     if tuple(latent.shape[-2:]) == tuple(grid):
         return latent
-    return F.adaptive_avg_pool2d(latent, grid)
+    return functional.adaptive_avg_pool2d(latent, grid)
 
 
 def add_scale(latent: Float[Tensor, "batch channels height width"], bits: UInt8[Tensor, "batch rows columns channels"]) -> Tensor:
     """The running sum after the codes of one more scale, upsampled to the full grid."""
-    return latent + resize(codes_from_bits(bits).permute(0, 3, 1, 2), latent.shape[-2:])
+    return latent + resize(codes_from_bits(bits).permute(0, 3, 1, 2), (latent.shape[-2], latent.shape[-1]))
 
 
 def quantize_bits(
@@ -134,7 +133,7 @@ def bit_entropy_loss(features: Float[Tensor, "batch channels height width"], *, 
 
     Source: BSQ (arXiv 2406.07548), equations 7 to 9.
     """
-    unit = F.normalize(features, dim=1)
+    unit = functional.normalize(features, dim=1)
     logits = 4.0 * temperature / features.shape[1] ** 0.5 * unit
     per_cell = _binary_entropy(torch.sigmoid(logits)).mean()
     of_mean = _binary_entropy(torch.sigmoid(logits).mean(dim=(0, 2, 3))).mean()
@@ -168,9 +167,9 @@ class ResidualConvolution(nn.Conv2d):
         super().__init__(channels, channels, kernel_size=3, padding=1)
         self.ratio = ratio
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, latent: Tensor) -> Tensor:
         """Applies phi to (batch, channels, height, width)."""
-        return (1.0 - self.ratio) * input + self.ratio * super().forward(input)
+        return (1.0 - self.ratio) * latent + self.ratio * super().forward(latent)
 
 
 class VectorQuantizer(nn.Module):
@@ -200,7 +199,11 @@ class VectorQuantizer(nn.Module):
         if self._one_each:
             return self.convolutions[scale]
         # Four ticks are spread as in the released code, other numbers at the centres of equal parts.
-        ticks = torch.linspace(1 / 12, 11 / 12, 4).tolist() if count == 4 else [(2 * j + 1) / (2 * count) for j in range(count)]
+        ticks = (
+            torch.linspace(1 / 12, 11 / 12, 4, dtype=torch.float64).tolist()
+            if count == 4
+            else [(2 * j + 1) / (2 * count) for j in range(count)]
+        )
         place = scale / max(1, num_scales - 1)
         return self.convolutions[min(range(count), key=lambda j: abs(ticks[j] - place))]
 
@@ -212,7 +215,7 @@ class VectorQuantizer(nn.Module):
         """The same from the code vectors themselves, or mixtures of them."""
         codes_2d = codes.transpose(1, 2).unflatten(2, grids[scale])
         if scale < len(grids) - 1:
-            codes_2d = F.interpolate(codes_2d, size=grids[-1], mode="bicubic")
+            codes_2d = functional.interpolate(codes_2d, size=grids[-1], mode="bicubic")
         result: Tensor = self.convolution(scale, len(grids))(codes_2d)
         return result
 

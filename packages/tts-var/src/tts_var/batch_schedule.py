@@ -1,0 +1,139 @@
+"""How many particles live after each scale, what happens where the number changes, and what that costs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from triptych.errors import UserError
+from tts_var.clustering import PROJECTIONS
+from tts_var.potentials import POTENTIALS
+from tts_var.resampling import SCHEMES
+
+EVENT_KINDS = ("cluster", "resample")
+
+
+@dataclass(frozen=True)
+class Event:
+    """A decision after one scale.
+
+    Attributes:
+        scale: after which scale, 0-based.
+        kind: `cluster` or `resample`.
+        keep: particles that live on, per final picture; None for the number of the batch schedule at this scale.
+    """
+
+    scale: int
+    kind: str
+    keep: int | None = None
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """The settings of a search.
+
+    The loop generates scale i with the particles alive after scale i - 1, then runs the events of scale i in their
+    order; `batch_schedule[i]` particles live on. Numbers are per final picture: with `num_images` N everything
+    is multiplied by N, and the best of the N final pictures by the last reward is the result.
+
+    Source: TTS-VAR (arXiv 2507.18537), sections 3.1 to 3.3; the paper's schedule for 13 scales is
+    8 8 6 6 6 4 2 2 2 1 1 1 1 with clustering at scales 2 and 5 and resampling at 6 and 9.
+
+    Attributes:
+        batch_schedule: particles alive after each scale; one number stands for all scales.
+        events: decisions, in order.
+        num_images: final pictures per prompt among which the best is chosen (N).
+        potential: one of `POTENTIALS`.
+        strength: lambda, the factor of the potential in the log-weights.
+        scheme: one of `SCHEMES`.
+        projection: one of `PROJECTIONS`.
+
+    Raises:
+        UserError: if a name is unknown or a number out of range.
+    """
+
+    batch_schedule: tuple[int, ...] = (1,)
+    events: tuple[Event, ...] = ()
+    num_images: int = 1
+    potential: str = "value"
+    strength: float = 10.0
+    scheme: str = "multinomial"
+    projection: str = "pca"
+
+    def __post_init__(self) -> None:
+        for name, value, options in (
+            ("potential", self.potential, POTENTIALS),
+            ("scheme", self.scheme, SCHEMES),
+            ("projection", self.projection, PROJECTIONS),
+        ):
+            if value not in options:
+                raise UserError(f"search.{name} is '{value}': choose one of {', '.join(options)}")
+        if self.num_images < 1:
+            raise UserError(f"search.num_images is {self.num_images}: it must be 1 or more")
+        if not self.batch_schedule or min(self.batch_schedule) < 1:
+            raise UserError(f"search.batch_schedule is {list(self.batch_schedule)}: every scale needs at least one particle")
+        if not self.strength >= 0:
+            raise UserError(f"search.strength is {self.strength}: it must be 0 (uniform weights) or more")
+        for event in self.events:
+            if event.kind not in EVENT_KINDS:
+                raise UserError(f"an event at scale {event.scale} is of kind '{event.kind}': choose one of {', '.join(EVENT_KINDS)}")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One scale of a plan.
+
+    Attributes:
+        particles: how many generate this scale, per prompt.
+        events: what happens after it: kind, and how many live on.
+    """
+
+    particles: int
+    events: tuple[tuple[str, int], ...]
+
+
+def plan(config: SearchConfig, num_scales: int) -> tuple[Step, ...]:
+    """What the search does at each scale, numbers per prompt.
+
+    Raises:
+        UserError: if the schedule cannot be honoured: not one number per scale, an event outside the scales, a
+            change of the number without an event, a clustering that grows it, or events that do not end at it.
+
+    Example:
+        >>> config = SearchConfig((2, 1), (Event(1, "resample"),))
+        >>> plan(config, 2)
+        (Step(particles=2, events=()), Step(particles=2, events=(('resample', 1),)))
+    """
+    schedule = config.batch_schedule * num_scales if len(config.batch_schedule) == 1 else config.batch_schedule
+    if len(schedule) != num_scales:
+        raise UserError(
+            f"search.batch_schedule has {len(schedule)} numbers but the model has {num_scales} scales: give one per scale, or one for all"
+        )
+    outside = [event.scale for event in config.events if not 0 <= event.scale < num_scales]
+    if outside:
+        raise UserError(f"search.events has an event at scale {outside[0]}: the model's scales are 0 to {num_scales - 1}")
+    alive, steps = schedule[0], []
+    for scale in range(num_scales):
+        began, target = alive, schedule[scale]
+        here = [event for event in config.events if event.scale == scale]
+        done: list[tuple[str, int]] = []
+        for position, event in enumerate(here):
+            keep = event.keep or (target if position == len(here) - 1 else alive)
+            if keep > alive and event.kind == "cluster":
+                raise UserError(f"clustering at scale {scale} would grow {alive} particles to {keep}: only resampling can")
+            if keep > alive and config.scheme in ("without_replacement", "top"):
+                raise UserError(f"resampling at scale {scale} would grow {alive} particles to {keep}: scheme {config.scheme} cannot")
+            done.append((event.kind, keep * config.num_images))
+            alive = keep
+        if alive != target:
+            change = f"changes the number of particles at scale {scale} from {alive} to {target}"
+            raise UserError(f"search.batch_schedule {change} without an event that does it: add a cluster or resample event there")
+        steps.append(Step(began * config.num_images, tuple(done)))
+    return tuple(steps)
+
+
+def estimate_memory(steps: Sequence[Step], cache_bytes: Sequence[int]) -> int:
+    """Largest total of cache bytes of one prompt over the scales; while a cache grows, old and new exist together."""
+    largest = 0
+    for scale, step in enumerate(steps):
+        before = cache_bytes[scale - 1] if scale else 0
+        largest = max(largest, step.particles * (cache_bytes[scale] + before))
+    return largest

@@ -1,0 +1,230 @@
+"""Released weights, strictly: every tensor is used or named in the error, and sizes are read off the shapes."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from triptych.errors import UserError
+from tts_var.models.autoencoder import AutoencoderConfig, BinaryTokenizer, VectorTokenizer
+from tts_var.models.infinity import InfinityConfig, InfinityTransformer
+from tts_var.models.quantizers import VectorQuantizer
+from tts_var.models.var import VARConfig, VARTransformer
+from tts_var.scales import ScaleTable
+
+State = dict[str, Tensor]
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+# Where training checkpoints keep the weights, from the outside in.
+_WRAPPERS = ("trainer", "gpt_fsdp", "gpt_wo_ddp", "vae_local", "vae", "state_dict", "model")
+_INFINITY_LEFTOVERS = ("lvl_1L", "attn_bias_for_masking", "Infinity_visible_kvlen", "Infinity_invisible_qlen")
+_VAR_LEFTOVERS = ("lvl_1L", "attn_bias_for_masking")
+
+
+def read_weights(path: str | Path) -> State:
+    """The tensors of a safetensors file, a torch file (read with `weights_only`), or a folder of shards with an index.
+
+    Training checkpoints are unwrapped (`trainer.gpt_fsdp`, `vae`).
+
+    Raises:
+        UserError: if there is nothing there, a shard is missing, or the file holds something else than tensors.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _read_shards(path)
+    if not path.is_file():
+        raise UserError(f"there are no weights at {path}: give a .safetensors or .pth file, or a folder of shards with its index")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise UserError(f"{path} is no whole safetensors file ({error}): fetch it again") from error
+    try:
+        tree = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch reports damage, foreign formats and refused pickles as errors of many kinds.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} cannot be read as tensors alone ({reason}): convert it to safetensors") from error
+    return _unwrap(tree, path)
+
+
+def load_infinity_transformer(state: Mapping[str, Tensor], scales: ScaleTable, *, source: str = "the weights") -> InfinityTransformer:
+    """An Infinity transformer in float32, its sizes read off the shapes.
+
+    Accepts chunked and plain block names, and `scale_mul_1H11` in either layout.
+
+    Raises:
+        UserError: if a tensor is missing, left over or of another shape.
+    """
+    state = _without_chunks({key: value for key, value in state.items() if key not in _INFINITY_LEFTOVERS})
+    _need(state, ("word_embed.weight", "cfg_uncond", "blocks.0.sa.scale_mul_1H11"), source, "an Infinity transformer")
+    width, bits = state["word_embed.weight"].shape
+    config = InfinityConfig(
+        depth=_count(state, r"blocks\.(\d+)\."),
+        width=width,
+        num_heads=state["blocks.0.sa.scale_mul_1H11"].numel(),
+        token_bits=bits,
+        text_width=state["cfg_uncond"].shape[1],
+        unconditional_tokens=state["cfg_uncond"].shape[0],
+    )
+    for key, value in state.items():
+        if key.endswith("scale_mul_1H11"):
+            state[key] = value.reshape(1, -1, 1, 1)
+    return _fill(InfinityTransformer(config, scales), state, source)
+
+
+def load_var_transformer(state: Mapping[str, Tensor], scales: ScaleTable, *, source: str = "the weights") -> VARTransformer:
+    """A VAR transformer in float32, its sizes read off the shapes.
+
+    Raises:
+        UserError: if a tensor is missing, left over or of another shape.
+    """
+    state = {key: value for key, value in state.items() if key not in _VAR_LEFTOVERS}
+    _need(state, ("word_embed.weight", "class_emb.weight", "head.weight", "blocks.0.ffn.fc1.weight"), source, "a VAR transformer")
+    width, code_width = state["word_embed.weight"].shape
+    normalise = "blocks.0.attn.scale_mul_1H11" in state
+    depth = _count(state, r"blocks\.(\d+)\.")
+    config = VARConfig(
+        depth=depth,
+        width=width,
+        num_heads=state["blocks.0.attn.scale_mul_1H11"].numel() if normalise else depth,
+        num_codes=state["head.weight"].shape[0],
+        code_width=code_width,
+        num_classes=state["class_emb.weight"].shape[0] - 1,
+        shared_modulation="shared_ada_lin.1.weight" in state,
+        normalise=normalise,
+    )
+    return _fill(VARTransformer(config, scales), state, source)
+
+
+def load_binary_tokenizer(state: Mapping[str, Tensor], *, source: str = "the weights") -> BinaryTokenizer:
+    """Infinity's tokenizer in float32, its sizes read off the shapes.
+
+    Accepts names with and without the released wrappers (`conv_in.conv.weight`, `norm1.norm.weight`).
+
+    Raises:
+        UserError: if a tensor is missing, left over or of another shape.
+    """
+    state = {key: value for key, value in state.items() if not key.endswith("lfq.mask")}
+    if "encoder.conv_in.conv.weight" in state:
+        state = {re.sub(r"\.(?:conv|norm)\.(weight|bias)$", r".\1", key): value for key, value in state.items()}
+    return _fill(BinaryTokenizer(_autoencoder_config(state, source)), state, source)
+
+
+def load_vector_tokenizer(state: Mapping[str, Tensor], *, num_scales: int, source: str = "the weights") -> VectorTokenizer:
+    """VAR's tokenizer in float32, its sizes read off the shapes.
+
+    Raises:
+        UserError: if a tensor is missing, left over or of another shape.
+    """
+    renamed = {}
+    one_each = False
+    for key, value in state.items():
+        if key.endswith("ema_vocab_hit_SV"):
+            continue
+        one_each |= re.match(r"quantize\.quant_resi\.\d+\.", key) is not None
+        key = re.sub(r"^quantize\.quant_resi\.(?:qresi_ls\.)?(\d+)\.", r"quantize.convolutions.\1.", key)
+        renamed[key.replace("quantize.quant_resi.qresi.", "quantize.convolutions.0.")] = value
+    _need(renamed, ("quantize.embedding.weight",), source, "a VAR tokenizer")
+    codes, channels = renamed["quantize.embedding.weight"].shape
+    convolutions = 0 if one_each else _count(renamed, r"quantize\.convolutions\.(\d+)\.")
+    quantizer = VectorQuantizer(codes, channels, num_convolutions=convolutions, num_scales=num_scales)
+    return _fill(VectorTokenizer(_autoencoder_config(renamed, source), quantizer), renamed, source)
+
+
+def fill_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Copies `state` into `model` in place.
+
+    Raises:
+        UserError: if a tensor is missing, left over or of another shape; the first of each kind is named.
+    """
+    own = model.state_dict()
+    missing = [key for key in own if key not in state]
+    extra = [key for key in state if key not in own]
+    misfit = [key for key in own if key in state and own[key].shape != state[key].shape]
+    if misfit:
+        key = misfit[0]
+        raise UserError(
+            f"{source} does not fit: {key} has shape {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+            f"{_and_others(misfit)}: choose the weights that belong to this model"
+        )
+    if missing or extra:
+        what = f"{missing[0]} is missing{_and_others(missing)}" if missing else f"{extra[0]} is left over{_and_others(extra)}"
+        raise UserError(f"{source} does not fit: {what}: choose the weights that belong to this model")
+    model.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()})
+
+
+def _fill(model: ModelT, state: State, source: str) -> ModelT:
+    fill_strictly(model, state, source)
+    return model.eval()
+
+
+def _and_others(keys: list[str]) -> str:
+    return f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
+
+
+def _need(state: Mapping[str, Tensor], keys: tuple[str, ...], source: str, kind: str) -> None:
+    absent = [key for key in keys if key not in state]
+    if absent:
+        raise UserError(f"{source} is not {kind}: there is no {absent[0]}")
+
+
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+    numbers = [int(match.group(1)) for key in state if (match := re.match(pattern, key))]
+    return max(numbers) + 1
+
+
+def _without_chunks(state: State) -> State:
+    chunked = [re.match(r"block_chunks\.(\d+)\.module\.(\d+)\.", key) for key in state]
+    per_chunk = 1 + max((int(match.group(2)) for match in chunked if match), default=0)
+
+    def rename(match: re.Match[str]) -> str:
+        return f"blocks.{int(match.group(1)) * per_chunk + int(match.group(2))}."
+
+    return {re.sub(r"^block_chunks\.(\d+)\.module\.(\d+)\.", rename, key): value for key, value in state.items()}
+
+
+def _autoencoder_config(state: Mapping[str, Tensor], source: str) -> AutoencoderConfig:
+    _need(state, ("encoder.conv_in.weight", "encoder.conv_out.weight", "encoder.down.0.block.0.conv1.weight"), source, "a tokenizer")
+    base = state["encoder.conv_in.weight"].shape[0]
+    levels = _count(state, r"encoder\.down\.(\d+)\.")
+    return AutoencoderConfig(
+        latent_channels=state["encoder.conv_out.weight"].shape[0],
+        base_channels=base,
+        multipliers=tuple(state[f"encoder.down.{level}.block.0.conv2.weight"].shape[0] // base for level in range(levels)),
+        blocks_per_level=_count(state, r"encoder\.down\.0\.block\.(\d+)\."),
+        attention="encoder.mid.attn_1.qkv.weight" in state,
+    )
+
+
+def _read_shards(folder: Path) -> State:
+    indexes = sorted(folder.glob("*.index.json"))
+    if len(indexes) != 1:
+        raise UserError(f"{folder} holds {len(indexes)} index files: a folder of shards has exactly one *.index.json")
+    try:
+        names = sorted(set(json.loads(indexes[0].read_text())["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{indexes[0]} is no index of shards: it needs a 'weight_map'") from error
+    state: State = {}
+    for name in names:
+        if Path(str(name)).name != name:
+            raise UserError(f"{indexes[0]} names the shard '{name}' outside its folder")
+        state |= read_weights(folder / name)
+    return state
+
+
+def _unwrap(tree: Any, path: Path) -> State:
+    while isinstance(tree, Mapping):
+        wrapper = next((key for key in _WRAPPERS if isinstance(tree.get(key), Mapping)), None)
+        if wrapper is None:
+            break
+        tree = tree[wrapper]
+    if not isinstance(tree, Mapping) or not tree or not all(isinstance(value, Tensor) for value in tree.values()):
+        raise UserError(f"{path} holds no table of tensors: give the file with the model's weights")
+    return dict(tree)

@@ -1,0 +1,369 @@
+"""Test-time scaling of a next-scale model: the scale loop with its clustering and resampling events.
+
+A single sample, Best-of-N, importance sampling, clustering alone and resampling alone are settings of this loop
+(`tts_var.batch_schedule.SearchConfig`), so that comparisons differ in nothing else.
+
+Source: TTS-VAR (arXiv 2507.18537), algorithm 1.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from triptych.errors import UserError
+from triptych.seeding import derive_seed, generator
+from tts_var.batch_schedule import SearchConfig, Step, estimate_memory, plan
+from tts_var.clustering import project, representatives
+from tts_var.draws import Draws, KeyedDraws, LineageDraws
+from tts_var.models import NextScaleModel
+from tts_var.particles import Particles, flat_rows
+from tts_var.potentials import effective_sample_size, log_weights, potential
+from tts_var.resampling import resample
+
+# k-means starts from a fixed seed, as in the released code: clusters are a function of the pictures alone.
+_KMEANS_SEED = 0
+
+
+class Reward(Protocol):
+    """What resampling and the final choice look at.
+
+    Attributes:
+        image_size: longest side in pixels that it looks at; None for the full picture.
+        flops_per_image: operations per picture.
+    """
+
+    image_size: int | None
+    flops_per_image: float
+
+    def __call__(self, images: Float[Tensor, "rows 3 height width"], prompts: Sequence[str]) -> Float[Tensor, " rows"]:
+        """Rewards of pictures in [0, 1], one prompt per picture."""
+        ...
+
+
+class Features(Protocol):
+    """What clustering looks at.
+
+    Attributes:
+        image_size: longest side in pixels that it looks at; None for the full picture.
+        flops_per_image: operations per picture.
+    """
+
+    image_size: int | None
+    flops_per_image: float
+
+    def __call__(self, images: Float[Tensor, "rows 3 height width"]) -> Float[Tensor, "rows tokens channels"]:
+        """Patch features of pictures in [0, 1]."""
+        ...
+
+
+@dataclass(frozen=True)
+class EventRecord:
+    """What one event did to the particles of one prompt.
+
+    Attributes:
+        scale: after which scale.
+        kind: `cluster` or `resample`.
+        kept: slots that live on, in order; new slot j continues old slot `kept[j]`.
+        rewards: of all particles before the event; empty for clustering.
+        weights: resampling weights; empty for clustering.
+        effective_sample_size: of the weights; None for clustering.
+    """
+
+    scale: int
+    kind: str
+    kept: tuple[int, ...]
+    rewards: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()
+    effective_sample_size: float | None = None
+
+
+@dataclass
+class SearchCost:
+    """What a search spent on one prompt.
+
+    Attributes:
+        transformer_flops: operations of the transformer, all guidance branches.
+        decoder_flops: operations of decoding pictures.
+        judge_flops: operations of reward and features.
+        num_decodes: pictures decoded.
+        num_tokens: tokens generated.
+        seconds: wall time, a batch's time divided by its prompts.
+    """
+
+    transformer_flops: float = 0.0
+    decoder_flops: float = 0.0
+    judge_flops: float = 0.0
+    num_decodes: int = 0
+    num_tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def flops(self) -> float:
+        """All operations."""
+        return self.transformer_flops + self.decoder_flops + self.judge_flops
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found for one prompt.
+
+    Attributes:
+        prompt: the prompt.
+        image: the chosen picture in [0, 1], (3, height, width).
+        reward: its reward; None where nothing had to be chosen.
+        lineage: slot of its ancestor at every scale.
+        images: all final pictures, (num_images, 3, height, width).
+        rewards: their rewards; empty where nothing had to be chosen.
+        lineages: slots of their ancestors.
+        events: what each event did.
+        cost: what it took.
+        thumbnails: with `trace`, the pictures of all live particles after each scale, before its events.
+    """
+
+    prompt: str
+    image: Float[Tensor, "3 height width"]
+    reward: float | None
+    lineage: tuple[int, ...]
+    images: Float[Tensor, "num 3 height width"]
+    rewards: tuple[float, ...]
+    lineages: tuple[tuple[int, ...], ...]
+    events: tuple[EventRecord, ...]
+    cost: SearchCost
+    thumbnails: tuple[Float[Tensor, "num 3 height width"], ...] = ()
+
+
+@dataclass
+class _State:
+    """A batch of prompts on its way through the scales."""
+
+    particles: Particles
+    history: Tensor
+    cost: SearchCost
+    events: list[list[EventRecord]] = field(default_factory=list)
+    thumbnails: list[Tensor] = field(default_factory=list)
+
+
+class Search:
+    """Draws pictures for prompts under a batch schedule with clustering and resampling.
+
+    Results are a pure function of the prompt, the seed and the settings: they do not depend on which prompts are
+    run together or in which process. (Up to floating-point rounding: sums of another batch shape may differ in
+    the last digit, and a draw that lies exactly there may turn.)
+
+    Args:
+        model: a next-scale model.
+        config: schedule and events.
+        reward: needed where something is resampled or chosen.
+        features: needed where something is clustered.
+        max_particles: particles generated at once; prompts are split into batches that hold at most so many.
+        memory_bytes: caches must fit into this; None for no check.
+
+    Raises:
+        UserError: if the schedule cannot be honoured, a judge is missing, or one prompt's caches do not fit.
+    """
+
+    def __init__(
+        self,
+        model: NextScaleModel,
+        config: SearchConfig | None = None,
+        *,
+        reward: Reward | None = None,
+        features: Features | None = None,
+        max_particles: int = 64,
+        memory_bytes: int | None = None,
+    ) -> None:
+        self.model = model
+        self.config = config or SearchConfig()
+        self.steps = plan(self.config, len(model.scales))
+        self.reward = reward
+        self.features = features
+        self.max_particles = max_particles
+        kinds = {kind for step in self.steps for kind, _ in step.events}
+        if reward is None and ("resample" in kinds or self.num_final > 1):
+            raise UserError("the search resamples or chooses among final pictures but has no reward: name one")
+        if features is None and "cluster" in kinds:
+            raise UserError("the search clusters but has no features: name some")
+        needed = estimate_memory(self.steps, [model.cache_bytes(scale) for scale in range(len(model.scales))])
+        if memory_bytes is not None and needed > memory_bytes:
+            raise UserError(
+                f"the search needs {needed / 2**20:.0f} MiB for the caches of one prompt but may use {memory_bytes / 2**20:.0f} MiB: "
+                "lower search.num_images or the batch schedule"
+            )
+
+    @property
+    def num_final(self) -> int:
+        """Final pictures per prompt."""
+        last = self.steps[-1]
+        return last.events[-1][1] if last.events else last.particles
+
+    def run(
+        self, prompts: str | Sequence[str], *, seed: int = 0, seeds: Sequence[int] | None = None, trace: bool = False
+    ) -> list[SearchResult]:
+        """One result per prompt.
+
+        Args:
+            prompts: texts (class numbers for VAR).
+            seed: seed of all prompts.
+            seeds: one seed per prompt instead.
+            trace: also decode every live particle after each scale, for a report; not counted as cost.
+        """
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        chosen = [seed] * len(texts) if seeds is None else list(seeds)
+        assert len(chosen) == len(texts)
+        most = max(step.particles for step in self.steps)
+        size = max(1, self.max_particles // most)
+        results = []
+        for begin in range(0, len(texts), size):
+            batch = texts[begin : begin + size]
+            keys = [derive_seed(key, "prompt", str(text)) for key, text in zip(chosen[begin : begin + size], batch, strict=True)]
+            results += self.run_condition(self.model.encode(batch), batch, KeyedDraws(keys), _keyed_resampling(keys), trace=trace)
+        return results
+
+    def replay(self, prompt: str, lineage: Sequence[int], *, seed: int = 0) -> Float[Tensor, "3 height width"]:
+        """The picture that the ancestors in `lineage` lead to, drawn as a single particle without any event."""
+        condition = self.model.encode([prompt])
+        draws = LineageDraws([derive_seed(seed, "prompt", str(prompt))], [lineage])
+        particles = self.model.start(condition, 1)
+        for _ in range(len(self.model.scales)):
+            particles = self.model.advance(particles, condition, draws)
+        return self.model.decode(particles.latent)[0]
+
+    @torch.no_grad()
+    def run_condition(
+        self,
+        condition: Any,
+        prompts: Sequence[str],
+        draws: Draws,
+        resampling: Callable[[int, int, int], torch.Generator],
+        *,
+        trace: bool = False,
+    ) -> list[SearchResult]:
+        """The loop for one batch of encoded prompts.
+
+        Args:
+            condition: what `model.encode` made of the prompts.
+            prompts: the prompts, for the reward.
+            draws: randomness of the pictures.
+            resampling: from prompt, scale and event number to the generator that a resampling draws from.
+            trace: see `run`.
+        """
+        started = time.perf_counter()
+        first = self.model.start(condition, self.steps[0].particles)
+        state = _State(first, torch.zeros(len(first.latent), 0), SearchCost(), [[] for _ in prompts])
+        for scale, step in enumerate(self.steps):
+            state.particles = self.model.advance(state.particles, condition, draws)
+            words = max(len(str(prompt).split()) for prompt in prompts)
+            state.cost.transformer_flops += step.particles * self.model.advance_flops(scale, text_tokens=words)
+            state.cost.num_tokens += step.particles * self.model.scales.lengths[scale]
+            if trace:
+                paused = time.perf_counter()
+                state.thumbnails.append(self.model.decode(state.particles.latent).cpu())
+                started += time.perf_counter() - paused
+            self._events(state, scale, step, prompts, resampling)
+        return self._conclude(state, prompts, started)
+
+    def _events(
+        self, state: _State, scale: int, step: Step, prompts: Sequence[str], resampling: Callable[[int, int, int], torch.Generator]
+    ) -> None:
+        for number, (kind, keep) in enumerate(step.events):
+            if kind == "cluster":
+                indices = self._cluster(state, scale, keep)
+            else:
+                indices = self._resample(state, scale, keep, prompts, partial(_stream, resampling, scale, number))
+            rows = flat_rows(indices, state.particles.per_prompt)
+            state.particles = state.particles.select(indices)
+            state.history = state.history[rows]
+
+    def _cluster(self, state: _State, scale: int, keep: int) -> Tensor:
+        assert self.features is not None
+        images = self._look(state, self.features.image_size, self.features.flops_per_image)
+        vectors = project(self.features(images).float().cpu(), self.config.projection)
+        kept = []
+        for prompt, points in enumerate(vectors.unflatten(0, (state.particles.num_prompts, -1))):
+            chosen = representatives(points, keep, seed=_KMEANS_SEED)
+            state.events[prompt].append(EventRecord(scale, "cluster", tuple(chosen.tolist())))
+            kept.append(chosen)
+        return torch.stack(kept)
+
+    def _resample(self, state: _State, scale: int, keep: int, prompts: Sequence[str], stream: Callable[[int], torch.Generator]) -> Tensor:
+        rewards = self._rewards(state, prompts)
+        state.history = torch.cat((state.history, rewards.flatten()[:, None]), dim=1)
+        potentials = potential(state.history.unflatten(0, rewards.shape), self.config.potential)
+        weights = log_weights(potentials, self.config.strength)
+        kept = []
+        for prompt, row in enumerate(weights):
+            chosen = resample(row, keep, self.config.scheme, generator=stream(prompt))
+            state.events[prompt].append(
+                EventRecord(
+                    scale,
+                    "resample",
+                    tuple(chosen.tolist()),
+                    tuple(rewards[prompt].tolist()),
+                    tuple(row.exp().tolist()),
+                    float(effective_sample_size(row)),
+                )
+            )
+            kept.append(chosen)
+        return torch.stack(kept)
+
+    def _rewards(self, state: _State, prompts: Sequence[str], images: Tensor | None = None) -> Float[Tensor, "prompts particles"]:
+        assert self.reward is not None
+        if images is None:
+            images = self._look(state, self.reward.image_size, self.reward.flops_per_image)
+        else:
+            state.cost.judge_flops += state.particles.per_prompt * self.reward.flops_per_image
+        texts = [prompt for prompt in prompts for _ in range(state.particles.per_prompt)]
+        rewards = self.reward(images, texts).float().cpu()
+        if not torch.isfinite(rewards).all():
+            raise UserError("the reward of a picture is not finite: the reward model does not fit these pictures")
+        return rewards.unflatten(0, (state.particles.num_prompts, -1))
+
+    def _look(self, state: _State, image_size: int | None, flops_per_image: float) -> Tensor:
+        """The live particles' pictures, as large as a judge looks."""
+        count = state.particles.per_prompt
+        state.cost.num_decodes += count
+        state.cost.decoder_flops += count * self.model.decode_flops(max_size=image_size)
+        state.cost.judge_flops += count * flops_per_image
+        return self.model.decode(state.particles.latent, max_size=image_size)
+
+    def _conclude(self, state: _State, prompts: Sequence[str], started: float) -> list[SearchResult]:
+        count = state.particles.per_prompt
+        images = self.model.decode(state.particles.latent)
+        state.cost.num_decodes += count
+        state.cost.decoder_flops += count * self.model.decode_flops()
+        rewards = self._rewards(state, prompts, images) if count > 1 else None
+        seconds = (time.perf_counter() - started) / len(prompts)
+        images = images.cpu().unflatten(0, (len(prompts), -1))
+        lineages = state.particles.lineage.unflatten(0, (len(prompts), -1))
+        results = []
+        for index, prompt in enumerate(prompts):
+            best = int(rewards[index].argmax()) if rewards is not None else 0
+            results.append(
+                SearchResult(
+                    prompt=prompt,
+                    image=images[index, best],
+                    reward=float(rewards[index, best]) if rewards is not None else None,
+                    lineage=tuple(lineages[index, best].tolist()),
+                    images=images[index],
+                    rewards=tuple(rewards[index].tolist()) if rewards is not None else (),
+                    lineages=tuple(tuple(row) for row in lineages[index].tolist()),
+                    events=tuple(state.events[index]),
+                    cost=replace(state.cost, seconds=seconds),
+                    thumbnails=tuple(pictures.unflatten(0, (len(prompts), -1))[index] for pictures in state.thumbnails),
+                )
+            )
+        return results
+
+
+def _keyed_resampling(prompt_seeds: Sequence[int]) -> Callable[[int, int, int], torch.Generator]:
+    return lambda prompt, scale, number: generator(prompt_seeds[prompt], "resample", scale, number)
+
+
+def _stream(resampling: Callable[[int, int, int], torch.Generator], scale: int, number: int, prompt: int) -> torch.Generator:
+    return resampling(prompt, scale, number)

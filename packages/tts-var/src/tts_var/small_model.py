@@ -1,0 +1,174 @@
+"""The small world's model as files: what `make train-var` writes, and what the package ships."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from triptych.checkpoint import write_atomically
+from triptych.errors import UserError
+from tts_var.models.autoencoder import AutoencoderConfig, BinaryTokenizer
+from tts_var.models.infinity import InfinityConfig, InfinityGenerator, InfinitySampling, InfinityTransformer
+from tts_var.models.loading import fill_strictly, read_weights
+from tts_var.models.text import WordEncoder
+from tts_var.scales import square_scales
+
+CONFIG_FILE = "config.json"
+
+
+@dataclass
+class TokenizerConfig:
+    """Sizes of the small world's tokenizer; see `AutoencoderConfig`.
+
+    Attributes:
+        latent_channels: bits per latent cell.
+        base_channels: channels at full resolution.
+        multipliers: channels of each level in units of `base_channels`.
+        blocks_per_level: residual blocks of an encoder level.
+        norm_groups: groups of every group norm.
+    """
+
+    latent_channels: int = 16
+    base_channels: int = 8
+    multipliers: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
+    blocks_per_level: int = 1
+    norm_groups: int = 2
+
+    def build(self) -> BinaryTokenizer:
+        """A tokenizer with random weights."""
+        return BinaryTokenizer(
+            AutoencoderConfig(
+                self.latent_channels, self.base_channels, tuple(self.multipliers), self.blocks_per_level, norm_groups=self.norm_groups
+            )
+        )
+
+
+@dataclass
+class TransformerConfig:
+    """Sizes of the small world's transformer and text encoder; see `InfinityConfig`.
+
+    Attributes:
+        depth: transformer blocks.
+        width: channels.
+        num_heads: attention heads.
+        text_width: width of the text features.
+        text_layers: layers of the text encoder.
+        unconditional_tokens: learned rows of the unconditional branch.
+        drop_path: stochastic depth of the last block while training.
+    """
+
+    depth: int = 6
+    width: int = 128
+    num_heads: int = 4
+    text_width: int = 128
+    text_layers: int = 1
+    unconditional_tokens: int = 16
+    drop_path: float = 0.0
+
+    def build(self, sides: list[int], token_bits: int) -> tuple[InfinityTransformer, WordEncoder]:
+        """Transformer and text encoder with the weights that torch gives them."""
+        config = InfinityConfig(
+            self.depth, self.width, self.num_heads, token_bits, self.text_width, self.unconditional_tokens, self.drop_path
+        )
+        return InfinityTransformer(config, square_scales(sides)), WordEncoder(self.text_width, num_layers=self.text_layers)
+
+
+def save_part(folder: Path, name: str, module: nn.Module, sizes: Mapping[str, Any]) -> None:
+    """Writes one part of the model (`<name>.safetensors`) and notes its sizes in the folder's `config.json`.
+
+    Weights are stored in bfloat16 when that is how they will be shipped; here they keep their type.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{name}.partial"
+    save_file({key: value.detach().contiguous().cpu() for key, value in module.state_dict().items()}, partial)
+    partial.replace(folder / f"{name}.safetensors")
+    path = folder / CONFIG_FILE
+    known = json.loads(path.read_text()) if path.exists() else {}
+    write_atomically(path, json.dumps({**known, name: dict(sizes)}, indent=1))
+
+
+def load_part(folder: Path, name: str, module: nn.Module) -> None:
+    """Fills one part of the model from `<folder>/<name>.safetensors`, in float32.
+
+    Raises:
+        UserError: if the file is missing, damaged or of another shape.
+    """
+    path = folder / f"{name}.safetensors"
+    fill_strictly(module, read_weights(path), str(path))
+    module.eval()
+
+
+def read_sizes(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a model folder.
+
+    Raises:
+        UserError: if the folder holds no model.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"{folder} holds no model (no {CONFIG_FILE}): train one with 'make train-var', or leave generator.path out")
+    try:
+        sizes = json.loads(path.read_text())
+        return dict(sizes)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read ({error}): train the model again") from error
+
+
+def load_tokenizer(folder: Path) -> BinaryTokenizer:
+    """The tokenizer of a model folder."""
+    tokenizer = TokenizerConfig(**_part(read_sizes(folder), "tokenizer", folder)).build()
+    load_part(folder, "tokenizer", tokenizer)
+    return tokenizer
+
+
+def shipped_folder() -> Path:
+    """The folder of the weights that the package ships."""
+    with as_file(files("tts_var") / "weights" / "small_world") as folder:
+        return Path(folder)
+
+
+def load_small_world(
+    path: str | Path | None = None,
+    *,
+    guidance: float = 3.0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 0.0,
+    device: torch.device | str = "cpu",
+) -> InfinityGenerator:
+    """The small world's generator: text to pictures of 64 x 64 pixels.
+
+    Args:
+        path: a folder that `make train-var` wrote; None for the weights that the package ships.
+        guidance: classifier-free guidance at every scale.
+        temperature: of the logits at every scale.
+        top_k: classes per bit that stay; 0 keeps both.
+        top_p: probability mass that stays; 0 keeps all.
+        device: where the model computes.
+
+    Raises:
+        UserError: if there is no model, or a file is damaged or of another shape.
+    """
+    folder = shipped_folder() if path is None else Path(path)
+    sizes = read_sizes(folder)
+    tokenizer = load_tokenizer(folder)
+    transformer_sizes = _part(sizes, "transformer", folder)
+    sides = transformer_sizes.pop("sides")
+    bits = tokenizer.config.latent_channels
+    transformer, encoder = TransformerConfig(**transformer_sizes).build(sides, bits)
+    load_part(folder, "transformer", transformer)
+    load_part(folder, "text_encoder", encoder)
+    sampling = InfinitySampling(guidance, temperature, top_k, top_p)
+    return InfinityGenerator(transformer.to(device), tokenizer.to(device), encoder.to(device), sampling)
+
+
+def _part(sizes: Mapping[str, Any], name: str, folder: Path) -> dict[str, Any]:
+    if name not in sizes:
+        raise UserError(f"{folder / CONFIG_FILE} says nothing of the {name}: train it with 'make train-var ARGS=\"stages=[{name}]\"'")
+    return dict(sizes[name])

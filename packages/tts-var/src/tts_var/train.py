@@ -1,0 +1,193 @@
+"""`python -m tts_var.train`: tokenizer, then transformer, each a run of its own below the same name."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import MISSING
+from torch import nn
+
+from triptych.cli import entry_point
+from triptych.console import get_logger
+from triptych.errors import UserError
+from triptych.optim import OptimizerConfig
+from triptych.report.render import Chart, ReportConfig
+from triptych.run import Run, RunConfig
+from triptych.seeding import derive_seed, generator
+from triptych.tracking.jsonl import read_rows
+from tts_var.scales import square_scales
+from tts_var.small_model import TokenizerConfig, TransformerConfig, load_tokenizer, save_part
+from tts_var.tokenizer_stage import TokenizerLossConfig, TokenizerStage
+from tts_var.trainer import Stage, TrainerConfig, fit
+from tts_var.transformer_stage import TextToBits, TransformerLossConfig, TransformerStage
+
+_logger = get_logger("train")
+
+STAGES = ("tokenizer", "transformer")
+
+
+@dataclass
+class TokenizerSettings:
+    """The tokenizer's stage.
+
+    Attributes:
+        model: sizes.
+        loss: weights of the loss.
+        optimizer: AdamW and its learning-rate curve.
+        trainer: the loop.
+    """
+
+    model: TokenizerConfig = field(default_factory=TokenizerConfig)
+    loss: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+@dataclass
+class TransformerSettings:
+    """The transformer's stage.
+
+    Attributes:
+        model: sizes.
+        loss: self-correction, dropped texts, token weights.
+        optimizer: AdamW and its learning-rate curve.
+        trainer: the loop.
+    """
+
+    model: TransformerConfig = field(default_factory=TransformerConfig)
+    loss: TransformerLossConfig = field(default_factory=TransformerLossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+@dataclass
+class TrainConfig(RunConfig):
+    """Settings of `var-train`.
+
+    Attributes:
+        stages: which models to train, in order; `tokenizer` comes before `transformer`, which reads its weights.
+        sides: token grids of the scales, all square.
+        data: captioned pictures, as a Hydra node.
+        strategy: how a model is placed and stepped (group `strategy`).
+        tokenizer: the tokenizer's stage.
+        transformer: the transformer's stage.
+    """
+
+    stages: list[str] = field(default_factory=lambda: list(STAGES))
+    sides: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5, 6, 8])
+    data: Any = MISSING
+    strategy: Any = MISSING
+    tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
+    transformer: TransformerSettings = field(default_factory=TransformerSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unknown = [stage for stage in self.stages if stage not in STAGES]
+        if unknown or not self.stages:
+            raise UserError(f"stages is {self.stages}: choose among {', '.join(STAGES)}")
+        square_scales(self.sides)
+
+
+@dataclass
+class _StageRun(RunConfig):
+    """What makes one stage the run that it is.
+
+    Attributes:
+        sides: token grids.
+        data: the data node.
+        settings: the stage's settings as a plain tree.
+    """
+
+    sides: list[int] = field(default_factory=list)
+    data: Any = None
+    settings: Any = None
+
+
+@entry_point("train_var", TrainConfig)
+def main(config: TrainConfig) -> None:
+    """Trains the stages asked for; finished ones are recognised and left alone."""
+    builders: dict[str, Callable[[TrainConfig], _Plan]] = {"tokenizer": _tokenizer, "transformer": _transformer}
+    for name in config.stages:
+        _train(config, name, builders[name])
+    _logger.info('sample             make sample-var ARGS="generator.path=%s"', _folder(config))
+
+
+@dataclass
+class _Plan:
+    """A stage ready to be trained, and how its parts are written."""
+
+    stage: Stage
+    settings: TokenizerSettings | TransformerSettings
+    parts: dict[str, tuple[nn.Module, dict[str, Any]]]
+    columns: tuple[str, ...]
+    charts: list[Chart]
+
+
+def _train(config: TrainConfig, name: str, build: Callable[[TrainConfig], _Plan]) -> None:
+    # Weights drawn from torch's own stream, for the layers that initialise themselves.
+    settings = getattr(config, name)
+    stage_run = _StageRun(
+        **{key: getattr(config, key) for key in RunConfig.__dataclass_fields__ if key != "name"},
+        name=f"{config.name}/{name}",
+        sides=config.sides,
+        data=config.data,
+        settings=asdict(settings),
+    )
+    tracker = None if config.tracker is None else instantiate(config.tracker)
+    _logger.info("stage %s", name)
+    with Run.open(stage_run, tracker=tracker) as run:
+        torch.manual_seed(derive_seed(config.seed, name))
+        plan = build(config)
+        strategy = instantiate(config.strategy, run.world, max_grad_norm=plan.settings.optimizer.max_grad_norm)
+        seconds = fit(run, plan.stage, strategy, plan.settings.trainer, plan.settings.optimizer, columns=plan.columns)
+        if run.world.is_main:
+            for part, (module, sizes) in plan.parts.items():
+                save_part(_folder(config), part, module, sizes)
+            last = read_rows(run.directory / "metrics.jsonl")[-1]
+            summary = {"stage": name, "steps": plan.settings.trainer.max_steps, "seconds": seconds, "world_size": run.world.size}
+            summary |= {key: value for key, value in last.items() if key != "step"}
+            headline = {key: f"{last[key]:.4g}" for key in plan.columns if key in last}
+            report = run.finish(summary, report=ReportConfig(title=f"{config.name}: {name}", headline=headline, charts=plan.charts))
+            _logger.info("report             %s", report)
+        run.world.barrier()
+
+
+def _tokenizer(config: TrainConfig) -> _Plan:
+    settings = config.tokenizer
+    tokenizer = settings.model.build()
+    stage = TokenizerStage(tokenizer, instantiate(config.data), square_scales(config.sides), settings.loss, seed=config.seed)
+    return _Plan(
+        stage,
+        settings,
+        {"tokenizer": (tokenizer, asdict(settings.model))},
+        ("loss", "psnr", "timing/examples_per_second"),
+        [Chart("Loss", {"loss": "loss"}), Chart("Reconstruction", {"psnr": "psnr"}, "dB")],
+    )
+
+
+def _transformer(config: TrainConfig) -> _Plan:
+    settings = config.transformer
+    tokenizer = load_tokenizer(_folder(config))
+    transformer, encoder = settings.model.build(config.sides, tokenizer.config.latent_channels)
+    transformer.reset_parameters(generator(config.seed, "transformer"))
+    model = TextToBits(transformer, encoder)
+    sizes = {**asdict(settings.model), "sides": list(config.sides)}
+    return _Plan(
+        TransformerStage(model, tokenizer, instantiate(config.data), settings.loss, seed=config.seed),
+        settings,
+        {"transformer": (transformer, sizes), "text_encoder": (encoder, {})},
+        ("loss", "bit_accuracy", "timing/examples_per_second"),
+        [Chart("Loss", {"loss": "loss"}, "nats per bit"), Chart("Bit accuracy", {"bit_accuracy": "teacher-forced"})],
+    )
+
+
+def _folder(config: TrainConfig) -> Path:
+    """The model folder that all stages write into."""
+    return Path(config.output_root) / config.name / "model"
+
+
+if __name__ == "__main__":
+    main()
