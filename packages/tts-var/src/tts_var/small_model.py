@@ -35,10 +35,10 @@ class TokenizerConfig:
     """
 
     latent_channels: int = 16
-    base_channels: int = 8
-    multipliers: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
+    base_channels: int = 16
+    multipliers: list[int] = field(default_factory=lambda: [1, 2, 2, 4])
     blocks_per_level: int = 1
-    norm_groups: int = 2
+    norm_groups: int = 4
 
     def build(self) -> BinaryTokenizer:
         """A tokenizer with random weights."""
@@ -120,9 +120,21 @@ def read_sizes(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read ({error}): train the model again") from error
 
 
+def read_part(folder: Path, name: str) -> dict[str, Any]:
+    """The sizes of one part of a model folder.
+
+    Raises:
+        UserError: if the folder holds no model, or none of this part.
+    """
+    sizes = read_sizes(folder)
+    if name not in sizes:
+        raise UserError(f"{folder / CONFIG_FILE} says nothing of the {name}: train it with 'make train-var ARGS=\"stages=[{name}]\"'")
+    return dict(sizes[name])
+
+
 def load_tokenizer(folder: Path) -> BinaryTokenizer:
     """The tokenizer of a model folder."""
-    tokenizer = TokenizerConfig(**_part(read_sizes(folder), "tokenizer", folder)).build()
+    tokenizer = TokenizerConfig(**read_part(folder, "tokenizer")).build()
     load_part(folder, "tokenizer", tokenizer)
     return tokenizer
 
@@ -156,9 +168,8 @@ def load_small_world(
         UserError: if there is no model, or a file is damaged or of another shape.
     """
     folder = shipped_folder() if path is None else Path(path)
-    sizes = read_sizes(folder)
     tokenizer = load_tokenizer(folder)
-    transformer_sizes = _part(sizes, "transformer", folder)
+    transformer_sizes = read_part(folder, "transformer")
     sides = transformer_sizes.pop("sides")
     bits = tokenizer.config.latent_channels
     transformer, encoder = TransformerConfig(**transformer_sizes).build(sides, bits)
@@ -166,9 +177,3 @@ def load_small_world(
     load_part(folder, "text_encoder", encoder)
     sampling = InfinitySampling(guidance, temperature, top_k, top_p)
     return InfinityGenerator(transformer.to(device), tokenizer.to(device), encoder.to(device), sampling)
-
-
-def _part(sizes: Mapping[str, Any], name: str, folder: Path) -> dict[str, Any]:
-    if name not in sizes:
-        raise UserError(f"{folder / CONFIG_FILE} says nothing of the {name}: train it with 'make train-var ARGS=\"stages=[{name}]\"'")
-    return dict(sizes[name])

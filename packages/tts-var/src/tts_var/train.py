@@ -1,4 +1,4 @@
-"""`python -m tts_var.train`: tokenizer, then transformer, each a run of its own below the same name."""
+"""`python -m tts_var.train`: tokenizer, reward and transformer, each a run of its own below the same name."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -18,6 +18,8 @@ from triptych.report.render import Chart, ReportConfig
 from triptych.run import Run, RunConfig
 from triptych.seeding import derive_seed, generator
 from triptych.tracking.jsonl import read_rows
+from tts_var.models.clip import ClipConfig
+from tts_var.reward_stage import RewardLossConfig, RewardStage
 from tts_var.scales import square_scales
 from tts_var.small_model import TokenizerConfig, TransformerConfig, load_tokenizer, save_part
 from tts_var.tokenizer_stage import TokenizerLossConfig, TokenizerStage
@@ -26,7 +28,7 @@ from tts_var.transformer_stage import TextToBits, TransformerLossConfig, Transfo
 
 _logger = get_logger("train")
 
-STAGES = ("tokenizer", "transformer")
+STAGES = ("tokenizer", "reward", "transformer")
 
 
 @dataclass
@@ -64,15 +66,33 @@ class TransformerSettings:
 
 
 @dataclass
+class RewardSettings:
+    """The reward's stage.
+
+    Attributes:
+        model: sizes.
+        loss: noise and near misses.
+        optimizer: AdamW and its learning-rate curve.
+        trainer: the loop.
+    """
+
+    model: ClipConfig = field(default_factory=ClipConfig)
+    loss: RewardLossConfig = field(default_factory=RewardLossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+@dataclass
 class TrainConfig(RunConfig):
     """Settings of `var-train`.
 
     Attributes:
-        stages: which models to train, in order; `tokenizer` comes before `transformer`, which reads its weights.
+        stages: which models to train, in order; `tokenizer` comes first, the others read its weights.
         sides: token grids of the scales, all square.
         data: captioned pictures, as a Hydra node.
         strategy: how a model is placed and stepped (group `strategy`).
         tokenizer: the tokenizer's stage.
+        reward: the reward's stage.
         transformer: the transformer's stage.
     """
 
@@ -81,6 +101,7 @@ class TrainConfig(RunConfig):
     data: Any = MISSING
     strategy: Any = MISSING
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
+    reward: RewardSettings = field(default_factory=RewardSettings)
     transformer: TransformerSettings = field(default_factory=TransformerSettings)
 
     def __post_init__(self) -> None:
@@ -109,7 +130,7 @@ class _StageRun(RunConfig):
 @entry_point("train_var", TrainConfig)
 def main(config: TrainConfig) -> None:
     """Trains the stages asked for; finished ones are recognised and left alone."""
-    builders: dict[str, Callable[[TrainConfig], _Plan]] = {"tokenizer": _tokenizer, "transformer": _transformer}
+    builders: dict[str, Callable[[TrainConfig], _Plan]] = {"tokenizer": _tokenizer, "reward": _reward, "transformer": _transformer}
     for name in config.stages:
         _train(config, name, builders[name])
     _logger.info('sample             make sample-var ARGS="generator.path=%s"', _folder(config))
@@ -120,7 +141,7 @@ class _Plan:
     """A stage ready to be trained, and how its parts are written."""
 
     stage: Stage
-    settings: TokenizerSettings | TransformerSettings
+    settings: TokenizerSettings | RewardSettings | TransformerSettings
     parts: dict[str, tuple[nn.Module, dict[str, Any]]]
     columns: tuple[str, ...]
     charts: list[Chart]
@@ -165,6 +186,19 @@ def _tokenizer(config: TrainConfig) -> _Plan:
         {"tokenizer": (tokenizer, asdict(settings.model))},
         ("loss", "psnr", "timing/examples_per_second"),
         [Chart("Loss", {"loss": "loss"}), Chart("Reconstruction", {"psnr": "psnr"}, "dB")],
+    )
+
+
+def _reward(config: TrainConfig) -> _Plan:
+    settings = config.reward
+    model = settings.model.build()
+    data, scales = instantiate(config.data), square_scales(config.sides)
+    return _Plan(
+        RewardStage(model, load_tokenizer(_folder(config)), scales, data, settings.loss, seed=config.seed),
+        settings,
+        {"reward": (model, asdict(settings.model))},
+        ("loss", "accuracy", "timing/examples_per_second"),
+        [Chart("Loss", {"loss": "loss"}, "nats"), Chart("Own caption above its near misses", {"accuracy": "share of pictures"})],
     )
 
 

@@ -1,0 +1,148 @@
+"""`search.html`: what a search did to each prompt, scale by scale; one page without a script or an outside resource."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from tts_var.pictures import data_uri
+from tts_var.scales import ScaleTable
+from tts_var.search import EventRecord, SearchResult
+
+_CELL, _ROW = 76, 112
+
+
+class _Particle(NamedTuple):
+    """One thumbnail: where it stands, what became of it, and from where it came."""
+
+    uri: str
+    x: int
+    y: int
+    slot: int
+    fate: str
+    copies: int
+    reward: str
+    weight: str
+
+
+class _Scale(NamedTuple):
+    """One row of thumbnails."""
+
+    number: int
+    grid: str
+    y: int
+    particles: list[_Particle]
+    notes: list[str]
+
+
+class _Tree(NamedTuple):
+    """The search of one prompt."""
+
+    prompt: str
+    verdict: list[tuple[str, bool]]
+    reward: str
+    final: str
+    width: int
+    height: int
+    scales: list[_Scale]
+    links: list[tuple[int, int, int, int, bool]]
+    cost: list[tuple[str, str]]
+
+
+def render_search_page(
+    title: str, results: Sequence[SearchResult], scales: ScaleTable, *, verdicts: Sequence[dict[str, bool]], settings: dict[str, str]
+) -> str:
+    """The page as HTML; prompts and settings are escaped.
+
+    Args:
+        title: heading.
+        results: searches that were run with `trace`.
+        scales: the model's grids.
+        verdicts: for each result the parts of its prompt and whether they hold; empty where nobody checked.
+        settings: shown in a table.
+    """
+    environment = Environment(
+        loader=PackageLoader("tts_var", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    trees = [_tree(result, scales, verdict) for result, verdict in zip(results, verdicts, strict=True)]
+    return environment.get_template("search.html").render(title=title, trees=trees, settings=settings, cell=_CELL - 12)
+
+
+def _tree(result: SearchResult, scales: ScaleTable, verdict: dict[str, bool]) -> _Tree:
+    rows: list[_Scale] = []
+    links: list[tuple[int, int, int, int, bool]] = []
+    winning = result.lineage
+    origin: list[int] | None = None  # for each slot of this scale, the slot of the scale before it continues
+    for scale, pictures in enumerate(result.thumbnails):
+        events = [event for event in result.events if event.scale == scale]
+        survivors = _survivors(len(pictures), events)
+        rewards = next((event.rewards for event in events if event.rewards), ())
+        weights = next((event.weights for event in events if event.weights), ())
+        y = scale * _ROW + 8
+        particles = []
+        for slot, picture in enumerate(pictures):
+            copies = survivors.count(slot)
+            fate = "kept" if copies else _fate(slot, events)
+            on_path = scale < len(winning) and winning[scale] == slot
+            particles.append(
+                _Particle(
+                    uri=data_uri(picture),
+                    x=100 + slot * _CELL,
+                    y=y,
+                    slot=slot,
+                    fate=f"{fate} winner" if on_path else fate,
+                    copies=copies,
+                    reward=f"{rewards[slot]:.1f}" if slot < len(rewards) else "",
+                    weight=f"{100 * weights[slot]:.0f} %" if slot < len(weights) else "",
+                )
+            )
+            if origin is not None:
+                parent = origin[slot]
+                on_link = on_path and winning[scale - 1] == parent
+                links.append((100 + parent * _CELL + 32, y - _ROW + 64, 100 + slot * _CELL + 32, y, on_link))
+        height, width = scales.grids[scale]
+        rows.append(_Scale(scale, f"{height} x {width}", y, particles, [_describe(event) for event in events]))
+        origin = survivors
+    widest = max((len(pictures) for pictures in result.thumbnails), default=1)
+    cost = result.cost
+    return _Tree(
+        prompt=str(result.prompt),
+        verdict=list(verdict.items()),
+        reward="" if result.reward is None else f"{result.reward:.2f}",
+        final=data_uri(result.image),
+        width=100 + widest * _CELL,
+        height=len(rows) * _ROW,
+        scales=rows,
+        links=links,
+        cost=[
+            ("transformer", f"{cost.transformer_flops / 1e9:.2f} GFLOP"),
+            ("decoder", f"{cost.decoder_flops / 1e9:.2f} GFLOP for {cost.num_decodes} pictures"),
+            ("reward and features", f"{cost.judge_flops / 1e9:.2f} GFLOP"),
+            ("tokens", str(cost.num_tokens)),
+            ("seconds", f"{cost.seconds:.2f}"),
+        ],
+    )
+
+
+def _survivors(count: int, events: Sequence[EventRecord]) -> list[int]:
+    alive = list(range(count))
+    for event in events:
+        alive = [alive[slot] for slot in event.kept]
+    return alive
+
+
+def _fate(slot: int, events: Sequence[EventRecord]) -> str:
+    """Which kind of event ended a particle."""
+    alive = list(range(max((slot, *(kept for event in events for kept in event.kept))) + 1))
+    for event in events:
+        alive = [alive[kept] for kept in event.kept]
+        if slot not in alive:
+            return f"ended-by-{event.kind}"
+    return "kept"
+
+
+def _describe(event: EventRecord) -> str:
+    if event.kind == "cluster":
+        return f"clustering keeps {len(event.kept)}"
+    distinct = len(set(event.kept))
+    return f"resampling keeps {len(event.kept)} ({distinct} distinct), effective sample size {event.effective_sample_size:.1f}"

@@ -1,0 +1,219 @@
+"""`python -m tts_var.sample`: pictures for prompts, with a search at test time, and a page that shows it."""
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import MISSING
+
+from triptych.checkpoint import describe_disk_error
+from triptych.cli import choice_name, entry_point
+from triptych.console import get_logger
+from triptych.errors import UserError
+from triptych.report.render import ReportConfig
+from triptych.run import Run, RunConfig
+from tts_var.batch_schedule import Event, SearchConfig
+from tts_var.data.checker import check_image
+from tts_var.data.prompts import parse_prompt
+from tts_var.pictures import save_png
+from tts_var.report.search_page import render_search_page
+from tts_var.search import Search, SearchResult
+
+_logger = get_logger("sample")
+
+DEFAULT_PROMPTS = (
+    "a red circle",
+    "two squares",
+    "a triangle above a cross",
+    "a blue square and a yellow ring",
+    "three green triangles",
+    "two red circles left of a blue square",
+)
+
+
+@dataclass
+class EventSettings:
+    """One decision of the search; see `tts_var.batch_schedule.Event`.
+
+    Attributes:
+        scale: after which scale, 0-based.
+        kind: `cluster` or `resample`.
+        keep: particles that live on per final picture; null for the batch schedule's number.
+    """
+
+    scale: int = MISSING
+    kind: str = MISSING
+    keep: int | None = None
+
+
+@dataclass
+class SearchSettings:
+    """The search; see `tts_var.batch_schedule.SearchConfig`.
+
+    Attributes:
+        batch_schedule: particles alive after each scale; one number stands for all.
+        events: decisions, in order.
+        num_images: final pictures among which the best is chosen.
+        potential: value, difference, maximum or sum.
+        strength: lambda.
+        scheme: multinomial, systematic, without_replacement or top.
+        projection: pool, pca or shared_pca.
+    """
+
+    batch_schedule: list[int] = field(default_factory=lambda: [1])
+    events: list[EventSettings] = field(default_factory=list)
+    num_images: int = 1
+    potential: str = "value"
+    strength: float = 10.0
+    scheme: str = "multinomial"
+    projection: str = "pca"
+
+    def build(self) -> SearchConfig:
+        """The search's own settings."""
+        events = tuple(Event(event.scale, event.kind, event.keep) for event in self.events)
+        rest = {key: value for key, value in asdict(self).items() if key not in ("batch_schedule", "events")}
+        return SearchConfig(tuple(self.batch_schedule), events, **rest)
+
+
+@dataclass
+class SampleConfig(RunConfig):
+    """Settings of `var-sample`.
+
+    Attributes:
+        prompts: one prompt, several, or the path of a text file with one per line; null for six examples.
+        generator: the model (group `generator`).
+        reward: what resampling and the final choice look at (group `reward`).
+        features: what clustering looks at (group `features`).
+        search: the search (group `search`).
+        max_particles: particles generated at once.
+        memory_gib: caches of one prompt must fit into this.
+    """
+
+    prompts: Any = None
+    generator: Any = MISSING
+    reward: Any = MISSING
+    features: Any = MISSING
+    search: SearchSettings = field(default_factory=SearchSettings)
+    max_particles: int = 64
+    memory_gib: float = 4.0
+
+
+@entry_point("sample_var", SampleConfig)
+def main(config: SampleConfig) -> None:
+    """Draws the pictures and writes them with `samples.jsonl` and the page into the run's folder."""
+    settings = config.search.build()
+    prompts = read_prompts(config.prompts)
+    with Run.open(config) as run:
+        model = instantiate(config.generator, device=run.device)
+        search = Search(
+            model,
+            settings,
+            reward=instantiate(config.reward),
+            features=instantiate(config.features),
+            max_particles=config.max_particles,
+            memory_bytes=int(config.memory_gib * 2**30),
+        )
+        model.encode(prompts)  # an unknown word is told before anything is written
+        run.begin({})
+        started = time.perf_counter()
+        share = run.world.share(len(prompts))
+        mine = search.run([prompts[index] for index in share], seed=config.seed, trace=True)
+        gathered = run.world.gather_objects(list(zip(share, mine, strict=True)))
+        if run.world.is_main:
+            results = [result for _, result in sorted(gathered, key=lambda pair: pair[0])]
+            _write(config, run, model, results, time.perf_counter() - started)
+        run.world.barrier()
+
+
+def read_prompts(value: Any) -> list[str]:
+    """Prompts from a config value: a text, a list of texts, the path of a text file, or None for six examples.
+
+    Raises:
+        UserError: if the file cannot be read or holds no prompt.
+    """
+    if value is None:
+        return list(DEFAULT_PROMPTS)
+    if isinstance(value, list | tuple):
+        prompts = [str(item).strip() for item in value]
+    else:
+        text = str(value)
+        path = Path(text)
+        if path.suffix in (".txt", ".prompts"):
+            try:
+                text = path.read_text(encoding="utf-8")
+            except OSError as error:
+                raise UserError(f"prompts={path} cannot be read ({describe_disk_error(error)}): give a text file, or the prompt itself") from error
+            except UnicodeDecodeError as error:
+                raise UserError(f"prompts={path} is no UTF-8 text: save it as plain text with one prompt per line") from error
+            prompts = [line.strip() for line in text.splitlines() if line.strip()]
+        else:
+            prompts = [text.strip()]
+    if not [prompt for prompt in prompts if prompt]:
+        raise UserError(f"prompts={value} holds no prompt: write one per line")
+    return prompts
+
+
+def _write(config: SampleConfig, run: Run, model: Any, results: list[SearchResult], seconds: float) -> None:
+    search = {**asdict(config.search), "name": choice_name_of(config)}
+    pictures = run.directory / "pictures"
+    pictures.mkdir(exist_ok=True)
+    rows, verdicts = [], []
+    for index, result in enumerate(results):
+        verdict = verdict_of(result)
+        verdicts.append(verdict)
+        path = pictures / f"{index:04d}.png"
+        save_png(path, result.image, {"prompt": result.prompt, "seed": config.seed, "lineage": list(result.lineage), "search": search})
+        rows.append(
+            {
+                "prompt": result.prompt,
+                "seed": config.seed,
+                "file": f"pictures/{path.name}",
+                "reward": result.reward,
+                "rewards": list(result.rewards),
+                "lineage": list(result.lineage),
+                "verdict": verdict,
+                "flops": result.cost.flops,
+                "decodes": result.cost.num_decodes,
+                "seconds": result.cost.seconds,
+            }
+        )
+    run.write_text("samples.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    shown = {key: json.dumps(value) if isinstance(value, list) else str(value) for key, value in search.items()}
+    page = run.write_text(
+        "search.html", render_search_page(f"Search: {config.name}", results, model.scales, verdicts=verdicts, settings=shown)
+    )
+    checked = [all(verdict.values()) for verdict in verdicts if verdict]
+    summary = {
+        "num_prompts": len(results),
+        "correct": sum(checked),
+        "checked": len(checked),
+        "tflops": sum(result.cost.flops for result in results) / 1e12,
+        "seconds": seconds,
+    }
+    headline = {"prompts": str(len(results)), "fulfilled": f"{sum(checked)} of {len(checked)}", "seconds": f"{seconds:.1f}"}
+    run.finish(summary, report=ReportConfig(title=f"Samples: {config.name}", headline=headline))
+    for result, verdict in zip(results, verdicts, strict=True):
+        _logger.info("%-44s %s", result.prompt, "fulfilled" if verdict and all(verdict.values()) else "; ".join(k for k, v in verdict.items() if not v))
+    _logger.info("pictures           %s", pictures)
+    _logger.info("search             %s", page)
+
+
+def verdict_of(result: SearchResult) -> dict[str, bool]:
+    """The checker's verdict, or nothing where the prompt is no sentence of the small world or the picture has another size."""
+    try:
+        prompt = parse_prompt(str(result.prompt))
+        return check_image(result.image, prompt).parts
+    except (UserError, ValueError):
+        return {}
+
+
+def choice_name_of(config: SampleConfig) -> str:
+    """The name of the model for the pictures' metadata."""
+    return choice_name(config.generator)
+
+
+if __name__ == "__main__":
+    main()
