@@ -27,7 +27,7 @@ LAUNCH := $(BIN)/python -m triptych.launch --standalone --nproc-per-node=$(NPROC
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install train-gspo evaluate-gspo check test bench docs format clean
+.PHONY: help install train-gspo evaluate-gspo train-var check test bench docs format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  %-16s %s\n", $$1, $$2 }'
@@ -39,6 +39,9 @@ train-gspo: $(STAMP) ## GSPO: a language model learns by reinforcement; ARGS="ob
 
 evaluate-gspo: $(STAMP) ## accuracy and pass@k of a saved policy; ARGS="policy.path=outputs/gspo/policy"
 	@$(LAUNCH) gspo_rl.evaluate $(ARGS)
+
+train-var: $(STAMP) ## the small world's next-scale model from nothing: tokenizer, reward, transformer
+	@$(LAUNCH) tts_var.train $(ARGS)
 
 check: $(STAMP) ## formatting, lint, types and the laws of the architecture
 	@$(BIN)/ruff format --check .

@@ -116,6 +116,7 @@ def loaded_after(statement: str) -> set[str]:
         ("from gspo_rl.objectives import gspo", {"hydra", "omegaconf", "transformers", "jinja2", "wandb", "triptych.run"}),
         ("import gspo_rl, captain_cinema, tts_var", {"hydra", "omegaconf", "transformers"}),
         ("import gspo_rl.trainer", {"hydra", "omegaconf", "wandb", "reasoning_gym"}),
+        ("from tts_var.search import Search", {"hydra", "omegaconf", "transformers", "open_clip", "jinja2"}),
     ],
 )
 def test_a_clean_interpreter_loads_no_more_than_it_needs(statement: str, absent: set[str]) -> None:

@@ -14,15 +14,23 @@ from omegaconf import OmegaConf
 
 from gspo_rl.evaluate import EvaluateConfig
 from gspo_rl.train import TrainConfig
+from tts_var import sample as sample_var
+from tts_var import train as train_var
+from tts_var.batch_schedule import plan
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-SCHEMAS = {"train_gspo": TrainConfig, "evaluate_gspo": EvaluateConfig}
+SCHEMAS = {
+    "train_gspo": TrainConfig, "evaluate_gspo": EvaluateConfig, "train_var": train_var.TrainConfig, "sample_var": sample_var.SampleConfig,
+}  # fmt: skip
+# The primary config in which a group's choices are tried; train_gspo for those not listed.
+PRIMARY_OF = dict.fromkeys(("generator", "reward", "features", "search"), "sample_var")
 GROUPS = sorted({path.name for path in CONFIGS.iterdir() if path.is_dir()} - {"experiment", "recipe"})
 CHOICES = [f"{path.parent.name}/{path.stem}" for group in GROUPS for path in sorted((CONFIGS / group).glob("*.yaml"))]
 EXPERIMENTS = [str(path.relative_to(CONFIGS / "experiment").with_suffix("")) for path in sorted((CONFIGS / "experiment").rglob("*.yaml"))]
 ARGUMENTS_FROM_THE_ENTRY_POINT = {
     "policy": {"device"}, "rollout": {"policy"}, "strategy": {"world", "max_grad_norm"}, "tracker": {"directory", "run_id", "name", "config"},
     "objective": {"logprobs", "old_logprobs", "advantages", "mask"}, "task": set(),
+    "generator": {"device"}, "reward": set(), "features": set(),
 }  # fmt: skip
 
 
@@ -73,7 +81,10 @@ def test_every_primary_config_is_tested() -> None:
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_names_something_that_takes_its_settings(choice: str) -> None:
     group, name = choice.split("/")
-    primary = "train_gspo"
+    primary = PRIMARY_OF.get(group, "train_gspo")
+    if group == "search":
+        plan(OmegaConf.to_object(composed(primary, f"search={name}")).search.build(), num_scales=7)
+        return
     tree = OmegaConf.to_container(composed(primary, f"{group}={name}"), resolve=False)
     nodes = dict(targets(tree))
     if name == "none":

@@ -25,6 +25,7 @@ def potential(history: Float[Tensor, "*particles events"], name: str) -> Float[T
         UserError: if the name is unknown.
 
     Example:
+        >>> import torch
         >>> potential(torch.tensor([[1.0, 3.0, 2.0]]), "difference")
         tensor([-1.])
     """

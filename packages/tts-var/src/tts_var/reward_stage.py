@@ -53,7 +53,9 @@ def near_miss(prompt: ScenePrompt, *, generator: torch.Generator) -> ScenePrompt
     groups = list(prompt.groups)
     index = int(torch.randint(len(groups), (), generator=generator))
     group = groups[index]
-    kinds = ["shape", "count"]
+    others = sum(other.count for other in groups) - group.count
+    counts = [count for count in range(1, MAX_OBJECTS - others + 1) if count != group.count]
+    kinds = ["shape", "count"] if counts else ["shape"]
     kinds += ["colour"] * 2 if group.colour else []
     kinds += ["relation"] * 2 if prompt.relation else []
     kinds += ["swap"] * 2 if len(groups) == 2 and groups[0].colour != groups[1].colour else []
@@ -69,9 +71,7 @@ def near_miss(prompt: ScenePrompt, *, generator: torch.Generator) -> ScenePrompt
     elif kind == "colour":
         changed = replace(group, colour=choose(COLOURS, group.colour))
     else:
-        others = sum(other.count for other in groups) - group.count
-        options = [count for count in range(1, MAX_OBJECTS - others + 1) if count != group.count]
-        count = options[int(torch.randint(len(options), (), generator=generator))] if options else group.count
+        count = counts[int(torch.randint(len(counts), (), generator=generator))]
         changed = ObjectGroup(count, group.shape, group.colour)
     groups[index] = changed
     return replace(prompt, groups=tuple(groups))

@@ -145,7 +145,9 @@ def read_prompts(value: Any) -> list[str]:
             try:
                 text = path.read_text(encoding="utf-8")
             except OSError as error:
-                raise UserError(f"prompts={path} cannot be read ({describe_disk_error(error)}): give a text file, or the prompt itself") from error
+                raise UserError(
+                    f"prompts={path} cannot be read ({describe_disk_error(error)}): give a text file, or the prompt itself"
+                ) from error
             except UnicodeDecodeError as error:
                 raise UserError(f"prompts={path} is no UTF-8 text: save it as plain text with one prompt per line") from error
             prompts = [line.strip() for line in text.splitlines() if line.strip()]
@@ -157,7 +159,7 @@ def read_prompts(value: Any) -> list[str]:
 
 
 def _write(config: SampleConfig, run: Run, model: Any, results: list[SearchResult], seconds: float) -> None:
-    search = {**asdict(config.search), "name": choice_name_of(config)}
+    search = {**asdict(config.search), "model": choice_name(config.generator)}
     pictures = run.directory / "pictures"
     pictures.mkdir(exist_ok=True)
     rows, verdicts = [], []
@@ -196,7 +198,9 @@ def _write(config: SampleConfig, run: Run, model: Any, results: list[SearchResul
     headline = {"prompts": str(len(results)), "fulfilled": f"{sum(checked)} of {len(checked)}", "seconds": f"{seconds:.1f}"}
     run.finish(summary, report=ReportConfig(title=f"Samples: {config.name}", headline=headline))
     for result, verdict in zip(results, verdicts, strict=True):
-        _logger.info("%-44s %s", result.prompt, "fulfilled" if verdict and all(verdict.values()) else "; ".join(k for k, v in verdict.items() if not v))
+        missing = [part for part, holds in verdict.items() if not holds]
+        told = f"missing: {', '.join(missing)}" if missing else "fulfilled" if verdict else "not checked"
+        _logger.info("%-44s %s", result.prompt, told)
     _logger.info("pictures           %s", pictures)
     _logger.info("search             %s", page)
 
@@ -208,11 +212,6 @@ def verdict_of(result: SearchResult) -> dict[str, bool]:
         return check_image(result.image, prompt).parts
     except (UserError, ValueError):
         return {}
-
-
-def choice_name_of(config: SampleConfig) -> str:
-    """The name of the model for the pictures' metadata."""
-    return choice_name(config.generator)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ class _Scale(NamedTuple):
     y: int
     particles: list[_Particle]
     notes: list[str]
+    notes_x: int
 
 
 class _Tree(NamedTuple):
@@ -101,7 +102,9 @@ def _tree(result: SearchResult, scales: ScaleTable, verdict: dict[str, bool]) ->
                 on_link = on_path and winning[scale - 1] == parent
                 links.append((100 + parent * _CELL + 32, y - _ROW + 64, 100 + slot * _CELL + 32, y, on_link))
         height, width = scales.grids[scale]
-        rows.append(_Scale(scale, f"{height} x {width}", y, particles, [_describe(event) for event in events]))
+        rows.append(
+            _Scale(scale, f"{height} x {width}", y, particles, [_describe(event) for event in events], 108 + len(particles) * _CELL)
+        )
         origin = survivors
     widest = max((len(pictures) for pictures in result.thumbnails), default=1)
     cost = result.cost
@@ -110,7 +113,7 @@ def _tree(result: SearchResult, scales: ScaleTable, verdict: dict[str, bool]) ->
         verdict=list(verdict.items()),
         reward="" if result.reward is None else f"{result.reward:.2f}",
         final=data_uri(result.image),
-        width=100 + widest * _CELL,
+        width=100 + widest * _CELL + 380,
         height=len(rows) * _ROW,
         scales=rows,
         links=links,
