@@ -83,14 +83,14 @@ class ScaleTable:
         return self.reference or self.grids[-1]
 
 
-def square_scales(sides: Sequence[int]) -> ScaleTable:
-    """Square grids of the given sides.
+def square_scales(sides: Sequence[int], *, patch: int = 1) -> ScaleTable:
+    """Square grids of the given sides in tokens; `patch` latent cells per token side.
 
     Example:
         >>> square_scales(VAR_SIDES[256]).num_tokens
         680
     """
-    return ScaleTable(tuple((int(side), int(side)) for side in sides))
+    return ScaleTable(tuple((int(side), int(side)) for side in sides), patch=patch)
 
 
 def infinity_scales(size: str = "1M", *, ratio: float = 1.0, patch: int = 1) -> ScaleTable:

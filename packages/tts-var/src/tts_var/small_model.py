@@ -17,7 +17,7 @@ from tts_var.models.autoencoder import AutoencoderConfig, BinaryTokenizer
 from tts_var.models.infinity import InfinityConfig, InfinityGenerator, InfinitySampling, InfinityTransformer
 from tts_var.models.loading import fill_strictly, read_weights
 from tts_var.models.text import WordEncoder
-from tts_var.scales import square_scales
+from tts_var.scales import ScaleTable, square_scales
 
 CONFIG_FILE = "config.json"
 
@@ -34,9 +34,9 @@ class TokenizerConfig:
         norm_groups: groups of every group norm.
     """
 
-    latent_channels: int = 16
+    latent_channels: int = 8
     base_channels: int = 16
-    multipliers: list[int] = field(default_factory=lambda: [1, 2, 2, 4])
+    multipliers: list[int] = field(default_factory=lambda: [1, 2, 2])
     blocks_per_level: int = 1
     norm_groups: int = 4
 
@@ -71,12 +71,11 @@ class TransformerConfig:
     unconditional_tokens: int = 16
     drop_path: float = 0.0
 
-    def build(self, sides: list[int], token_bits: int) -> tuple[InfinityTransformer, WordEncoder]:
+    def build(self, scales: ScaleTable, latent_channels: int) -> tuple[InfinityTransformer, WordEncoder]:
         """Transformer and text encoder with the weights that torch gives them."""
-        config = InfinityConfig(
-            self.depth, self.width, self.num_heads, token_bits, self.text_width, self.unconditional_tokens, self.drop_path
-        )
-        return InfinityTransformer(config, square_scales(sides)), WordEncoder(self.text_width, num_layers=self.text_layers)
+        bits = latent_channels * scales.patch**2
+        config = InfinityConfig(self.depth, self.width, self.num_heads, bits, self.text_width, self.unconditional_tokens, self.drop_path)
+        return InfinityTransformer(config, scales), WordEncoder(self.text_width, num_layers=self.text_layers)
 
 
 def save_part(folder: Path, name: str, module: nn.Module, sizes: Mapping[str, Any]) -> None:
@@ -170,9 +169,8 @@ def load_small_world(
     folder = shipped_folder() if path is None else Path(path)
     tokenizer = load_tokenizer(folder)
     transformer_sizes = read_part(folder, "transformer")
-    sides = transformer_sizes.pop("sides")
-    bits = tokenizer.config.latent_channels
-    transformer, encoder = TransformerConfig(**transformer_sizes).build(sides, bits)
+    scales = square_scales(transformer_sizes.pop("sides"), patch=transformer_sizes.pop("patch"))
+    transformer, encoder = TransformerConfig(**transformer_sizes).build(scales, tokenizer.config.latent_channels)
     load_part(folder, "transformer", transformer)
     load_part(folder, "text_encoder", encoder)
     sampling = InfinitySampling(guidance, temperature, top_k, top_p)

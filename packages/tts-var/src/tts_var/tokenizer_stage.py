@@ -45,7 +45,7 @@ class TokenizerLossConfig:
     entropy_temperature: float = 1.0
     prefix_share: float = 0.25
     plain_share: float = 0.5
-    plain_steps: int = 1200
+    plain_steps: int = 800
 
 
 class _Reconstruct(nn.Module):

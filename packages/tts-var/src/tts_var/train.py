@@ -20,7 +20,7 @@ from triptych.seeding import derive_seed, generator
 from triptych.tracking.jsonl import read_rows
 from tts_var.models.clip import ClipConfig
 from tts_var.reward_stage import RewardLossConfig, RewardStage
-from tts_var.scales import square_scales
+from tts_var.scales import ScaleTable, square_scales
 from tts_var.small_model import TokenizerConfig, TransformerConfig, load_tokenizer, save_part
 from tts_var.tokenizer_stage import TokenizerLossConfig, TokenizerStage
 from tts_var.trainer import Stage, TrainerConfig, fit
@@ -89,6 +89,7 @@ class TrainConfig(RunConfig):
     Attributes:
         stages: which models to train, in order; `tokenizer` comes first, the others read its weights.
         sides: token grids of the scales, all square.
+        patch: latent cells per token side (2 in the 8B model).
         data: captioned pictures, as a Hydra node.
         strategy: how a model is placed and stepped (group `strategy`).
         tokenizer: the tokenizer's stage.
@@ -98,6 +99,7 @@ class TrainConfig(RunConfig):
 
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     sides: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5, 6, 8])
+    patch: int = 2
     data: Any = MISSING
     strategy: Any = MISSING
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
@@ -109,7 +111,14 @@ class TrainConfig(RunConfig):
         unknown = [stage for stage in self.stages if stage not in STAGES]
         if unknown or not self.stages:
             raise UserError(f"stages is {self.stages}: choose among {', '.join(STAGES)}")
-        square_scales(self.sides)
+        if self.patch < 1:
+            raise UserError(f"patch is {self.patch}: a token covers at least one latent cell")
+        assert self.scales  # refuses empty grids
+
+    @property
+    def scales(self) -> ScaleTable:
+        """The grids that all stages walk."""
+        return square_scales(self.sides, patch=self.patch)
 
 
 @dataclass
@@ -118,11 +127,13 @@ class _StageRun(RunConfig):
 
     Attributes:
         sides: token grids.
+        patch: latent cells per token side.
         data: the data node.
         settings: the stage's settings as a plain tree.
     """
 
     sides: list[int] = field(default_factory=list)
+    patch: int = 1
     data: Any = None
     settings: Any = None
 
@@ -154,6 +165,7 @@ def _train(config: TrainConfig, name: str, build: Callable[[TrainConfig], _Plan]
         **{key: getattr(config, key) for key in RunConfig.__dataclass_fields__ if key != "name"},
         name=f"{config.name}/{name}",
         sides=config.sides,
+        patch=config.patch,
         data=config.data,
         settings=asdict(settings),
     )
@@ -179,7 +191,7 @@ def _train(config: TrainConfig, name: str, build: Callable[[TrainConfig], _Plan]
 def _tokenizer(config: TrainConfig) -> _Plan:
     settings = config.tokenizer
     tokenizer = settings.model.build()
-    stage = TokenizerStage(tokenizer, instantiate(config.data), square_scales(config.sides), settings.loss, seed=config.seed)
+    stage = TokenizerStage(tokenizer, instantiate(config.data), config.scales, settings.loss, seed=config.seed)
     return _Plan(
         stage,
         settings,
@@ -192,7 +204,7 @@ def _tokenizer(config: TrainConfig) -> _Plan:
 def _reward(config: TrainConfig) -> _Plan:
     settings = config.reward
     model = settings.model.build()
-    data, scales = instantiate(config.data), square_scales(config.sides)
+    data, scales = instantiate(config.data), config.scales
     return _Plan(
         RewardStage(model, load_tokenizer(_folder(config)), scales, data, settings.loss, seed=config.seed),
         settings,
@@ -205,10 +217,10 @@ def _reward(config: TrainConfig) -> _Plan:
 def _transformer(config: TrainConfig) -> _Plan:
     settings = config.transformer
     tokenizer = load_tokenizer(_folder(config))
-    transformer, encoder = settings.model.build(config.sides, tokenizer.config.latent_channels)
+    transformer, encoder = settings.model.build(config.scales, tokenizer.config.latent_channels)
     transformer.reset_parameters(generator(config.seed, "transformer"))
     model = TextToBits(transformer, encoder)
-    sizes = {**asdict(settings.model), "sides": list(config.sides)}
+    sizes = {**asdict(settings.model), "sides": list(config.sides), "patch": config.patch}
     return _Plan(
         TransformerStage(model, tokenizer, instantiate(config.data), settings.loss, seed=config.seed),
         settings,
