@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from gspo_rl.evaluate import EvaluateConfig
 from gspo_rl.train import TrainConfig
+from tts_var import evaluate as evaluate_var
 from tts_var import sample as sample_var
 from tts_var import train as train_var
 from tts_var.batch_schedule import plan
@@ -21,6 +22,7 @@ from tts_var.batch_schedule import plan
 CONFIGS = Path(__file__).parents[2] / "configs"
 SCHEMAS = {
     "train_gspo": TrainConfig, "evaluate_gspo": EvaluateConfig, "train_var": train_var.TrainConfig, "sample_var": sample_var.SampleConfig,
+    "evaluate_var": evaluate_var.EvaluateConfig,
 }  # fmt: skip
 # The primary config in which a group's choices are tried; train_gspo for those not listed.
 PRIMARY_OF = dict.fromkeys(("generator", "reward", "features", "search"), "sample_var")

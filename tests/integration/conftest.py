@@ -10,11 +10,18 @@ from typing import NamedTuple
 import pytest
 
 from gspo_rl import evaluate, train
+from tts_var import evaluate as evaluate_var
 from tts_var import sample as sample_var
 from tts_var import train as train_var
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = {"train_gspo": train.main, "evaluate_gspo": evaluate.main, "train_var": train_var.main, "sample_var": sample_var.main}
+COMMANDS = {
+    "train_gspo": train.main,
+    "evaluate_gspo": evaluate.main,
+    "train_var": train_var.main,
+    "sample_var": sample_var.main,
+    "evaluate_var": evaluate_var.main,
+}
 
 # The default job, made small: a second or two.
 QUICK = [

@@ -1,0 +1,167 @@
+"""`python -m tts_var.evaluate`: the six-category score of every search strategy, beside what it costs."""
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import MISSING
+
+from triptych.cli import entry_point
+from triptych.console import get_logger
+from triptych.errors import UserError
+from triptych.evaluation.statistics import Interval, bootstrap_interval
+from triptych.report.render import ReportConfig, Samples
+from triptych.run import Run, RunConfig
+from triptych.seeding import generator
+from tts_var.data.prompts import CATEGORIES, ScenePrompt
+from tts_var.evaluation import (
+    EvaluationConfig,
+    Outcome,
+    by_category,
+    evaluate_search,
+    held_out_prompts,
+    per_prompt,
+    reward_rank_correlation,
+)
+from tts_var.sample import SearchSettings
+from tts_var.search import Search
+
+_logger = get_logger("evaluate")
+
+
+@dataclass
+class EvaluateConfig(RunConfig):
+    """Settings of `var-evaluate`.
+
+    Attributes:
+        generator: the model (group `generator`).
+        reward: what resampling and the final choice look at (group `reward`).
+        features: what clustering and the diversity look at (group `features`).
+        strategies: searches by name.
+        only: names of the strategies to run; empty for all.
+        evaluation: prompts and seeds.
+        max_particles: particles generated at once.
+    """
+
+    generator: Any = MISSING
+    reward: Any = MISSING
+    features: Any = MISSING
+    strategies: dict[str, SearchSettings] = field(default_factory=dict)
+    only: list[str] = field(default_factory=list)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    max_particles: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unknown = [name for name in self.only if name not in self.strategies]
+        if unknown:
+            raise UserError(f"only names '{unknown[0]}', which is no strategy: choose among {', '.join(self.strategies)}")
+
+
+@entry_point("evaluate_var", EvaluateConfig)
+def main(config: EvaluateConfig) -> None:
+    """Evaluates every strategy and writes `summary.json`, one line per picture, and the report."""
+    chosen = {name: config.strategies[name].build() for name in (config.only or config.strategies)}
+    with Run.open(config) as run:
+        model = instantiate(config.generator, device=run.device)
+        reward, features = instantiate(config.reward), instantiate(config.features)
+        searches = {
+            name: Search(model, settings, reward=reward, features=features, max_particles=config.max_particles)
+            for name, settings in chosen.items()
+        }
+        run.begin({})
+        prompts = held_out_prompts(config.evaluation, seed=config.seed)
+        outcomes: dict[str, list[Outcome]] = {}
+        for name, search in searches.items():
+            started = time.perf_counter()
+            outcomes[name] = evaluate_search(search, prompts, config.evaluation, features=features, world=run.world)
+            interval = _interval(config, name, outcomes[name])
+            _logger.info("%-24s %s  (%.0f s)", name, interval.percent(), time.perf_counter() - started)
+        correlation: list[float] = []
+        if config.evaluation.correlation_prompts and run.world.is_main:
+            texts = [prompt.text for prompt in prompts[: config.evaluation.correlation_prompts]]
+            correlation = reward_rank_correlation(
+                model,
+                reward,
+                texts,
+                num_particles=config.evaluation.correlation_particles,
+                seed=config.seed,
+                max_particles=config.max_particles,
+            )
+        if run.world.is_main:
+            _conclude(config, run, prompts, outcomes, correlation)
+        run.world.barrier()
+
+
+def _interval(config: EvaluateConfig, name: str, outcomes: list[Outcome]) -> Interval:
+    scores = per_prompt(outcomes, config.evaluation.num_prompts)
+    return bootstrap_interval(scores, generator=generator(config.seed, "bootstrap", name), confidence=config.evaluation.confidence)
+
+
+def _conclude(
+    config: EvaluateConfig, run: Run, prompts: list[ScenePrompt], outcomes: dict[str, list[Outcome]], correlation: list[float]
+) -> None:
+    strategies: dict[str, dict[str, Any]] = {}
+    for name, rows in outcomes.items():
+        interval = _interval(config, name, rows)
+        spread = torch.tensor([row.diversity for row in rows], dtype=torch.float64).nanmean().item()
+        strategies[name] = {
+            "score": interval.mean,
+            "interval": list(interval[1:]),
+            "num_samples": rows[0].num_samples,
+            "tflops": sum(row.flops for row in rows) / len(rows) / 1e12,
+            "tokens": sum(row.tokens for row in rows) / len(rows),
+            "seconds": sum(row.seconds for row in rows) / len(rows),
+            "any_correct": sum(row.any_correct for row in rows) / len(rows),
+            "diversity": spread if math.isfinite(spread) else None,
+            "categories": by_category(per_prompt(rows, len(prompts)), prompts),
+        }
+    summary = {
+        "num_prompts": len(prompts),
+        "seeds": config.evaluation.seeds,
+        "strategies": strategies,
+        "reward_rank_correlation": correlation,
+    }
+    lines = [
+        json.dumps({"strategy": name, "text": prompts[row.prompt].text, **asdict(row)}) for name, rows in outcomes.items() for row in rows
+    ]
+    run.write_text("outcomes.jsonl", "".join(line.replace("NaN", "null") + "\n" for line in lines))
+    table = [
+        (
+            name,
+            _interval(config, name, outcomes[name]).percent(),
+            str(row["num_samples"]),
+            f"{1e3 * row['tflops']:.2f}",
+            f"{row['seconds']:.3f}",
+            f"{100 * row['any_correct']:.1f} %",
+            "" if row["diversity"] is None else f"{row['diversity']:.3f}",
+            *(f"{100 * row['categories'][category]:.0f} %" for category in CATEGORIES),
+        )
+        for name, row in strategies.items()
+    ]
+    columns = ("strategy", "score", "final pictures", "GFLOP", "seconds", "any final picture", "diversity", *CATEGORIES)
+    samples = [Samples("Strategies, per prompt", columns, table)]
+    if correlation:
+        ranks = [(str(scale), f"{value:.2f}") for scale, value in enumerate(correlation)]
+        samples.append(Samples("Rank correlation of the reward at each scale with the final reward", ("scale", "correlation"), ranks))
+    best = max(strategies, key=lambda name: strategies[name]["score"])
+    report = run.finish(
+        summary,
+        report=ReportConfig(
+            title=f"Search strategies: {config.name}",
+            headline={"prompts": str(len(prompts)), "seeds": str(len(config.evaluation.seeds)), "best": best},
+            notes=[
+                "The score is the share of held-out prompts whose chosen picture fulfils every part, mean over seeds and six categories."
+            ],
+            samples=samples,
+        ),
+    )
+    _logger.info("report             %s", report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""The next-scale panel as a newcomer runs it, made small: train, sample, look, and what bad input is told."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+TINY = [
+    "data.num_examples=16", "tokenizer.model.base_channels=4", "tokenizer.model.norm_groups=2", "tokenizer.trainer.batch_size=2",
+    "transformer.model.depth=1", "transformer.model.width=64", "transformer.model.num_heads=2", "transformer.trainer.batch_size=2",
+    "reward.model.vision_width=32", "reward.model.vision_layers=1", "reward.model.text_width=32", "reward.model.text_layers=1",
+    "reward.trainer.batch_size=4",
+]  # fmt: skip
+
+
+def steps(count: int) -> list[str]:
+    return [f"{stage}.trainer.{key}" for stage in ("tokenizer", "reward", "transformer") for key in (f"max_steps={count}", "log_every=1")]
+
+
+@pytest.fixture
+def model(command: Callable, tmp_path: Path) -> Path:
+    outcome = command("train_var", *TINY, *steps(2))
+    assert outcome.code == 0, outcome.err
+    return tmp_path / "outputs" / "var" / "model"
+
+
+def test_training_leaves_a_model_that_draws(command: Callable, model: Path, tmp_path: Path) -> None:
+    outcome = command("sample_var", f"generator.path={model}", "prompts=[a red circle,two squares]", "seed=3")
+    assert outcome.code == 0, outcome.err
+    folder = tmp_path / "outputs" / "samples"
+    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == ["a red circle", "two squares"]
+    for row in rows:
+        picture = Image.open(folder / row["file"])
+        assert picture.size == (64, 64)
+        assert picture.text["prompt"] == row["prompt"]  # type: ignore[attr-defined]
+        assert picture.text["seed"] == "3"  # type: ignore[attr-defined]
+        assert "generated" in picture.text["Source"]  # type: ignore[attr-defined]
+        assert len(row["lineage"]) == 7
+    page = (folder / "search.html").read_text()
+    assert "<script" not in page
+    assert page.count("<svg") == 2
+    assert "ended-by-cluster" in page
+    assert "effective sample size" in page
+    first = (folder / rows[0]["file"]).read_bytes()
+    assert command("sample_var", f"generator.path={model}", "prompts=a red circle", "seed=3", "name=again").code == 0
+    assert (tmp_path / "outputs" / "again" / "pictures" / "0000.png").read_bytes() == first
+
+
+def test_a_longer_run_goes_on_exactly(command: Callable, tmp_path: Path) -> None:
+    """A stage that stops after 2 of 4 steps and goes on ends with the weights of one that ran through."""
+    only = ["stages=[tokenizer]", *TINY, "checkpoint.every_steps=1", "tokenizer.trainer.log_every=1"]
+    assert command("train_var", "name=through", *only, "tokenizer.trainer.max_steps=4").code == 0
+    assert command("train_var", "name=twice", *only, "tokenizer.trainer.max_steps=4").code == 0
+    checkpoints = tmp_path / "outputs" / "twice" / "tokenizer" / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step_00000003", "step_00000004"]
+    assert command("train_var", "name=twice", *only, "tokenizer.trainer.max_steps=4", "resume_step=3").code == 0
+    through, twice = (load_file(tmp_path / "outputs" / name / "model" / "tokenizer.safetensors") for name in ("through", "twice"))
+    assert through.keys() == twice.keys()
+    assert all(through[key].equal(twice[key]) for key in through)
+    metrics = [(tmp_path / "outputs" / name / "tokenizer" / "metrics.jsonl").read_text() for name in ("through", "twice")]
+    assert metrics[0] == metrics[1]
+
+
+def test_evaluation_tells_score_and_cost_of_every_strategy(command: Callable, model: Path, tmp_path: Path) -> None:
+    quick = ["evaluation.num_prompts=6", "evaluation.correlation_prompts=2", "evaluation.correlation_particles=3"]
+    outcome = command("evaluate_var", f"generator.path={model}", *quick, "only=[single,best_of_2,tts_var]", "evaluation.seeds=[0,1]")
+    assert outcome.code == 0, outcome.err
+    summary = json.loads((tmp_path / "outputs" / "evaluate-var" / "summary.json").read_text())
+    strategies = summary["strategies"]
+    assert list(strategies) == ["single", "best_of_2", "tts_var"]
+    assert [row["num_samples"] for row in strategies.values()] == [1, 2, 1]
+    assert strategies["best_of_2"]["tokens"] == 2 * strategies["single"]["tokens"] == 2 * (1 + 4 + 9 + 16 + 25 + 36 + 64)
+    assert all(low <= row["score"] <= high for row in strategies.values() for low, high in [row["interval"]])
+    assert summary["reward_rank_correlation"][-1] == pytest.approx(1)
+    lines = (tmp_path / "outputs" / "evaluate-var" / "outcomes.jsonl").read_text().splitlines()
+    assert len(lines) == 3 * 6 * 2
+
+
+def refused(outcome: object, *parts: str) -> None:
+    code, err = outcome.code, outcome.err  # type: ignore[attr-defined]
+    assert code == 2, err
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in err
+    assert all(part in err for part in parts), err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["prompts=a pink circle"], ["pink", "it knows", "circle"]),
+        (["prompts=[]"], ["no prompt"]),
+        (["prompts=empty.txt"], ["no prompt"]),
+        (["prompts=absent.txt"], ["absent.txt", "cannot be read"]),
+        (["search.potential=best"], ["search.potential is 'best'", "value"]),
+        (["search.scheme=best"], ["search.scheme is 'best'", "systematic"]),
+        (["search.batch_schedule=[8,8]"], ["7 scales"]),
+        (["search.batch_schedule=[8,8,8,8,8,8,4]", "search.events=[]"], ["without an event"]),
+        (["search.batch_schedule=[8]", "search.events=[{scale: 7, kind: resample}]"], ["scale 7", "0 to 6"]),
+        (["search.batch_schedule=[8]", "search.events=[{scale: 2, kind: kill}]"], ["kind 'kill'", "cluster"]),
+        (["search.num_images=1000", "memory_gib=0.01"], ["MiB", "lower search.num_images"]),
+        (["generator.temperature=0"], ["temperature is 0"]),
+    ],
+)
+def test_bad_input_is_told_in_one_line(command: Callable, model: Path, tmp_path: Path, arguments: list[str], parts: list[str]) -> None:
+    (tmp_path / "empty.txt").write_text("\n \n")
+    refused(command("sample_var", f"generator.path={model}", "name=bad", *arguments), *parts)
+    assert not (tmp_path / "outputs" / "bad").exists()
+
+
+def test_weights_that_do_not_belong_are_told_in_one_line(command: Callable, model: Path, tmp_path: Path) -> None:
+    refused(command("sample_var", "generator.path=nowhere"), "nowhere holds no model", "make train-var")
+    sizes = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**sizes, "transformer": {**sizes["transformer"], "width": 128}}))
+    refused(command("sample_var", f"generator.path={model}"), "does not fit", "has shape")
+    (model / "config.json").write_text(json.dumps(sizes))
+    weights = model / "transformer.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    refused(command("sample_var", f"generator.path={model}"), "transformer.safetensors", "fetch it again")
+    weights.unlink()
+    refused(command("sample_var", f"generator.path={model}"), "there are no weights at")
+    assert not (tmp_path / "outputs" / "samples").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["stages=[decoder]"], ["stages is", "tokenizer, reward, transformer"]),
+        (["stages=[transformer]", "name=fresh"], ["holds no model"]),
+        (["transformer.loss.weighting=none"], ["loss.weighting"]),
+        (["tokenizer.model.base_channels=5"], ["groups"]),
+        (["sides=[]"], ["grids"]),
+    ],
+)
+def test_bad_training_settings_are_told_in_one_line(command: Callable, arguments: list[str], parts: list[str]) -> None:
+    refused(command("train_var", *TINY, *steps(1), *arguments), *parts)
