@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor, nn
 from torch.nn import functional
 
 from tts_var.data.drawing import IMAGE_SIZE
 from tts_var.data.prompts import MAX_WORDS, VOCABULARY
+from tts_var.models.open_clip_classes import CLIP, CLIPTextCfg, CLIPVisionCfg
 from tts_var.models.text import word_indices
 
 # The text tower reads its summary at the largest index, which is therefore the end marker's.
