@@ -36,7 +36,7 @@ class TokenizerLossConfig:
         prefix_share: share of a batch that is decoded from the first scales only, so that the decoder knows
             unfinished pictures, which a search looks at.
         plain_share: share of a batch that is decoded without quantization at the first step; it falls linearly to
-            0 over `plain_steps`. Without it the decoder first learns to ignore codes that are still noise.
+            0 over `plain_steps`, so that the auto-encoder has something to quantize before every code counts.
         plain_steps: optimizer steps until every picture is quantized.
     """
 
