@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tts_var.draws import KeyedDraws, SharedDraws
 from tts_var.models.autoencoder import INFINITY_TOKENIZERS, BinaryTokenizer
+from tts_var.models.flops import decoder_flops
 from tts_var.models.infinity import (
     INFINITY_SIZES,
     InfinityGenerator,
@@ -25,6 +26,7 @@ from tts_var.models.quantizers import bits_to_integers, codes_from_bits, integer
 from tts_var.models.text import TextFeatures
 from tts_var.scales import ScaleTable, infinity_scales
 from tts_var.testing import tiny_generator
+from tts_var.transformer_stage import bit_losses, token_weights
 
 Golden = Callable[[str], dict[str, Any]]
 VARIANTS = ("patchify", "plain")
@@ -166,6 +168,29 @@ def test_released_sizes_are_the_same_classes(size: str, num_parameters: float, n
     if num_tensors is not None:
         buffers = sum("zero_k_bias" in name for name, _ in model.named_buffers())
         assert len(model.state_dict()) == num_tensors, buffers
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("weighting", "recording"), [("per_scale", "loss.reweight"), ("uniform", "loss.plain")])
+def test_losses_are_the_recorded_ones(golden: Golden, variant: str, weighting: str, recording: str) -> None:
+    scales, recorded = scales_of(golden(f"infinity/{variant}.config")), golden(f"infinity/{variant}.teacher")
+    logits = recorded["logits"].unflatten(-1, (-1, 2))
+    loss = (bit_losses(logits, recorded["bits"]) * token_weights(scales, weighting)).sum(1).mean()
+    assert float(loss) == pytest.approx(float(recorded[recording]), abs=1e-5)
+
+
+@pytest.mark.parametrize(("side", "tflops"), [(16, 0.616), (64, 9.85)])
+def test_decoding_costs_what_was_measured(side: int, tflops: float) -> None:
+    assert decoder_flops(INFINITY_TOKENIZERS["d32"], (side, side)) / 1e12 == pytest.approx(tflops, rel=2e-3)
+
+
+def test_a_picture_of_the_2b_model_costs_what_was_measured() -> None:
+    with torch.device("meta"):
+        transformer = InfinityTransformer(INFINITY_SIZES["2B"], infinity_scales("1M"))
+        tokenizer = BinaryTokenizer(INFINITY_TOKENIZERS["d32"])
+    generator = InfinityGenerator(transformer, tokenizer, None, InfinitySampling())  # type: ignore[arg-type]
+    total = sum(generator.advance_flops(scale, text_tokens=20) for scale in range(13)) / 1e12
+    assert total == pytest.approx(115, abs=0.5)
 
 
 def test_released_tokenizers_are_the_same_classes() -> None:

@@ -1,12 +1,10 @@
 """`python -m tts_var.evaluate`: the six-category score of every search strategy, beside what it costs."""
 
 import json
-import math
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
 from hydra.utils import instantiate
 from omegaconf import MISSING
 
@@ -17,13 +15,12 @@ from triptych.evaluation.statistics import Interval, bootstrap_interval
 from triptych.report.render import ReportConfig, Samples
 from triptych.run import Run, RunConfig
 from triptych.seeding import generator
-from tts_var.data.prompts import CATEGORIES, ScenePrompt
+from tts_var.data.prompts import CATEGORIES, ScenePrompt, evaluation_prompts
 from tts_var.evaluation import (
     EvaluationConfig,
     Outcome,
     by_category,
     evaluate_search,
-    held_out_prompts,
     per_prompt,
     reward_rank_correlation,
 )
@@ -74,13 +71,18 @@ def main(config: EvaluateConfig) -> None:
             for name, settings in chosen.items()
         }
         run.begin({})
-        prompts = held_out_prompts(config.evaluation, seed=config.seed)
+        prompts = evaluation_prompts(config.evaluation.num_prompts, seed=config.seed)
         outcomes: dict[str, list[Outcome]] = {}
+        scores: dict[str, Interval] = {}
         for name, search in searches.items():
             started = time.perf_counter()
             outcomes[name] = evaluate_search(search, prompts, config.evaluation, features=features, world=run.world)
-            interval = _interval(config, name, outcomes[name])
-            _logger.info("%-24s %s  (%.0f s)", name, interval.percent(), time.perf_counter() - started)
+            scores[name] = bootstrap_interval(
+                per_prompt(outcomes[name], len(prompts)),
+                generator=generator(config.seed, "bootstrap", name),
+                confidence=config.evaluation.confidence,
+            )
+            _logger.info("%-24s %s  (%.0f s)", name, scores[name].percent(), time.perf_counter() - started)
         correlation: list[float] = []
         if config.evaluation.correlation_prompts and run.world.is_main:
             texts = [prompt.text for prompt in prompts[: config.evaluation.correlation_prompts]]
@@ -93,31 +95,30 @@ def main(config: EvaluateConfig) -> None:
                 max_particles=config.max_particles,
             )
         if run.world.is_main:
-            _conclude(config, run, prompts, outcomes, correlation)
+            _conclude(config, run, prompts, outcomes, scores, correlation)
         run.world.barrier()
 
 
-def _interval(config: EvaluateConfig, name: str, outcomes: list[Outcome]) -> Interval:
-    scores = per_prompt(outcomes, config.evaluation.num_prompts)
-    return bootstrap_interval(scores, generator=generator(config.seed, "bootstrap", name), confidence=config.evaluation.confidence)
-
-
 def _conclude(
-    config: EvaluateConfig, run: Run, prompts: list[ScenePrompt], outcomes: dict[str, list[Outcome]], correlation: list[float]
+    config: EvaluateConfig,
+    run: Run,
+    prompts: list[ScenePrompt],
+    outcomes: dict[str, list[Outcome]],
+    scores: dict[str, Interval],
+    correlation: list[float],
 ) -> None:
     strategies: dict[str, dict[str, Any]] = {}
     for name, rows in outcomes.items():
-        interval = _interval(config, name, rows)
-        spread = torch.tensor([row.diversity for row in rows], dtype=torch.float64).nanmean().item()
+        spreads = [row.diversity for row in rows if row.diversity is not None]
         strategies[name] = {
-            "score": interval.mean,
-            "interval": list(interval[1:]),
+            "score": scores[name].mean,
+            "interval": list(scores[name][1:]),
             "num_samples": rows[0].num_samples,
             "tflops": sum(row.flops for row in rows) / len(rows) / 1e12,
             "tokens": sum(row.tokens for row in rows) / len(rows),
             "seconds": sum(row.seconds for row in rows) / len(rows),
             "any_correct": sum(row.any_correct for row in rows) / len(rows),
-            "diversity": spread if math.isfinite(spread) else None,
+            "diversity": sum(spreads) / len(spreads) if spreads else None,
             "categories": by_category(per_prompt(rows, len(prompts)), prompts),
         }
     summary = {
@@ -129,11 +130,11 @@ def _conclude(
     lines = [
         json.dumps({"strategy": name, "text": prompts[row.prompt].text, **asdict(row)}) for name, rows in outcomes.items() for row in rows
     ]
-    run.write_text("outcomes.jsonl", "".join(line.replace("NaN", "null") + "\n" for line in lines))
+    run.write_text("outcomes.jsonl", "".join(line + "\n" for line in lines))
     table = [
         (
             name,
-            _interval(config, name, outcomes[name]).percent(),
+            scores[name].percent(),
             str(row["num_samples"]),
             f"{1e3 * row['tflops']:.2f}",
             f"{row['seconds']:.3f}",

@@ -11,7 +11,7 @@ from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.seeding import derive_seed
 from tts_var.data.checker import check_image
-from tts_var.data.prompts import CATEGORIES, ScenePrompt, evaluation_prompts
+from tts_var.data.prompts import CATEGORIES, ScenePrompt
 from tts_var.draws import KeyedDraws
 from tts_var.models import NextScaleModel
 from tts_var.search import Features, Reward, Search
@@ -59,7 +59,7 @@ class Outcome:
         tokens: tokens generated.
         seconds: wall time.
         num_samples: final pictures.
-        diversity: mean distance between the pooled features of the final pictures; NaN for one picture.
+        diversity: mean distance between the pooled features of the final pictures; None for one picture.
     """
 
     prompt: int
@@ -70,7 +70,7 @@ class Outcome:
     tokens: int
     seconds: float
     num_samples: int
-    diversity: float
+    diversity: float | None
 
 
 def evaluate_search(
@@ -93,12 +93,11 @@ def evaluate_search(
     outcomes = []
     for (index, seed), result in zip(mine, results, strict=True):
         checked = [check_image(image, prompts[index]).correct for image in result.images]
-        chosen = checked[int(torch.tensor(result.rewards).argmax())] if result.rewards else checked[0]
         outcomes.append(
             Outcome(
                 prompt=index,
                 seed=seed,
-                correct=chosen,
+                correct=checked[result.chosen],
                 any_correct=any(checked),
                 flops=result.cost.flops,
                 tokens=result.cost.num_tokens,
@@ -159,19 +158,14 @@ def by_category(scores: Float[Tensor, " prompts"], prompts: Sequence[ScenePrompt
     return {category: float(scores[torch.tensor([prompt.category == category for prompt in prompts])].mean()) for category in CATEGORIES}
 
 
-def held_out_prompts(config: EvaluationConfig, *, seed: int) -> list[ScenePrompt]:
-    """The prompts of an evaluation."""
-    return evaluation_prompts(config.num_prompts, seed=seed)
-
-
 def _ranks(values: Tensor) -> Tensor:
     below = (values[..., None, :] < values[..., :, None]).sum(-1)
     equal = (values[..., None, :] == values[..., :, None]).sum(-1)
     return below.double() + (equal.double() - 1) / 2
 
 
-def _diversity(images: Tensor, features: Features | None) -> float:
+def _diversity(images: Tensor, features: Features | None) -> float | None:
     if features is None or len(images) < 2:
-        return float("nan")
+        return None
     pooled = features(images).float().mean(1)
     return float(torch.pdist(pooled).mean())

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -11,11 +12,11 @@ from tts_var.models.clip import ClipConfig, SmallClip, similarity
 from tts_var.small_model import load_part, read_part, shipped_folder
 
 
-class ClipReward:
-    """Agreement of picture and prompt under the small world's CLIP, as `100 * cosine`.
+class _ClipJudge:
+    """What reward and features share: the model, and where it comes from.
 
     Args:
-        model: the model.
+        model: the small world's CLIP.
     """
 
     image_size: int | None = None
@@ -25,13 +26,20 @@ class ClipReward:
         self.flops_per_image = model.flops_per_image
 
     @classmethod
-    def from_folder(cls, path: str | Path | None = None) -> "ClipReward":
-        """The reward of a model folder; None for the one that the package ships.
+    def from_folder(cls, path: str | Path | None = None) -> Self:
+        """Reads the CLIP of a model folder; None for the one that the package ships.
 
         Raises:
             UserError: if the folder holds no reward, or one of another shape.
         """
-        return cls(load_clip(path))
+        folder = shipped_folder() if path is None else Path(path)
+        model = ClipConfig(**read_part(folder, "reward")).build()
+        load_part(folder, "reward", model)
+        return cls(model)
+
+
+class ClipReward(_ClipJudge):
+    """Agreement of picture and prompt under the small world's CLIP, as `100 * cosine`."""
 
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "rows 3 height width"], prompts: Sequence[str]) -> Float[Tensor, " rows"]:
@@ -41,33 +49,10 @@ class ClipReward:
         return 100 * similarity(self.model.embed_images(images)[0], texts)
 
 
-class ClipFeatures:
-    """Patch tokens of the image tower of the small world's CLIP, for clustering.
-
-    Args:
-        model: the model.
-    """
-
-    image_size: int | None = None
-
-    def __init__(self, model: SmallClip) -> None:
-        self.model = model.eval()
-        self.flops_per_image = model.flops_per_image
-
-    @classmethod
-    def from_folder(cls, path: str | Path | None = None) -> "ClipFeatures":
-        """The features of a model folder; None for the ones that the package ships."""
-        return cls(load_clip(path))
+class ClipFeatures(_ClipJudge):
+    """Patch tokens of the image tower of the small world's CLIP, for clustering."""
 
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "rows 3 height width"]) -> Float[Tensor, "rows tokens channels"]:
         """Patch tokens of pictures in [0, 1]."""
         return self.model.embed_images(images)[1]
-
-
-def load_clip(path: str | Path | None = None) -> SmallClip:
-    """The CLIP of a model folder; None for the one that the package ships."""
-    folder = shipped_folder() if path is None else Path(path)
-    model = ClipConfig(**read_part(folder, "reward")).build()
-    load_part(folder, "reward", model)
-    return model

@@ -9,7 +9,6 @@ Source: TTS-VAR (arXiv 2507.18537), algorithm 1.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -115,10 +114,8 @@ class SearchResult:
 
     Attributes:
         prompt: the prompt.
-        image: the chosen picture in [0, 1], (3, height, width).
-        reward: its reward; None where nothing had to be chosen.
-        lineage: slot of its ancestor at every scale.
-        images: all final pictures, (num_images, 3, height, width).
+        chosen: index of the chosen picture among the final ones.
+        images: all final pictures in [0, 1], (num_images, 3, height, width).
         rewards: their rewards; empty where nothing had to be chosen.
         lineages: slots of their ancestors.
         events: what each event did.
@@ -127,15 +124,28 @@ class SearchResult:
     """
 
     prompt: str
-    image: Float[Tensor, "3 height width"]
-    reward: float | None
-    lineage: tuple[int, ...]
+    chosen: int
     images: Float[Tensor, "num 3 height width"]
     rewards: tuple[float, ...]
     lineages: tuple[tuple[int, ...], ...]
     events: tuple[EventRecord, ...]
     cost: SearchCost
     thumbnails: tuple[Float[Tensor, "num 3 height width"], ...] = ()
+
+    @property
+    def image(self) -> Float[Tensor, "3 height width"]:
+        """The chosen picture in [0, 1]."""
+        return self.images[self.chosen]
+
+    @property
+    def reward(self) -> float | None:
+        """Its reward; None where nothing had to be chosen."""
+        return self.rewards[self.chosen] if self.rewards else None
+
+    @property
+    def lineage(self) -> tuple[int, ...]:
+        """Slot of its ancestor at every scale."""
+        return self.lineages[self.chosen]
 
 
 @dataclass
@@ -256,9 +266,9 @@ class Search:
         started = time.perf_counter()
         first = self.model.start(condition, self.steps[0].particles)
         state = _State(first, torch.zeros(len(first.latent), 0), SearchCost(), [[] for _ in prompts])
+        words = max(len(str(prompt).split()) for prompt in prompts)
         for scale, step in enumerate(self.steps):
             state.particles = self.model.advance(state.particles, condition, draws)
-            words = max(len(str(prompt).split()) for prompt in prompts)
             state.cost.transformer_flops += step.particles * self.model.advance_flops(scale, text_tokens=words)
             state.cost.num_tokens += step.particles * self.model.scales.lengths[scale]
             if trace:
@@ -275,7 +285,7 @@ class Search:
             if kind == "cluster":
                 indices = self._cluster(state, scale, keep)
             else:
-                indices = self._resample(state, scale, keep, prompts, partial(_stream, resampling, scale, number))
+                indices = self._resample(state, scale, keep, prompts, [resampling(prompt, scale, number) for prompt in range(len(prompts))])
             rows = flat_rows(indices, state.particles.per_prompt)
             state.particles = state.particles.select(indices)
             state.history = state.history[rows]
@@ -291,14 +301,14 @@ class Search:
             kept.append(chosen)
         return torch.stack(kept)
 
-    def _resample(self, state: _State, scale: int, keep: int, prompts: Sequence[str], stream: Callable[[int], torch.Generator]) -> Tensor:
+    def _resample(self, state: _State, scale: int, keep: int, prompts: Sequence[str], streams: Sequence[torch.Generator]) -> Tensor:
         rewards = self._rewards(state, prompts)
         state.history = torch.cat((state.history, rewards.flatten()[:, None]), dim=1)
         potentials = potential(state.history.unflatten(0, rewards.shape), self.config.potential)
         weights = log_weights(potentials, self.config.strength)
         kept = []
         for prompt, row in enumerate(weights):
-            chosen = resample(row, keep, self.config.scheme, generator=stream(prompt))
+            chosen = resample(row, keep, self.config.scheme, generator=streams[prompt])
             state.events[prompt].append(
                 EventRecord(
                     scale,
@@ -343,13 +353,10 @@ class Search:
         lineages = state.particles.lineage.unflatten(0, (len(prompts), -1))
         results = []
         for index, prompt in enumerate(prompts):
-            best = int(rewards[index].argmax()) if rewards is not None else 0
             results.append(
                 SearchResult(
                     prompt=prompt,
-                    image=images[index, best],
-                    reward=float(rewards[index, best]) if rewards is not None else None,
-                    lineage=tuple(lineages[index, best].tolist()),
+                    chosen=int(rewards[index].argmax()) if rewards is not None else 0,
                     images=images[index],
                     rewards=tuple(rewards[index].tolist()) if rewards is not None else (),
                     lineages=tuple(tuple(row) for row in lineages[index].tolist()),
@@ -363,7 +370,3 @@ class Search:
 
 def _keyed_resampling(prompt_seeds: Sequence[int]) -> Callable[[int, int, int], torch.Generator]:
     return lambda prompt, scale, number: generator(prompt_seeds[prompt], "resample", scale, number)
-
-
-def _stream(resampling: Callable[[int, int, int], torch.Generator], scale: int, number: int, prompt: int) -> torch.Generator:
-    return resampling(prompt, scale, number)

@@ -79,10 +79,7 @@ class TransformerConfig:
 
 
 def save_part(folder: Path, name: str, module: nn.Module, sizes: Mapping[str, Any]) -> None:
-    """Writes one part of the model (`<name>.safetensors`) and notes its sizes in the folder's `config.json`.
-
-    Weights are stored in bfloat16 when that is how they will be shipped; here they keep their type.
-    """
+    """Writes one part of the model (`<name>.safetensors`) and notes its sizes in the folder's `config.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{name}.partial"
     save_file({key: value.detach().contiguous().cpu() for key, value in module.state_dict().items()}, partial)

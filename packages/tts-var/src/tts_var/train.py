@@ -32,54 +32,55 @@ STAGES = ("tokenizer", "reward", "transformer")
 
 
 @dataclass
-class TokenizerSettings:
+class StageSettings:
+    """What every stage has.
+
+    Attributes:
+        optimizer: AdamW and its learning-rate curve.
+        trainer: the loop.
+    """
+
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+@dataclass
+class TokenizerSettings(StageSettings):
     """The tokenizer's stage.
 
     Attributes:
         model: sizes.
         loss: weights of the loss.
-        optimizer: AdamW and its learning-rate curve.
-        trainer: the loop.
     """
 
     model: TokenizerConfig = field(default_factory=TokenizerConfig)
     loss: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
 
 @dataclass
-class TransformerSettings:
+class TransformerSettings(StageSettings):
     """The transformer's stage.
 
     Attributes:
         model: sizes.
         loss: self-correction, dropped texts, token weights.
-        optimizer: AdamW and its learning-rate curve.
-        trainer: the loop.
     """
 
     model: TransformerConfig = field(default_factory=TransformerConfig)
     loss: TransformerLossConfig = field(default_factory=TransformerLossConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
 
 @dataclass
-class RewardSettings:
+class RewardSettings(StageSettings):
     """The reward's stage.
 
     Attributes:
         model: sizes.
         loss: noise and near misses.
-        optimizer: AdamW and its learning-rate curve.
-        trainer: the loop.
     """
 
     model: ClipConfig = field(default_factory=ClipConfig)
     loss: RewardLossConfig = field(default_factory=RewardLossConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
 
 @dataclass
@@ -144,7 +145,7 @@ def main(config: TrainConfig) -> None:
     builders: dict[str, Callable[[TrainConfig], _Plan]] = {"tokenizer": _tokenizer, "reward": _reward, "transformer": _transformer}
     for name in config.stages:
         _train(config, name, builders[name])
-    _logger.info('sample             make sample-var ARGS="generator.path=%s"', _folder(config))
+    _logger.info("sample             python -m tts_var.sample generator.path=%s", _folder(config))
 
 
 @dataclass
@@ -152,26 +153,25 @@ class _Plan:
     """A stage ready to be trained, and how its parts are written."""
 
     stage: Stage
-    settings: TokenizerSettings | RewardSettings | TransformerSettings
+    settings: StageSettings
     parts: dict[str, tuple[nn.Module, dict[str, Any]]]
     columns: tuple[str, ...]
     charts: list[Chart]
 
 
 def _train(config: TrainConfig, name: str, build: Callable[[TrainConfig], _Plan]) -> None:
-    # Weights drawn from torch's own stream, for the layers that initialise themselves.
-    settings = getattr(config, name)
     stage_run = _StageRun(
         **{key: getattr(config, key) for key in RunConfig.__dataclass_fields__ if key != "name"},
         name=f"{config.name}/{name}",
         sides=config.sides,
         patch=config.patch,
         data=config.data,
-        settings=asdict(settings),
+        settings=asdict(getattr(config, name)),
     )
     tracker = None if config.tracker is None else instantiate(config.tracker)
     _logger.info("stage %s", name)
     with Run.open(stage_run, tracker=tracker) as run:
+        # Layers that initialise themselves draw from torch's own stream.
         torch.manual_seed(derive_seed(config.seed, name))
         plan = build(config)
         strategy = instantiate(config.strategy, run.world, max_grad_norm=plan.settings.optimizer.max_grad_norm)
@@ -204,9 +204,8 @@ def _tokenizer(config: TrainConfig) -> _Plan:
 def _reward(config: TrainConfig) -> _Plan:
     settings = config.reward
     model = settings.model.build()
-    data, scales = instantiate(config.data), config.scales
     return _Plan(
-        RewardStage(model, load_tokenizer(_folder(config)), scales, data, settings.loss, seed=config.seed),
+        RewardStage(model, load_tokenizer(_folder(config)), config.scales, instantiate(config.data), settings.loss, seed=config.seed),
         settings,
         {"reward": (model, asdict(settings.model))},
         ("loss", "accuracy", "timing/examples_per_second"),

@@ -82,9 +82,8 @@ def fit(
     sums: dict[str, Tensor] = {}
     skipped = 0
     for step in range(first, trainer.max_steps):
-        indices = order.take(step * trainer.batch_size, trainer.batch_size)
-        share = trainer.batch_size // world.size
-        mine = indices[world.rank * share : (world.rank + 1) * share]
+        share = world.share(trainer.batch_size)
+        mine = order.take(step * trainer.batch_size + share.start, len(share))
         with strategy.microbatch(last=True):
             metrics = stage.losses(model, mine, step=step)
             strategy.backward(metrics["loss"] / world.size)

@@ -406,6 +406,11 @@ class InfinityGenerator:
         return self.transformer.pos_start.device
 
     @property
+    def is_guided(self) -> bool:
+        """Whether any scale is guided, so that the unconditional branch has to run."""
+        return any(self.sampling.at(scale, len(self.scales))[0] != 1 for scale in range(len(self.scales)))
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) of a finished picture in pixels."""
         rows, columns = self.scales.latent_grids[-1]
@@ -419,12 +424,11 @@ class InfinityGenerator:
     @torch.no_grad()
     def condition(self, text: TextFeatures) -> InfinityCondition:
         """The same from text features."""
-        guided = any(self.sampling.at(scale, len(self.scales))[0] != 1 for scale in range(len(self.scales)))
         both = text
-        if guided:
+        if self.is_guided:
             empty = self.transformer.unconditional(text.mask)
             both = TextFeatures(torch.cat((text.values, empty.values)), torch.cat((text.mask, empty.mask)))
-        return InfinityCondition(self.transformer.condition(both), len(text.mask), 2 if guided else 1)
+        return InfinityCondition(self.transformer.condition(both), len(text.mask), 2 if self.is_guided else 1)
 
     def start(self, condition: InfinityCondition, num_particles: int) -> Particles:
         """Particles before the first scale."""
@@ -488,7 +492,7 @@ class InfinityGenerator:
         width, hidden = config.width, mlp_width(config.width)
         linear = 4 * width * width + 2 * width * width + 2 * width * hidden
         attention = 2 * width * seen + 2 * width * text_tokens
-        branches = 2 if any(self.sampling.at(i, len(self.scales))[0] != 1 for i in range(len(self.scales))) else 1
+        branches = 2 if self.is_guided else 1
         outside = tokens * (width * 2 * config.token_bits + width * config.token_bits)
         return 2.0 * branches * (config.depth * tokens * (linear + attention) + outside)
 

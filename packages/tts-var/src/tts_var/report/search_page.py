@@ -76,14 +76,12 @@ def _tree(result: SearchResult, scales: ScaleTable, verdict: dict[str, bool]) ->
     origin: list[int] | None = None  # for each slot of this scale, the slot of the scale before it continues
     for scale, pictures in enumerate(result.thumbnails):
         events = [event for event in result.events if event.scale == scale]
-        survivors = _survivors(len(pictures), events)
+        survivors, fates = _follow(len(pictures), events)
         rewards = next((event.rewards for event in events if event.rewards), ())
         weights = next((event.weights for event in events if event.weights), ())
         y = scale * _ROW + 8
         particles = []
         for slot, picture in enumerate(pictures):
-            copies = survivors.count(slot)
-            fate = "kept" if copies else _fate(slot, events)
             on_path = scale < len(winning) and winning[scale] == slot
             particles.append(
                 _Particle(
@@ -91,8 +89,8 @@ def _tree(result: SearchResult, scales: ScaleTable, verdict: dict[str, bool]) ->
                     x=100 + slot * _CELL,
                     y=y,
                     slot=slot,
-                    fate=f"{fate} winner" if on_path else fate,
-                    copies=copies,
+                    fate=f"{fates[slot]} winner" if on_path else fates[slot],
+                    copies=survivors.count(slot),
                     reward=f"{rewards[slot]:.1f}" if slot < len(rewards) else "",
                     weight=f"{100 * weights[slot]:.0f} %" if slot < len(weights) else "",
                 )
@@ -127,21 +125,15 @@ def _tree(result: SearchResult, scales: ScaleTable, verdict: dict[str, bool]) ->
     )
 
 
-def _survivors(count: int, events: Sequence[EventRecord]) -> list[int]:
-    alive = list(range(count))
+def _follow(count: int, events: Sequence[EventRecord]) -> tuple[list[int], list[str]]:
+    """For each slot after the events the slot it continues, and for each slot before them what became of it."""
+    alive, fates = list(range(count)), ["kept"] * count
     for event in events:
-        alive = [alive[slot] for slot in event.kept]
-    return alive
-
-
-def _fate(slot: int, events: Sequence[EventRecord]) -> str:
-    """Which kind of event ended a particle."""
-    alive = list(range(max((slot, *(kept for event in events for kept in event.kept))) + 1))
-    for event in events:
-        alive = [alive[kept] for kept in event.kept]
-        if slot not in alive:
-            return f"ended-by-{event.kind}"
-    return "kept"
+        living = [alive[slot] for slot in event.kept]
+        for slot in set(alive) - set(living):
+            fates[slot] = f"ended-by-{event.kind}"
+        alive = living
+    return alive, fates
 
 
 def _describe(event: EventRecord) -> str:
