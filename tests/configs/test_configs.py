@@ -85,7 +85,7 @@ def test_every_choice_names_something_that_takes_its_settings(choice: str) -> No
     group, name = choice.split("/")
     primary = PRIMARY_OF.get(group, "train_gspo")
     if group == "search":
-        plan(OmegaConf.to_object(composed(primary, f"search={name}")).search.build(), num_scales=7)
+        plan(OmegaConf.to_object(composed(primary, f"search={name}")).search, num_scales=7)
         return
     tree = OmegaConf.to_container(composed(primary, f"{group}={name}"), resolve=False)
     nodes = dict(targets(tree))

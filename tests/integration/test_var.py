@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
@@ -18,6 +19,10 @@ TINY = [
 
 def steps(count: int) -> list[str]:
     return [f"{stage}.trainer.{key}" for stage in ("tokenizer", "reward", "transformer") for key in (f"max_steps={count}", "log_every=1")]
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(int)
 
 
 @pytest.fixture
@@ -45,9 +50,11 @@ def test_training_leaves_a_model_that_draws(command: Callable, model: Path, tmp_
     assert page.count("<svg") == 2
     assert "ended-by-cluster" in page
     assert "effective sample size" in page
-    first = (folder / rows[0]["file"]).read_bytes()
+    first = pixels(folder / rows[0]["file"])
     assert command("sample_var", f"generator.path={model}", "prompts=a red circle", "seed=3", "name=again").code == 0
-    assert (tmp_path / "outputs" / "again" / "pictures" / "0000.png").read_bytes() == first
+    # Alone in its batch: sums of another shape may round the last of eight bits the other way, and no more.
+    again = pixels(tmp_path / "outputs" / "again" / "pictures" / "0000.png")
+    assert np.abs(again - first).max() <= 1
 
 
 def test_a_longer_run_goes_on_exactly(command: Callable, tmp_path: Path) -> None:

@@ -181,8 +181,8 @@ def test_principal_coordinates_do_not_depend_on_an_arbitrary_sign() -> None:
 
 
 def test_the_papers_schedule_is_planned_as_written() -> None:
-    schedule = (8, 8, 6, 6, 6, 4, 2, 2, 2, 1, 1, 1, 1)
-    events = (Event(2, "cluster"), Event(5, "cluster"), Event(6, "resample"), Event(9, "resample"))
+    schedule = [8, 8, 6, 6, 6, 4, 2, 2, 2, 1, 1, 1, 1]
+    events = [Event(2, "cluster"), Event(5, "cluster"), Event(6, "resample"), Event(9, "resample")]
     steps = plan(SearchConfig(schedule, events, num_images=2), 13)
     # Scale i is generated with the particles alive after scale i - 1, times the number of final pictures.
     assert [step.particles for step in steps] == [16, 16, 16, 12, 12, 12, 8, 4, 4, 4, 2, 2, 2]
@@ -190,7 +190,7 @@ def test_the_papers_schedule_is_planned_as_written() -> None:
 
 
 def test_several_events_at_one_scale_run_in_order() -> None:
-    steps = plan(SearchConfig((8, 2), (Event(1, "cluster", 4), Event(1, "resample"))), 2)
+    steps = plan(SearchConfig([8, 2], [Event(1, "cluster", 4), Event(1, "resample")]), 2)
     assert steps[1].events == (("cluster", 4), ("resample", 2))
 
 
@@ -201,5 +201,5 @@ def test_unknown_names_are_refused_with_the_known_ones(field: str) -> None:
 
 
 def test_memory_counts_old_and_new_caches() -> None:
-    steps = plan(SearchConfig((4, 1), (Event(1, "resample"),)), 2)
+    steps = plan(SearchConfig([4, 1], [Event(1, "resample")]), 2)
     assert estimate_memory(steps, [10, 30]) == 4 * 40

@@ -20,7 +20,7 @@ from tts_var.search import Search
 from tts_var.testing import RedReward, tiny_generator
 
 Golden = Callable[[str], dict[str, Any]]
-FULL = SearchConfig((4, 4, 3, 2), (Event(2, "cluster"), Event(3, "resample")), num_images=1, strength=5.0)
+FULL = SearchConfig([4, 4, 3, 2], [Event(2, "cluster"), Event(3, "resample")], num_images=1, strength=5.0)
 PROMPTS = ["a circle", "two red circles left of a blue square", "three rings"]
 
 
@@ -52,7 +52,7 @@ def test_search_reproduces_the_recorded_run(golden: Golden, kind: str) -> None:
     events = [Event(scale, "cluster") for scale in config["cluster_scales"]] + [
         Event(scale, "resample") for scale in config["resample_scales"]
     ]
-    settings = SearchConfig(tuple(config["batch_schedule"]), tuple(events), strength=config["lam"], projection="pool")
+    settings = SearchConfig(config["batch_schedule"], events, strength=config["lam"], projection="pool")
     # What k-means saw is handed in as one token per picture: the sign of a principal direction is arbitrary.
     features = Recorded([recorded["kmeans_in.2"][:, None]])
     reward = Recorded([recorded["score.4"], recorded["score.5"], recorded["final_scores"]])
@@ -99,7 +99,7 @@ def test_prompts_one_by_one_are_the_batch() -> None:
 
 @pytest.mark.parametrize("scheme", ["multinomial", "systematic", "top", "without_replacement"])
 def test_replaying_a_lineage_reproduces_its_picture(scheme: str) -> None:
-    config = SearchConfig((4, 3, 2, 2), (Event(1, "resample"), Event(2, "cluster")), strength=2.0, scheme=scheme)
+    config = SearchConfig([4, 3, 2, 2], [Event(1, "resample"), Event(2, "cluster")], strength=2.0, scheme=scheme)
     search = Search(tiny_generator(), config, reward=RedReward(), features=PixelFeatures(grid=4))
     [result] = search.run(PROMPTS[1], seed=5)
     for lineage, image in zip(result.lineages, result.images, strict=True):
@@ -147,7 +147,7 @@ def test_a_judge_that_looks_at_less_is_shown_less() -> None:
                 type(self).seen = tuple(images.shape[-2:])
             return super().__call__(images, prompts)
 
-    config = SearchConfig((2, 2, 1, 1), (Event(2, "resample"),))
+    config = SearchConfig([2, 2, 1, 1], [Event(2, "resample")])
     Search(tiny_generator(), config, reward=Small()).run("a circle")
     assert Small.seen == (4, 4)
 
@@ -155,12 +155,12 @@ def test_a_judge_that_looks_at_less_is_shown_less() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (SearchConfig((2, 2, 2)), "4 scales"),
-        (SearchConfig((2, 2, 2, 1)), "without an event"),
-        (SearchConfig((2, 2, 2, 4), (Event(3, "cluster"),)), "would grow"),
-        (SearchConfig((2, 2, 2, 4), (Event(3, "resample"),), scheme="top"), "cannot"),
-        (SearchConfig((2, 2, 2, 2), (Event(4, "resample"),)), "scales are 0 to 3"),
-        (SearchConfig((2, 2, 2, 2), (Event(-1, "resample"),)), "scales are 0 to 3"),
+        (SearchConfig([2, 2, 2]), "4 scales"),
+        (SearchConfig([2, 2, 2, 1]), "without an event"),
+        (SearchConfig([2, 2, 2, 4], [Event(3, "cluster")]), "would grow"),
+        (SearchConfig([2, 2, 2, 4], [Event(3, "resample")], scheme="top"), "cannot"),
+        (SearchConfig([2, 2, 2, 2], [Event(4, "resample")]), "scales are 0 to 3"),
+        (SearchConfig([2, 2, 2, 2], [Event(-1, "resample")]), "scales are 0 to 3"),
     ],
 )
 def test_a_schedule_that_cannot_be_honoured_is_refused(config: SearchConfig, message: str) -> None:

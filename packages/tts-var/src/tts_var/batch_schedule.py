@@ -1,7 +1,7 @@
 """How many particles live after each scale, what happens where the number changes, and what that costs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from triptych.errors import UserError
 from tts_var.clustering import PROJECTIONS
@@ -11,7 +11,7 @@ from tts_var.resampling import SCHEMES
 EVENT_KINDS = ("cluster", "resample")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Event:
     """A decision after one scale.
 
@@ -26,7 +26,7 @@ class Event:
     keep: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class SearchConfig:
     """The settings of a search.
 
@@ -50,8 +50,8 @@ class SearchConfig:
         UserError: if a name is unknown or a number out of range.
     """
 
-    batch_schedule: tuple[int, ...] = (1,)
-    events: tuple[Event, ...] = ()
+    batch_schedule: list[int] = field(default_factory=lambda: [1])
+    events: list[Event] = field(default_factory=list)
     num_images: int = 1
     potential: str = "value"
     strength: float = 10.0
@@ -69,7 +69,7 @@ class SearchConfig:
         if self.num_images < 1:
             raise UserError(f"search.num_images is {self.num_images}: it must be 1 or more")
         if not self.batch_schedule or min(self.batch_schedule) < 1:
-            raise UserError(f"search.batch_schedule is {list(self.batch_schedule)}: every scale needs at least one particle")
+            raise UserError(f"search.batch_schedule is {self.batch_schedule}: every scale needs at least one particle")
         if not self.strength >= 0:
             raise UserError(f"search.strength is {self.strength}: it must be 0 (uniform weights) or more")
         for event in self.events:
@@ -98,7 +98,7 @@ def plan(config: SearchConfig, num_scales: int) -> tuple[Step, ...]:
             change of the number without an event, a clustering that grows it, or events that do not end at it.
 
     Example:
-        >>> config = SearchConfig((2, 1), (Event(1, "resample"),))
+        >>> config = SearchConfig([2, 1], [Event(1, "resample")])
         >>> plan(config, 2)
         (Step(particles=2, events=()), Step(particles=2, events=(('resample', 1),)))
     """

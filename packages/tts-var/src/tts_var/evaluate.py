@@ -15,6 +15,7 @@ from triptych.evaluation.statistics import Interval, bootstrap_interval
 from triptych.report.render import ReportConfig, Samples
 from triptych.run import Run, RunConfig
 from triptych.seeding import generator
+from tts_var.batch_schedule import SearchConfig
 from tts_var.data.prompts import CATEGORIES, ScenePrompt, evaluation_prompts
 from tts_var.evaluation import (
     EvaluationConfig,
@@ -24,7 +25,6 @@ from tts_var.evaluation import (
     per_prompt,
     reward_rank_correlation,
 )
-from tts_var.sample import SearchSettings
 from tts_var.search import Search
 
 _logger = get_logger("evaluate")
@@ -47,7 +47,7 @@ class EvaluateConfig(RunConfig):
     generator: Any = MISSING
     reward: Any = MISSING
     features: Any = MISSING
-    strategies: dict[str, SearchSettings] = field(default_factory=dict)
+    strategies: dict[str, SearchConfig] = field(default_factory=dict)
     only: list[str] = field(default_factory=list)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     max_particles: int = 64
@@ -62,7 +62,7 @@ class EvaluateConfig(RunConfig):
 @entry_point("evaluate_var", EvaluateConfig)
 def main(config: EvaluateConfig) -> None:
     """Evaluates every strategy and writes `summary.json`, one line per picture, and the report."""
-    chosen = {name: config.strategies[name].build() for name in (config.only or config.strategies)}
+    chosen = {name: config.strategies[name] for name in (config.only or config.strategies)}
     with Run.open(config) as run:
         model = instantiate(config.generator, device=run.device)
         reward, features = instantiate(config.reward), instantiate(config.features)

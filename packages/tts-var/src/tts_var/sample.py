@@ -15,7 +15,7 @@ from triptych.console import get_logger
 from triptych.errors import UserError
 from triptych.report.render import ReportConfig
 from triptych.run import Run, RunConfig
-from tts_var.batch_schedule import Event, SearchConfig
+from tts_var.batch_schedule import SearchConfig
 from tts_var.data.checker import check_image
 from tts_var.data.prompts import parse_prompt
 from tts_var.pictures import save_png
@@ -32,50 +32,6 @@ DEFAULT_PROMPTS = (
     "three green triangles",
     "two red circles left of a blue square",
 )
-
-
-@dataclass
-class EventSettings:
-    """One decision of the search; see `tts_var.batch_schedule.Event`.
-
-    Attributes:
-        scale: after which scale, 0-based.
-        kind: `cluster` or `resample`.
-        keep: particles that live on per final picture; null for the batch schedule's number.
-    """
-
-    scale: int = MISSING
-    kind: str = MISSING
-    keep: int | None = None
-
-
-@dataclass
-class SearchSettings:
-    """The search; see `tts_var.batch_schedule.SearchConfig`.
-
-    Attributes:
-        batch_schedule: particles alive after each scale; one number stands for all.
-        events: decisions, in order.
-        num_images: final pictures among which the best is chosen.
-        potential: value, difference, maximum or sum.
-        strength: lambda.
-        scheme: multinomial, systematic, without_replacement or top.
-        projection: pool, pca or shared_pca.
-    """
-
-    batch_schedule: list[int] = field(default_factory=lambda: [1])
-    events: list[EventSettings] = field(default_factory=list)
-    num_images: int = 1
-    potential: str = "value"
-    strength: float = 10.0
-    scheme: str = "multinomial"
-    projection: str = "pca"
-
-    def build(self) -> SearchConfig:
-        """The search's own settings."""
-        events = tuple(Event(event.scale, event.kind, event.keep) for event in self.events)
-        rest = {key: value for key, value in asdict(self).items() if key not in ("batch_schedule", "events")}
-        return SearchConfig(tuple(self.batch_schedule), events, **rest)
 
 
 @dataclass
@@ -96,7 +52,7 @@ class SampleConfig(RunConfig):
     generator: Any = MISSING
     reward: Any = MISSING
     features: Any = MISSING
-    search: SearchSettings = field(default_factory=SearchSettings)
+    search: SearchConfig = field(default_factory=SearchConfig)
     max_particles: int = 64
     memory_gib: float = 4.0
 
@@ -104,13 +60,12 @@ class SampleConfig(RunConfig):
 @entry_point("sample_var", SampleConfig)
 def main(config: SampleConfig) -> None:
     """Draws the pictures and writes them with `samples.jsonl` and the page into the run's folder."""
-    settings = config.search.build()
     prompts = read_prompts(config.prompts)
     with Run.open(config) as run:
         model = instantiate(config.generator, device=run.device)
         search = Search(
             model,
-            settings,
+            config.search,
             reward=instantiate(config.reward),
             features=instantiate(config.features),
             max_particles=config.max_particles,

@@ -10,17 +10,19 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from scipy import ndimage
 from torch import Tensor
 
-from tts_var.data.drawing import COLOUR_VALUES, IMAGE_SIZE, RELATION_PIXELS, holds, shape_coverage
+from tts_var.data.drawing import COLOUR_VALUES, IMAGE_SIZE, RELATION_PIXELS, SQUARE_SIDE, holds, shape_coverages
 from tts_var.data.prompts import COLOURS, SHAPES, ObjectGroup, ScenePrompt
 
 _HUES = np.array([colorsys.rgb_to_hsv(*COLOUR_VALUES[colour])[0] for colour in COLOURS])
 _CHROMA = 0.25  # below, a pixel is background
 _SMALLEST_AREA = 40
 _OVERLAP = 0.72  # intersection over union with the best shape, below which a region is no object
+_STRETCHES = torch.tensor([0.94, 1.0])  # of the ideal shape
 
 
 @dataclass(frozen=True)
@@ -116,14 +118,11 @@ def _recognise(region: np.ndarray, box: tuple[slice, slice], chroma: np.ndarray,
     soft = np.where(around, np.minimum(chroma / full, 1.0), 0.0)
     x, y = (columns.start + columns.stop) / 2, (rows.start + rows.stop) / 2
     half = max(columns.stop - columns.start, rows.stop - rows.start) / 2
-    best_shape, best_overlap = "", 0.0
-    for shape in SHAPES:
-        radius = half / 0.88 if shape == "square" else half
-        for stretch in (0.94, 1.0):
-            ideal = shape_coverage(shape, x, y, stretch * radius).numpy()
-            overlap = float(np.minimum(soft, ideal).sum() / np.maximum(soft, ideal).sum())
-            if overlap > best_overlap:
-                best_shape, best_overlap = shape, overlap
-    if best_overlap < _OVERLAP:
+    # The box of a region is that of its outline: a square's radius follows from its side, and soft edges widen the box.
+    radii = half * _STRETCHES[:, None] / torch.tensor([SQUARE_SIDE if shape == "square" else 1.0 for shape in SHAPES])
+    ideal = shape_coverages(x, y, radii).flatten(0, 1).numpy()
+    overlaps = np.minimum(soft, ideal).sum((1, 2)) / np.maximum(soft, ideal).sum((1, 2))
+    best = int(overlaps.argmax())
+    if overlaps[best] < _OVERLAP:
         return None
-    return DetectedObject(best_shape, colour, x, y, best_overlap)
+    return DetectedObject(SHAPES[best % len(SHAPES)], colour, x, y, float(overlaps[best]))

@@ -22,6 +22,8 @@ COLOUR_VALUES = {
     "purple": (0.62, 0.16, 0.80),
 }
 
+SQUARE_SIDE = 0.88  # of the side of its box, so that squares and circles have areas alike
+
 # "Left of" means that the centres of all pairs are this many pixels apart along the axis (the checker's bound),
 # and drawings keep a margin above it.
 RELATION_PIXELS = 6.0
@@ -86,7 +88,9 @@ def draw_scenes(scenes: Sequence[Sequence[SceneObject]], *, generator: torch.Gen
     picture = (grey + slope).expand(batch, 3, IMAGE_SIZE, IMAGE_SIZE).clone()
     values = (values + 0.04 * (torch.rand(values.shape, generator=generator) - 0.5)).clamp(0, 1)
     for column in range(most):
-        coverage = _coverage(kinds[:, column], geometry[:, column])[:, None]
+        across, down = _offsets(geometry[:, column, 0], geometry[:, column, 1])
+        distances = torch.stack([distance(across, down, geometry[:, column, 2, None, None]) for distance in _DISTANCES.values()], dim=1)
+        coverage = _coverage(distances[torch.arange(batch), kinds[:, column]])[:, None]
         picture = torch.lerp(picture, values[:, column, :, None, None].expand_as(picture), coverage)
     return picture
 
@@ -101,9 +105,11 @@ def training_pair(index: int, *, seed: int) -> tuple[ScenePrompt, tuple[SceneObj
     return prompt, sample_scene(prompt, generator=stream)
 
 
-def shape_coverage(shape: str, x: float, y: float, radius: float) -> Float[Tensor, "height width"]:
-    """How much of each pixel a shape covers, in [0, 1]."""
-    return _coverage(torch.tensor([SHAPES.index(shape)]), torch.tensor([[x, y, radius]]))[0]
+def shape_coverages(x: float, y: float, radii: Float[Tensor, "sizes shapes"]) -> Float[Tensor, "sizes shapes height width"]:
+    """How much of each pixel each of `SHAPES` covers, in [0, 1], one radius per size and shape."""
+    across, down = _offsets(torch.tensor(x), torch.tensor(y))
+    distances = [distance(across, down, radii[:, index, None, None]) for index, distance in enumerate(_DISTANCES.values())]
+    return _coverage(torch.stack(distances, dim=1))
 
 
 def _place(
@@ -134,26 +140,39 @@ def holds(relation: str | None, first_x: float, first_y: float, second_x: float,
     return offset >= margin
 
 
-def _coverage(kinds: Tensor, geometry: Tensor) -> Tensor:
-    """Coverage (batch, height, width) from signed distances in pixels: inside is negative, the edge is one pixel soft."""
-    centres = torch.arange(IMAGE_SIZE) + 0.5
-    x = centres.view(1, 1, -1) - geometry[:, 0, None, None]
-    y = centres.view(1, -1, 1) - geometry[:, 1, None, None]
-    radius = geometry[:, 2, None, None]
-    far = torch.maximum(x.abs(), y.abs())
-    round_distance = (x.square() + y.square()).sqrt()
-    arm = 0.36 * radius
-    # An upright triangle that fills its box: base below, apex above.
-    side = (2.0 * x.abs() + (-y - radius)) / 5.0**0.5
-    distances = torch.stack(
-        (
-            round_distance - radius,
-            far - 0.88 * radius,
-            torch.maximum(side, y - radius),
-            torch.maximum(torch.minimum(x.abs(), y.abs()) - arm, far - radius),
-            (round_distance - 0.76 * radius).abs() - 0.24 * radius,
-        ),
-        dim=1,
-    )
-    chosen = distances[torch.arange(len(kinds)), kinds]
-    return (0.5 - chosen).clamp(0, 1)
+def _offsets(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels to the right of `x` and below `y`, at the centres of all pixels."""
+    places = torch.arange(IMAGE_SIZE) + 0.5
+    return places.view(1, 1, -1) - x.reshape(-1, 1, 1), places.view(1, -1, 1) - y.reshape(-1, 1, 1)
+
+
+def _circle(x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
+    return (x.square() + y.square()).sqrt() - radius
+
+
+def _square(x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
+    return torch.maximum(x.abs(), y.abs()) - SQUARE_SIDE * radius
+
+
+def _triangle(x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
+    # Upright, filling its box: base below, apex above.
+    return torch.maximum((2.0 * x.abs() - y - radius) / 5.0**0.5, y - radius)
+
+
+def _cross(x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
+    far, near = torch.maximum(x.abs(), y.abs()), torch.minimum(x.abs(), y.abs())
+    return torch.maximum(near - 0.36 * radius, far - radius)
+
+
+def _ring(x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
+    return ((x.square() + y.square()).sqrt() - 0.76 * radius).abs() - 0.24 * radius
+
+
+# Signed distances in pixels of the offsets (x, y) from a shape's outline; inside is negative.
+_DISTANCES = {"circle": _circle, "square": _square, "triangle": _triangle, "cross": _cross, "ring": _ring}
+assert tuple(_DISTANCES) == SHAPES
+
+
+def _coverage(distances: Tensor) -> Tensor:
+    """The edge is one pixel soft."""
+    return (0.5 - distances).clamp(0, 1)
