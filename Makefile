@@ -27,7 +27,7 @@ LAUNCH := $(BIN)/python -m triptych.launch --standalone --nproc-per-node=$(NPROC
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install train-gspo evaluate-gspo train-var check test bench docs format clean
+.PHONY: help install train-gspo evaluate-gspo train-var sample-var evaluate-var check test bench docs format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  %-16s %s\n", $$1, $$2 }'
@@ -42,6 +42,12 @@ evaluate-gspo: $(STAMP) ## accuracy and pass@k of a saved policy; ARGS="policy.p
 
 train-var: $(STAMP) ## the small world's next-scale model from nothing: tokenizer, reward, transformer
 	@$(LAUNCH) tts_var.train $(ARGS)
+
+sample-var: $(STAMP) ## pictures with a search at test time; ARGS='prompts="two red circles left of a blue square"'
+	@$(LAUNCH) tts_var.sample $(ARGS)
+
+evaluate-var: $(STAMP) ## prompts fulfilled and compute spent by every search strategy
+	@$(LAUNCH) tts_var.evaluate $(ARGS)
 
 check: $(STAMP) ## formatting, lint, types and the laws of the architecture
 	@$(BIN)/ruff format --check .

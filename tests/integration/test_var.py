@@ -1,6 +1,9 @@
 """The next-scale panel as a newcomer runs it, made small: train, sample, look, and what bad input is told."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
+ROOT = Path(__file__).parents[2]
 TINY = [
     "data.num_examples=16", "tokenizer.model.base_channels=4", "tokenizer.model.norm_groups=2", "tokenizer.trainer.batch_size=2",
     "transformer.model.depth=1", "transformer.model.width=64", "transformer.model.num_heads=2", "transformer.trainer.batch_size=2",
@@ -55,6 +59,23 @@ def test_training_leaves_a_model_that_draws(command: Callable, model: Path, tmp_
     # Alone in its batch: sums of another shape may round the last of eight bits the other way, and no more.
     again = pixels(tmp_path / "outputs" / "again" / "pictures" / "0000.png")
     assert np.abs(again - first).max() <= 1
+
+
+def test_two_processes_draw_the_pictures_of_one(command: Callable, model: Path, tmp_path: Path) -> None:
+    prompts = ["a red circle", "two squares", "a green ring"]
+    arguments = [f"generator.path={model}", f"prompts=[{','.join(prompts)}]"]
+    assert command("sample_var", "name=one", *arguments).code == 0
+    environment = {**os.environ, "TRIPTYCH_CONFIGS": str(ROOT / "configs"), "OMP_NUM_THREADS": "1"}
+    launcher = [sys.executable, "-m", "triptych.launch", "--standalone", "--nproc-per-node=2", "-m", "tts_var.sample"]
+    subprocess.run([*launcher, "name=two", *arguments], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    one, two = (
+        [json.loads(line) for line in (tmp_path / "outputs" / name / "samples.jsonl").read_text().splitlines()] for name in ("one", "two")
+    )
+    assert [row["prompt"] for row in two] == prompts
+    for first, second in zip(one, two, strict=True):
+        assert first["lineage"] == second["lineage"]
+        paths = [tmp_path / "outputs" / name / row["file"] for name, row in (("one", first), ("two", second))]
+        assert np.abs(pixels(paths[0]) - pixels(paths[1])).max() <= 1
 
 
 def test_a_longer_run_goes_on_exactly(command: Callable, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-_LIBRARIES = ("torch", "transformers", "numpy", "safetensors", "hydra-core", "reasoning-gym")
+_LIBRARIES = ("torch", "transformers", "numpy", "scikit-learn", "open_clip_torch", "safetensors", "hydra-core", "reasoning-gym")
 
 
 def provenance() -> dict[str, Any]:

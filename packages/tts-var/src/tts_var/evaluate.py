@@ -12,7 +12,7 @@ from triptych.cli import entry_point
 from triptych.console import get_logger
 from triptych.errors import UserError
 from triptych.evaluation.statistics import Interval, bootstrap_interval
-from triptych.report.render import ReportConfig, Samples
+from triptych.report.render import Figure, ReportConfig, Samples
 from triptych.run import Run, RunConfig
 from triptych.seeding import generator
 from tts_var.batch_schedule import SearchConfig
@@ -145,10 +145,26 @@ def _conclude(
         for name, row in strategies.items()
     ]
     columns = ("strategy", "score", "final pictures", "GFLOP", "seconds", "any final picture", "diversity", *CATEGORIES)
-    samples = [Samples("Strategies, per prompt", columns, table)]
+    # Strategies without events are one family, Best-of-N; each of the others is a point or, with its variants in N, a curve.
+    families: dict[str, list[str]] = {}
+    for name in strategies:
+        settings = config.strategies[name]
+        family = "Best-of-N" if not settings.events else name.removesuffix(f"_{settings.num_images}")
+        families.setdefault(family, []).append(name)
+    figures = [
+        Figure(
+            "Share of prompts fulfilled",
+            over,
+            {
+                family: sorted((factor * strategies[name][key], strategies[name]["score"], *strategies[name]["interval"]) for name in names)
+                for family, names in families.items()
+            },
+            f"{config.evaluation.confidence:.0%} intervals",
+        )
+        for over, key, factor in (("final pictures N", "num_samples", 1.0), ("GFLOP per prompt", "tflops", 1e3))
+    ]
     if correlation:
-        ranks = [(str(scale), f"{value:.2f}") for scale, value in enumerate(correlation)]
-        samples.append(Samples("Rank correlation of the reward at each scale with the final reward", ("scale", "correlation"), ranks))
+        figures.append(Figure("Rank correlation with the final reward", "scale", {"Spearman": list(enumerate(correlation))}))
     best = max(strategies, key=lambda name: strategies[name]["score"])
     report = run.finish(
         summary,
@@ -158,7 +174,8 @@ def _conclude(
             notes=[
                 "The score is the share of held-out prompts whose chosen picture fulfils every part, mean over seeds and six categories."
             ],
-            samples=samples,
+            figures=figures,
+            samples=[Samples("Strategies, per prompt", columns, table)],
         ),
     )
     _logger.info("report             %s", report)

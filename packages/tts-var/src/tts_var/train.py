@@ -49,10 +49,12 @@ class TokenizerSettings(StageSettings):
     """The tokenizer's stage.
 
     Attributes:
+        data: pictures of its own, as a Hydra node.
         model: sizes.
         loss: weights of the loss.
     """
 
+    data: Any = MISSING
     model: TokenizerConfig = field(default_factory=TokenizerConfig)
     loss: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
 
@@ -91,7 +93,7 @@ class TrainConfig(RunConfig):
         stages: which models to train, in order; `tokenizer` comes first, the others read its weights.
         sides: token grids of the scales, all square.
         patch: latent cells per token side (2 in the 8B model).
-        data: captioned pictures, as a Hydra node.
+        data: captioned pictures of reward and transformer, as a Hydra node.
         strategy: how a model is placed and stepped (group `strategy`).
         tokenizer: the tokenizer's stage.
         reward: the reward's stage.
@@ -165,7 +167,7 @@ def _train(config: TrainConfig, name: str, build: Callable[[TrainConfig], _Plan]
         name=f"{config.name}/{name}",
         sides=config.sides,
         patch=config.patch,
-        data=config.data,
+        data=None if name == "tokenizer" else config.data,
         settings=asdict(getattr(config, name)),
     )
     tracker = None if config.tracker is None else instantiate(config.tracker)
@@ -191,7 +193,7 @@ def _train(config: TrainConfig, name: str, build: Callable[[TrainConfig], _Plan]
 def _tokenizer(config: TrainConfig) -> _Plan:
     settings = config.tokenizer
     tokenizer = settings.model.build()
-    stage = TokenizerStage(tokenizer, instantiate(config.data), config.scales, settings.loss, seed=config.seed)
+    stage = TokenizerStage(tokenizer, instantiate(settings.data), config.scales, settings.loss, seed=config.seed)
     return _Plan(
         stage,
         settings,

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,23 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """One panel of curves over something else than the step.
+
+    Attributes:
+        title: heading of the panel.
+        over: what the horizontal axis shows, with its unit.
+        series: label -> points (x, y), in order of x; an error bar where a point has four numbers (x, y, low, high).
+        unit: of the vertical axis.
+    """
+
+    title: str
+    over: str
+    series: Mapping[str, Sequence[tuple[float, ...]]]
+    unit: str = ""
+
+
+@dataclass(frozen=True)
 class Samples:
     """Examples shown side by side.
 
@@ -51,7 +68,8 @@ class ReportConfig:
     Attributes:
         title: heading of the page.
         headline: label -> value, the few numbers that matter, already formatted.
-        charts: panels of curves; one without data is left out.
+        charts: panels of curves over the step; one without data is left out.
+        figures: panels of curves over anything.
         samples: tables of examples.
         notes: sentences below the headline.
     """
@@ -59,6 +77,7 @@ class ReportConfig:
     title: str
     headline: dict[str, str] = field(default_factory=dict)
     charts: Sequence[Chart] = ()
+    figures: Sequence[Figure] = ()
     samples: Sequence[Samples] = ()
     notes: Sequence[str] = ()
 
@@ -68,11 +87,13 @@ class _Curve(NamedTuple):
     colour: int
     path: str
     points: list[tuple[float, float, str]]
+    bars: list[tuple[float, float, float]]
     last: str
 
 
 class _Panel(NamedTuple):
     title: str
+    over: str
     unit: str
     curves: list[_Curve]
     x_ticks: list[tuple[float, str]]
@@ -89,7 +110,8 @@ def render_report(directory: Path, config: ReportConfig) -> str:
         for row in read_rows(directory / f"{name}.jsonl"):
             by_step.setdefault(row["step"], {}).update(row)
     rows = [by_step[step] for step in sorted(by_step)]
-    panels = [panel for chart in config.charts if (panel := _panel(chart, rows)) is not None]
+    figures = [*(_over_steps(chart, rows) for chart in config.charts), *config.figures]
+    panels = [panel for figure in figures if (panel := _panel(figure)) is not None]
     environment = Environment(
         loader=PackageLoader("triptych", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -107,15 +129,19 @@ def render_report(directory: Path, config: ReportConfig) -> str:
     )
 
 
-def _panel(chart: Chart, rows: list[dict[str, Any]]) -> _Panel | None:
-    data = {
+def _over_steps(chart: Chart, rows: list[dict[str, Any]]) -> Figure:
+    series = {
         label: [(row["step"], row[key]) for row in rows if isinstance(row.get(key), int | float)] for key, label in chart.series.items()
     }
-    data = {label: points for label, points in data.items() if points}
+    return Figure(chart.title, "step", series, chart.unit)
+
+
+def _panel(figure: Figure) -> _Panel | None:
+    data = {label: points for label, points in figure.series.items() if points}
     if not data:
         return None
-    steps = [step for points in data.values() for step, _ in points]
-    values = [value for points in data.values() for _, value in points]
+    steps = [point[0] for points in data.values() for point in points]
+    values = [value for points in data.values() for point in points for value in point[1:]]
     x_ticks, y_ticks = nice_ticks(min(steps), max(steps)), nice_ticks(min(values), max(values))
     x_low, x_high = min(*steps, x_ticks[0]), max(*steps, x_ticks[-1])
     y_low, y_high = min(*values, y_ticks[0]), max(*values, y_ticks[-1])
@@ -128,12 +154,14 @@ def _panel(chart: Chart, rows: list[dict[str, Any]]) -> _Panel | None:
 
     curves = []
     for index, (label, points) in enumerate(data.items()):
-        placed = [(place_x(step), place_y(value), f"{label}, step {step}: {value:.4g}") for step, value in points]
+        placed = [(place_x(x), place_y(y), f"{label}, {figure.over} {x:.4g}: {y:.4g}") for x, y, *_ in points]
+        bars = [(place_x(x), place_y(bar[0]), place_y(bar[1])) for x, _, *bar in points if bar]
         path = "M" + " L".join(f"{x:.1f},{y:.1f}" for x, y, _ in placed)
-        curves.append(_Curve(label=label, colour=index, path=path, points=placed, last=f"{points[-1][1]:.4g}"))
+        curves.append(_Curve(label=label, colour=index, path=path, points=placed, bars=bars, last=f"{points[-1][1]:.4g}"))
     return _Panel(
-        title=chart.title,
-        unit=chart.unit,
+        title=figure.title,
+        over=figure.over,
+        unit=figure.unit,
         curves=curves,
         x_ticks=[(place_x(tick), f"{tick:g}") for tick in x_ticks],
         y_ticks=[(place_y(tick), f"{tick:.4g}") for tick in y_ticks],

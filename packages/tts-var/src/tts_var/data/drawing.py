@@ -1,5 +1,6 @@
 """Scenes and their pictures: anti-aliased coloured shapes on a grey background, 64 x 64, drawn from a seed."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ _RELATION_MARGIN = 12.0
 _GAP = 3.0
 _BORDER = 2.0
 _RADIUS = (6.5, 9.5)
+_LATTICE = 8.0  # pixels; a scene without variety has its centres in the middle of squares of this side
 _MIX = {"single_object": 0.06, "two_objects": 0.14, "counting": 0.2, "colours": 0.06, "position": 0.2, "attribute_binding": 0.2}
 
 
@@ -52,14 +54,21 @@ class SceneObject:
     radius: float
 
 
-def sample_scene(prompt: ScenePrompt, *, generator: torch.Generator) -> tuple[SceneObject, ...]:
-    """Objects that fulfil `prompt`: open colours are drawn per group, places by rejection, nothing overlaps."""
+def sample_scene(prompt: ScenePrompt, *, generator: torch.Generator, variety: float = 1.0) -> tuple[SceneObject, ...]:
+    """Objects that fulfil `prompt`: open colours are drawn per group, places by rejection, nothing overlaps.
+
+    Args:
+        prompt: what to draw.
+        generator: the random stream.
+        variety: of places and sizes: 1 for any, 0 for a lattice of places and one size, between for that share of
+            the distance.
+    """
     colours = [group.colour or COLOURS[int(torch.randint(len(COLOURS), (), generator=generator))] for group in prompt.groups]
     while True:
         placed: list[tuple[int, float, float, float]] = []
         for index, group in enumerate(prompt.groups):
             for _ in range(group.count):
-                spot = _place(placed, index, prompt.relation, generator)
+                spot = _place(placed, index, prompt.relation, generator, variety)
                 if spot is None:
                     break
                 placed.append(spot)
@@ -68,10 +77,13 @@ def sample_scene(prompt: ScenePrompt, *, generator: torch.Generator) -> tuple[Sc
     return tuple(SceneObject(prompt.groups[index].shape, colours[index], x, y, radius) for index, x, y, radius in placed)
 
 
-def draw_scenes(scenes: Sequence[Sequence[SceneObject]], *, generator: torch.Generator) -> Float[Tensor, "batch 3 height width"]:
+def draw_scenes(
+    scenes: Sequence[Sequence[SceneObject]], *, generator: torch.Generator, variety: float = 1.0
+) -> Float[Tensor, "batch 3 height width"]:
     """Pictures of scenes in [0, 1], float32, of `IMAGE_SIZE` pixels.
 
-    Background (a grey with a slight vertical gradient) and small variations of the colours come from `generator`.
+    Background (a grey with a slight vertical gradient) and small variations of the colours come from `generator`;
+    `variety` is the share of them that is kept.
     """
     batch, most = len(scenes), max(len(scene) for scene in scenes)
     values = torch.zeros(batch, most, 3)
@@ -83,10 +95,10 @@ def draw_scenes(scenes: Sequence[Sequence[SceneObject]], *, generator: torch.Gen
             values[row, column] = torch.tensor(COLOUR_VALUES[item.colour])
             geometry[row, column] = torch.tensor((item.x, item.y, item.radius))
             kinds[row, column] = SHAPES.index(item.shape)
-    grey = 0.12 + 0.3 * torch.rand(batch, 1, 1, 1, generator=generator)
-    slope = 0.08 * (torch.rand(batch, 1, 1, 1, generator=generator) - 0.5) * torch.linspace(-1, 1, IMAGE_SIZE).view(1, 1, -1, 1)
+    grey = 0.27 + variety * 0.3 * (torch.rand(batch, 1, 1, 1, generator=generator) - 0.5)
+    slope = variety * 0.08 * (torch.rand(batch, 1, 1, 1, generator=generator) - 0.5) * torch.linspace(-1, 1, IMAGE_SIZE).view(1, 1, -1, 1)
     picture = (grey + slope).expand(batch, 3, IMAGE_SIZE, IMAGE_SIZE).clone()
-    values = (values + 0.04 * (torch.rand(values.shape, generator=generator) - 0.5)).clamp(0, 1)
+    values = (values + variety * 0.04 * (torch.rand(values.shape, generator=generator) - 0.5)).clamp(0, 1)
     for column in range(most):
         across, down = _offsets(geometry[:, column, 0], geometry[:, column, 1])
         distances = torch.stack([distance(across, down, geometry[:, column, 2, None, None]) for distance in _DISTANCES.values()], dim=1)
@@ -95,14 +107,14 @@ def draw_scenes(scenes: Sequence[Sequence[SceneObject]], *, generator: torch.Gen
     return picture
 
 
-def training_pair(index: int, *, seed: int) -> tuple[ScenePrompt, tuple[SceneObject, ...]]:
+def training_pair(index: int, *, seed: int, variety: float = 1.0) -> tuple[ScenePrompt, tuple[SceneObject, ...]]:
     """The prompt and scene of training example `index`; never a held-out prompt."""
     stream = seeded(seed, "small_world", index)
     names = (*CATEGORIES, COMPOSITION)
     weights = torch.tensor([_MIX.get(name, 1 - sum(_MIX.values())) for name in names])
     category = names[int(torch.multinomial(weights, 1, generator=stream))]
     prompt = sample_prompt(category, generator=stream, held_out=False)
-    return prompt, sample_scene(prompt, generator=stream)
+    return prompt, sample_scene(prompt, generator=stream, variety=variety)
 
 
 def shape_coverages(x: float, y: float, radii: Float[Tensor, "sizes shapes"]) -> Float[Tensor, "sizes shapes height width"]:
@@ -113,18 +125,23 @@ def shape_coverages(x: float, y: float, radii: Float[Tensor, "sizes shapes"]) ->
 
 
 def _place(
-    placed: Sequence[tuple[int, float, float, float]], group: int, relation: str | None, generator: torch.Generator
+    placed: Sequence[tuple[int, float, float, float]], group: int, relation: str | None, generator: torch.Generator, variety: float
 ) -> tuple[int, float, float, float] | None:
     for _ in range(40):
         u, v, w = torch.rand(3, generator=generator).tolist()
-        radius = _RADIUS[0] + u * (_RADIUS[1] - _RADIUS[0])
+        radius = (_RADIUS[0] + _RADIUS[1]) / 2 + variety * (u - 0.5) * (_RADIUS[1] - _RADIUS[0])
         low, high = radius + _BORDER, IMAGE_SIZE - radius - _BORDER
-        x, y = low + v * (high - low), low + w * (high - low)
+        x, y = (_towards_lattice(low + share * (high - low), variety) for share in (v, w))
         apart = all(max(abs(x - ox), abs(y - oy)) >= radius + other + _GAP for _, ox, oy, other in placed)
         related = all(holds(relation, ox, oy, x, y, margin=_RELATION_MARGIN) for other, ox, oy, _ in placed if other != group)
         if apart and related:
             return group, x, y, radius
     return None
+
+
+def _towards_lattice(place: float, variety: float) -> float:
+    nearest = (math.floor(place / _LATTICE) + 0.5) * _LATTICE
+    return nearest + variety * (place - nearest)
 
 
 def holds(relation: str | None, first_x: float, first_y: float, second_x: float, second_y: float, *, margin: float) -> bool:
