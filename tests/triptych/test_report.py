@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from triptych.report.render import Chart, ReportConfig, Samples, nice_ticks, render_report
+from triptych.report.render import Chart, Figure, ReportConfig, Samples, nice_ticks, render_report
 from triptych.tracking.jsonl import JsonlTracker
 
 ATTACK = "<script>alert('x')</script>\"&<img src=http://evil onerror=alert(1)>"
@@ -96,3 +96,20 @@ def test_ticks_enclose_the_range_at_even_distances(a: float, b: float) -> None:
     assert ticks[-1] >= high - slack
     gaps = [later - earlier for earlier, later in itertools.pairwise(ticks)]
     assert max(gaps) - min(gaps) <= 1e-6 * max(gaps)
+
+
+def test_a_figure_tells_its_points_and_bars_in_their_order(tmp_path: Path) -> None:
+    """The pixel of a point is an affine map of it, a bar spans its interval, and tooltips name axis and label."""
+    figure = Figure("Score", "GFLOP", {ATTACK: [(1.0, 0.5, 0.4, 0.6), (2.0, 0.6, 0.5, 0.9)], "none": []}, "share")
+    text = render_report(tmp_path, ReportConfig(title="t", figures=[figure]))
+    reader = Reader()
+    reader.feed(text)
+    assert "script" not in reader.tags
+    assert "GFLOP 2: 0.6" in reader.text
+    lines = [(float(y1), float(y2)) for y1, y2 in re.findall(r'<line class="s0"[^>]*y1="([\d.]+)" y2="([\d.]+)"', text)]
+    centres = [float(y) for y in re.findall(r'<circle[^>]*cy="([\d.]+)"', text)]
+    assert len(lines) == len(centres) == 2
+    scale = (centres[0] - centres[1]) / 0.1  # pixels per unit; the vertical axis points down
+    for (low, high), centre, (_, y, below, above) in zip(lines, centres, figure.series[ATTACK], strict=True):
+        assert low - centre == pytest.approx(scale * (y - below), abs=0.2)
+        assert centre - high == pytest.approx(scale * (above - y), abs=0.2)

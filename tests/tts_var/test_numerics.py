@@ -12,6 +12,7 @@ from triptych.errors import UserError
 from tts_var.batch_schedule import Event, SearchConfig, estimate_memory, plan
 from tts_var.clustering import project, representatives
 from tts_var.draws import KeyedDraws, LineageDraws
+from tts_var.models.quantizers import RandomFlips, bit_entropy_loss
 from tts_var.potentials import POTENTIALS, effective_sample_size, log_weights, potential
 from tts_var.resampling import SCHEMES, resample
 from tts_var.sampling import filter_logits, guided_logits, invert_cumulative
@@ -203,3 +204,24 @@ def test_unknown_names_are_refused_with_the_known_ones(field: str) -> None:
 def test_memory_counts_old_and_new_caches() -> None:
     steps = plan(SearchConfig([4, 1], [Event(1, "resample")]), 2)
     assert estimate_memory(steps, [10, 30]) == 4 * 40
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.1, 0.3])
+def test_flips_are_as_many_as_their_probability_and_only_where_asked(strength: float) -> None:
+    bits = torch.zeros(4, 50, 50, 8, dtype=torch.uint8)
+    flips = RandomFlips(strength=strength, num_scales=60, generator=torch.Generator().manual_seed(0))
+    rates = [float(flips(scale, bits).float().mean()) for scale in range(60)]
+    # One probability per call from {0, .01, .., strength}; 80,000 bits show it to four standard errors of .007 at most.
+    levels = [level / 100 for level in range(round(100 * strength) + 1)]
+    assert all(min(abs(rate - level) for level in levels) < 0.007 for rate in rates)
+    if strength:
+        assert len({round(rate, 2) for rate in rates}) > len(levels) / 2
+    assert flips(60, bits) is bits
+
+
+def test_entropy_loss_is_its_definition() -> None:
+    features = torch.randn(3, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    probability = torch.sigmoid(4 * 0.7 * features / features.square().sum(1, keepdim=True).sqrt() / 8**0.5)
+    per_cell = torch.distributions.Bernoulli(probability).entropy().mean()
+    of_mean = torch.distributions.Bernoulli(probability.transpose(0, 1).flatten(1).mean(1)).entropy().mean()
+    assert float(bit_entropy_loss(features, temperature=0.7)) == pytest.approx(float(per_cell - of_mean), abs=1e-6)

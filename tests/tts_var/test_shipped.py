@@ -1,0 +1,88 @@
+"""The weights that the package ships: whole, small, said by whom, and as good as their record tells."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from triptych.errors import UserError
+from tts_var.batch_schedule import SearchConfig
+from tts_var.data.checker import check_image
+from tts_var.data.drawing import draw_scenes, training_pair
+from tts_var.data.prompts import evaluation_prompts
+from tts_var.models.infinity import InfinityGenerator
+from tts_var.packing import RECORD_FILE, STAGE_OF, pack
+from tts_var.reward_stage import near_miss
+from tts_var.rewards import ClipReward
+from tts_var.search import Search
+from tts_var.small_model import CONFIG_FILE, load_small_world, shipped_folder
+
+FOLDER = shipped_folder()
+
+
+@pytest.fixture(scope="module")
+def record() -> dict[str, Any]:
+    return dict(json.loads((FOLDER / RECORD_FILE).read_text()))
+
+
+@pytest.fixture(scope="module")
+def generator() -> InfinityGenerator:
+    return load_small_world()
+
+
+def test_the_folder_is_what_its_record_says(record: dict[str, Any]) -> None:
+    assert {path.name for path in FOLDER.iterdir()} == {*record["files"], RECORD_FILE, CONFIG_FILE}
+    for name, entry in record["files"].items():
+        content = (FOLDER / name).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == entry["sha256"]
+        assert len(content) == entry["bytes"]
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 10e6
+    for made in (*record["made"].values(), record["evaluation"]):
+        assert isinstance(made["seed"], int)
+        assert made["provenance"]["command"]
+        assert made["provenance"]["versions"]["torch"]
+        assert made["provenance"]["processor"]
+
+
+def test_a_single_sample_is_as_good_as_recorded(record: dict[str, Any], generator: InfinityGenerator) -> None:
+    prompts = evaluation_prompts(60, seed=11)
+    results = Search(generator).run([prompt.text for prompt in prompts], seed=0)
+    found = sum(check_image(result.image, prompt).correct for result, prompt in zip(results, prompts, strict=True)) / 60
+    recorded = record["evaluation"]["summary"]["strategies"]["single"]["score"]
+    assert abs(found - recorded) < 4 * (0.25 / 60) ** 0.5  # four standard errors of a share
+
+
+def test_the_reward_knows_true_drawings_from_near_misses_but_not_always() -> None:
+    reward = ClipReward.from_folder()
+    pairs = [training_pair(index, seed=5, variety=0.2) for index in range(200)]
+    images = draw_scenes([scene for _, scene in pairs], generator=torch.Generator().manual_seed(0), variety=0.2)
+    own = reward(images, [prompt.text for prompt, _ in pairs])
+    wrong = reward(
+        images, [near_miss(prompt, generator=torch.Generator().manual_seed(index)).text for index, (prompt, _) in enumerate(pairs)]
+    )
+    share = float((own > wrong).double().mean())
+    assert 0.75 < share < 1
+
+
+def test_choosing_by_the_reward_helps(generator: InfinityGenerator) -> None:
+    prompts = evaluation_prompts(60, seed=12)
+    search = Search(generator, SearchConfig(num_images=4), reward=ClipReward.from_folder())
+    first, chosen = 0, 0
+    for result, prompt in zip(search.run([prompt.text for prompt in prompts], seed=0), prompts, strict=True):
+        first += check_image(result.images[0], prompt).correct
+        chosen += check_image(result.image, prompt).correct
+    assert chosen > first
+
+
+def test_packing_needs_a_finished_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no model"):
+        pack(tmp_path / "run", tmp_path / "evaluation", tmp_path / "target")
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "run" / "model" / CONFIG_FILE).write_text("{}")
+    with pytest.raises(UserError, match="no finished run"):
+        pack(tmp_path / "run", tmp_path / "evaluation", tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+    assert set(STAGE_OF) == {"tokenizer", "transformer", "text_encoder", "reward"}
