@@ -144,8 +144,8 @@ def shipped_folder() -> Path:
 def load_small_world(
     path: str | Path | None = None,
     *,
-    guidance: float = 3.0,
-    temperature: float = 1.0,
+    guidance: float = 2.5,
+    temperature: float = 0.75,
     top_k: int = 0,
     top_p: float = 0.0,
     device: torch.device | str = "cpu",
