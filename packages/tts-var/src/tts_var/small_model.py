@@ -67,7 +67,7 @@ class TransformerConfig:
     width: int = 128
     num_heads: int = 4
     text_width: int = 128
-    text_layers: int = 1
+    text_layers: int = 2
     unconditional_tokens: int = 16
     drop_path: float = 0.0
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from triptych.errors import UserError
 from triptych.seeding import generator
+from tts_var.data.prompts import MAX_WORDS
 from tts_var.models.autoencoder import BinaryTokenizer
 from tts_var.models.infinity import InfinityTransformer, tokens_of
 from tts_var.models.quantizers import RandomFlips, quantize_bits, resize
@@ -69,12 +70,12 @@ class TextToBits(nn.Module):
         self.transformer = transformer
         self.text_encoder = text_encoder
 
-    def forward(self, inputs: Tensor, words: Tensor, mask: Tensor, dropped: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, words: Tensor, dropped: Tensor) -> Tensor:
         """Teacher-forced logits; where `dropped` the text is the unconditional one."""
-        text = self.text_encoder(words, mask)
-        empty = self.transformer.unconditional(mask)
+        text = self.text_encoder(words)
+        empty = self.transformer.unconditional(text.mask)
         values = torch.where(dropped[:, None, None], empty.values, text.values)
-        logits: Tensor = self.transformer(inputs, TextFeatures(values, mask))
+        logits: Tensor = self.transformer(inputs, TextFeatures(values, text.mask))
         return logits
 
 
@@ -112,10 +113,10 @@ class TransformerStage:
         patch, grids = self._scales.patch, self._scales.latent_grids
         inputs = torch.cat([tokens_of(resize(prefix, grid), patch) for prefix, grid in zip(quantized.prefixes, grids[1:], strict=True)], 1)
         bits = torch.cat([tokens_of(found.permute(0, 3, 1, 2), patch) for found in quantized.bits], dim=1)
-        words, mask = word_indices(prompts)
+        words, _ = word_indices(prompts, length=MAX_WORDS)
         dropped = torch.rand(len(prompts), generator=stream) < self._loss.text_dropout
         device = next(model.parameters()).device
-        logits = model(inputs.to(device), words.to(device), mask.to(device), dropped.to(device))
+        logits = model(inputs.to(device), words.to(device), dropped.to(device))
         bits = bits.to(device)
         loss = (bit_losses(logits, bits) * self._weights.to(device)).sum(1).mean()
         accuracy = (logits.detach().argmax(-1) == bits).float().mean()

@@ -33,6 +33,9 @@ class TextEncoder(Protocol):
 class WordEncoder(nn.Module):
     """The small world's text encoder: word embeddings, positions, and transformer layers.
 
+    Every prompt becomes `MAX_WORDS` tokens, of which those after its words are a learned padding that is attended to:
+    the unconditional branch, which sees as many rows as the prompt has tokens, then does not tell its length.
+
     Args:
         width: feature width.
         num_layers: transformer layers; 0 for embeddings alone.
@@ -56,14 +59,15 @@ class WordEncoder(nn.Module):
         Raises:
             UserError: if a prompt has an unknown word, too many words or none.
         """
-        return self(*word_indices(prompts, device=self.positions.device))
+        features: TextFeatures = self(word_indices(prompts, device=self.positions.device, length=MAX_WORDS)[0])
+        return features
 
-    def forward(self, indices: Tensor, mask: Tensor) -> TextFeatures:
-        """Features of word indices (batch, tokens) with their mask."""
-        values = self.words(indices) + self.positions[: indices.shape[1]]
+    def forward(self, indices: Tensor) -> TextFeatures:
+        """Features of word indices (batch, `MAX_WORDS`), 0 on padding."""
+        values = self.words(indices) + self.positions
         for layer in self.layers:
-            values = layer(values, src_key_padding_mask=~mask)
-        return TextFeatures(values, mask)
+            values = layer(values)
+        return TextFeatures(values, torch.ones_like(indices, dtype=torch.bool))
 
 
 _INDEX = {word: index for index, word in enumerate(VOCABULARY, start=1)}
