@@ -8,10 +8,11 @@ from torch.nn import functional
 
 from triptych.errors import UserError
 from tts_var.data.checker import check_image, detect_objects
-from tts_var.data.drawing import RELATION_PIXELS, draw_scenes, holds, sample_scene, training_pair
+from tts_var.data.drawing import RELATION_PIXELS, SceneObject, draw_scenes, holds, sample_scene, training_pair
 from tts_var.data.prompts import CATEGORIES, COMPOSITION, RELATIONS, VOCABULARY, evaluation_prompts, parse_prompt, sample_prompt
 from tts_var.data.small_world import SmallWorld
 from tts_var.reward_stage import near_miss
+from tts_var.rewards import CheckerReward
 
 EVERY_CATEGORY = (*CATEGORIES, COMPOSITION)
 
@@ -155,3 +156,10 @@ def test_scenes_fulfil_their_prompt_for_every_category() -> None:
             prompt = sample_prompt(category, generator=stream(seed))
             scene = sample_scene(prompt, generator=stream(seed))
             assert check_image(draw_scenes([scene], generator=stream(seed))[0], prompt).correct, prompt.text
+
+
+def test_the_checkers_reward_is_the_share_of_the_parts() -> None:
+    scene = [SceneObject("circle", "red", 16, 32, 8), SceneObject("square", "blue", 48, 32, 8)]
+    images = draw_scenes([scene] * 3, generator=stream(0))
+    prompts = ["a red circle left of a blue square", "a red circle right of a blue square", "two red circles and a green ring"]
+    assert CheckerReward()(images, prompts).tolist() == pytest.approx([1, 2 / 3, 0])
