@@ -189,7 +189,9 @@ def test_a_picture_of_the_2b_model_costs_what_was_measured() -> None:
         transformer = InfinityTransformer(INFINITY_SIZES["2B"], infinity_scales("1M"))
         tokenizer = BinaryTokenizer(INFINITY_TOKENIZERS["d32"])
     generator = InfinityGenerator(transformer, tokenizer, None, InfinitySampling())  # type: ignore[arg-type]
-    total = sum(generator.advance_flops(scale, text_tokens=20) for scale in range(13)) / 1e12
+    with torch.device("meta"):
+        condition = generator.condition(TextFeatures(torch.empty(1, 20, 2048), torch.ones(1, 20, dtype=torch.bool)))
+    total = sum(generator.advance_flops(scale, condition) for scale in range(13)) / 1e12
     assert total == pytest.approx(115, abs=0.5)
 
 
@@ -224,8 +226,10 @@ def test_cached_sampling_has_the_teacher_forced_logits() -> None:
 
 def test_padding_of_the_text_does_not_leak() -> None:
     generator = tiny_generator()
-    alone = generator.encode(["a circle"])
-    beside = generator.encode(["a circle", "two red circles left of a blue square"])
+    values = torch.randn(2, 9, 128, generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(9) < torch.tensor([[3], [9]])
+    alone = generator.condition(TextFeatures(values[:1, :3], mask[:1, :3]))
+    beside = generator.condition(TextFeatures(values, mask))
     torch.testing.assert_close(beside.text.pooled[0], alone.text.pooled[0], atol=1e-6, rtol=0)
     first, _ = generator.next_logits(generator.start(alone, 1), alone)
     both, _ = generator.next_logits(generator.start(beside, 1), beside)

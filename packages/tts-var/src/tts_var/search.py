@@ -266,10 +266,9 @@ class Search:
         started = time.perf_counter()
         first = self.model.start(condition, self.steps[0].particles)
         state = _State(first, torch.zeros(len(first.latent), 0), SearchCost(), [[] for _ in prompts])
-        words = max(len(str(prompt).split()) for prompt in prompts)
         for scale, step in enumerate(self.steps):
             state.particles = self.model.advance(state.particles, condition, draws)
-            state.cost.transformer_flops += step.particles * self.model.advance_flops(scale, text_tokens=words)
+            state.cost.transformer_flops += step.particles * self.model.advance_flops(scale, condition)
             state.cost.num_tokens += step.particles * self.model.scales.lengths[scale]
             if trace:
                 paused = time.perf_counter()

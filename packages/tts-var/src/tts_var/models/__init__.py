@@ -47,7 +47,7 @@ class NextScaleModel(Protocol):
         """
         ...
 
-    def advance_flops(self, scale: int, *, text_tokens: int) -> float:
+    def advance_flops(self, scale: int, condition: Any) -> float:
         """Floating-point operations of one particle at one scale, all guidance branches; a multiply-add counts as two."""
         ...
 

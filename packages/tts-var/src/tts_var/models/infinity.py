@@ -484,26 +484,26 @@ class InfinityGenerator:
         """Pictures in [0, 1]."""
         return (self.tokenizer.decode(resize(latent, self._decode_grid(max_size))) + 1) / 2
 
-    def advance_flops(self, scale: int, *, text_tokens: int) -> float:
+    def advance_flops(self, scale: int, condition: InfinityCondition) -> float:
         """Operations of one particle at one scale; see `NextScaleModel.advance_flops`."""
         config = self.transformer.config
         tokens = self.scales.lengths[scale]
         seen = self.scales.offsets[scale] + tokens
         width, hidden = config.width, mlp_width(config.width)
         linear = 4 * width * width + 2 * width * width + 2 * width * hidden
-        attention = 2 * width * seen + 2 * width * text_tokens
-        branches = 2 if self.is_guided else 1
+        attention = 2 * width * seen + 2 * width * condition.text.mask.shape[1]
         outside = tokens * (width * 2 * config.token_bits + width * config.token_bits)
-        return 2.0 * branches * (config.depth * tokens * (linear + attention) + outside)
+        return 2.0 * condition.num_branches * (config.depth * tokens * (linear + attention) + outside)
 
     def decode_flops(self, *, max_size: int | None = None) -> float:
         """Operations of decoding one picture."""
         return decoder_flops(self.tokenizer.config, self._decode_grid(max_size))
 
     def cache_bytes(self, scale: int) -> int:
-        """Bytes of one particle's cache after `scale`, both branches."""
+        """Bytes of one particle's cache after `scale`, all guidance branches."""
         tokens = self.scales.offsets[scale] + self.scales.lengths[scale]
-        return 2 * 2 * self.transformer.config.depth * tokens * self.transformer.config.width * self.transformer.pos_start.element_size()
+        per_branch = 2 * self.transformer.config.depth * tokens * self.transformer.config.width
+        return (2 if self.is_guided else 1) * per_branch * self.transformer.pos_start.element_size()
 
     def _inputs(self, particles: Particles, condition: InfinityCondition) -> Tensor:
         """Embedded tokens of the next scale, (branches * prompts, particles * tokens, width)."""

@@ -233,7 +233,7 @@ class VARGenerator:
         """Pictures in [0, 1]; attention in the decoder sees the whole grid, so the latent is never shrunk."""
         return (self.tokenizer.decode(latent) + 1) / 2
 
-    def advance_flops(self, scale: int, *, text_tokens: int) -> float:
+    def advance_flops(self, scale: int, condition: VARCondition) -> float:
         """Operations of one particle at one scale, both branches; there is no text."""
         config, tokens = self.transformer.config, self.scales.lengths[scale]
         seen = self.scales.offsets[scale] + tokens
