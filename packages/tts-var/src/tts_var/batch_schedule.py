@@ -1,5 +1,6 @@
 """How many particles live after each scale, what happens where the number changes, and what that costs."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,7 +19,8 @@ class Event:
     Attributes:
         scale: after which scale, 0-based.
         kind: `cluster` or `resample`.
-        keep: particles that live on, per final picture; None for the number of the batch schedule at this scale.
+        keep: particles that live on, per final picture; None, which only the last event of a scale may have, for the
+            number of the batch schedule at this scale.
     """
 
     scale: int
@@ -70,11 +72,13 @@ class SearchConfig:
             raise UserError(f"search.num_images is {self.num_images}: it must be 1 or more")
         if not self.batch_schedule or min(self.batch_schedule) < 1:
             raise UserError(f"search.batch_schedule is {self.batch_schedule}: every scale needs at least one particle")
-        if not self.strength >= 0:
-            raise UserError(f"search.strength is {self.strength}: it must be 0 (uniform weights) or more")
+        if not 0 <= self.strength < math.inf:
+            raise UserError(f"search.strength is {self.strength}: it must be 0 (uniform weights) or more, and finite")
         for event in self.events:
             if event.kind not in EVENT_KINDS:
                 raise UserError(f"an event at scale {event.scale} is of kind '{event.kind}': choose one of {', '.join(EVENT_KINDS)}")
+            if event.keep is not None and event.keep < 1:
+                raise UserError(f"an event at scale {event.scale} keeps {event.keep} particles: it must keep 1 or more")
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,9 @@ def plan(config: SearchConfig, num_scales: int) -> tuple[Step, ...]:
         here = [event for event in config.events if event.scale == scale]
         done: list[tuple[str, int]] = []
         for position, event in enumerate(here):
-            keep = event.keep or (target if position == len(here) - 1 else alive)
+            if event.keep is None and position < len(here) - 1:
+                raise UserError(f"scale {scale} has several events: each but the last must say how many it keeps")
+            keep = target if event.keep is None else event.keep
             if keep > alive and event.kind == "cluster":
                 raise UserError(f"clustering at scale {scale} would grow {alive} particles to {keep}: only resampling can")
             if keep > alive and config.scheme in ("without_replacement", "top"):
@@ -131,9 +137,16 @@ def plan(config: SearchConfig, num_scales: int) -> tuple[Step, ...]:
 
 
 def estimate_memory(steps: Sequence[Step], cache_bytes: Sequence[int]) -> int:
-    """Largest total of cache bytes of one prompt over the scales; while a cache grows, old and new exist together."""
+    """Largest total of cache bytes of one prompt over the scales.
+
+    While a cache grows, and while particles are chosen, old and new exist together.
+    """
     largest = 0
     for scale, step in enumerate(steps):
         before = cache_bytes[scale - 1] if scale else 0
-        largest = max(largest, step.particles * (cache_bytes[scale] + before))
+        alive = step.particles
+        largest = max(largest, alive * (cache_bytes[scale] + before))
+        for _, keep in step.events:
+            largest = max(largest, (alive + keep) * cache_bytes[scale])
+            alive = keep
     return largest

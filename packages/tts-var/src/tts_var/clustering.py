@@ -32,7 +32,8 @@ def project(patches: Float[Tensor, "particles tokens channels"], projection: str
     if projection == "pca":
         return torch.stack([_first_coordinate(tokens, tokens) for tokens in patches])
     if projection == "shared_pca":
-        return torch.stack([_first_coordinate(tokens, patches.flatten(0, 1)) for tokens in patches])
+        everything = patches.flatten(0, 1)
+        return _first_coordinate(everything, everything).view(patches.shape[:2])
     raise UserError(f"projection is '{projection}': choose one of {', '.join(PROJECTIONS)}")
 
 

@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import Any
 
 from hydra.utils import instantiate
@@ -11,11 +12,12 @@ from omegaconf import MISSING
 from triptych.cli import entry_point
 from triptych.console import get_logger
 from triptych.errors import UserError
-from triptych.evaluation.statistics import Interval, bootstrap_interval
+from triptych.evaluation.statistics import Interval, bootstrap_interval, paired_difference
 from triptych.report.render import Figure, ReportConfig, Samples
 from triptych.run import Run, RunConfig
 from triptych.seeding import generator
 from tts_var.batch_schedule import SearchConfig
+from tts_var.data.drawing import IMAGE_SIZE
 from tts_var.data.prompts import CATEGORIES, ScenePrompt, evaluation_prompts
 from tts_var.evaluation import (
     EvaluationConfig,
@@ -41,7 +43,8 @@ class EvaluateConfig(RunConfig):
         strategies: searches by name.
         only: names of the strategies to run; empty for all.
         evaluation: prompts and seeds.
-        max_particles: particles generated at once.
+        max_particles: prompts are run in batches that hold at most so many particles.
+        memory_gib: the caches of a batch must fit into this.
     """
 
     generator: Any = MISSING
@@ -51,6 +54,7 @@ class EvaluateConfig(RunConfig):
     only: list[str] = field(default_factory=list)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     max_particles: int = 64
+    memory_gib: float = 4.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,9 +71,18 @@ def main(config: EvaluateConfig) -> None:
         model = instantiate(config.generator, device=run.device)
         reward, features = instantiate(config.reward), instantiate(config.features)
         searches = {
-            name: Search(model, settings, reward=reward, features=features, max_particles=config.max_particles)
+            name: Search(
+                model,
+                settings,
+                reward=reward,
+                features=features,
+                max_particles=config.max_particles,
+                memory_bytes=int(config.memory_gib * 2**30),
+            )
             for name, settings in chosen.items()
         }
+        if model.image_size != (IMAGE_SIZE, IMAGE_SIZE):
+            raise UserError(f"the generator draws pictures of {model.image_size} pixels: the checker reads {IMAGE_SIZE} x {IMAGE_SIZE}")
         run.begin({})
         prompts = evaluation_prompts(config.evaluation.num_prompts, seed=config.seed)
         outcomes: dict[str, list[Outcome]] = {}
@@ -120,7 +133,17 @@ def _conclude(
             "any_correct": sum(row.any_correct for row in rows) / len(rows),
             "diversity": sum(spreads) / len(spreads) if spreads else None,
             "categories": by_category(per_prompt(rows, len(prompts)), prompts),
+            "effective_sample_sizes": [fmean(sizes) for sizes in zip(*(row.effective_sample_sizes for row in rows), strict=True)],
         }
+    for name, settings in ((name, config.strategies[name]) for name in strategies):
+        for rival, key in (("single", "over_single"), (_best_of(config, settings.num_images), "over_best_of")):
+            if rival in strategies and rival != name:
+                strategies[name][key] = paired_difference(
+                    per_prompt(outcomes[name], len(prompts)),
+                    per_prompt(outcomes[rival], len(prompts)),
+                    generator=generator(config.seed, "paired", name, rival),
+                    confidence=config.evaluation.confidence,
+                )._asdict()
     summary = {
         "num_prompts": len(prompts),
         "seeds": config.evaluation.seeds,
@@ -140,11 +163,24 @@ def _conclude(
             f"{row['seconds']:.3f}",
             f"{100 * row['any_correct']:.1f} %",
             "" if row["diversity"] is None else f"{row['diversity']:.3f}",
+            _difference(row.get("over_single")),
+            _difference(row.get("over_best_of")),
             *(f"{100 * row['categories'][category]:.0f} %" for category in CATEGORIES),
         )
         for name, row in strategies.items()
     ]
-    columns = ("strategy", "score", "final pictures", "GFLOP", "seconds", "any final picture", "diversity", *CATEGORIES)
+    columns = (
+        "strategy",
+        "score",
+        "final pictures",
+        "GFLOP",
+        "seconds",
+        "any final picture",
+        "diversity",
+        "over a single sample",
+        "over Best-of-N",
+        *CATEGORIES,
+    )
     # Strategies without events are one family, Best-of-N; each of the others is a point or, with its variants in N, a curve.
     families: dict[str, list[str]] = {}
     for name in strategies:
@@ -179,6 +215,19 @@ def _conclude(
         ),
     )
     _logger.info("report             %s", report)
+
+
+def _best_of(config: EvaluateConfig, num_images: int) -> str | None:
+    """The strategy without events that ends with as many pictures, and more than one."""
+    names = [name for name, settings in config.strategies.items() if not settings.events and settings.num_images == num_images > 1]
+    return names[0] if names else None
+
+
+def _difference(interval: dict[str, float] | None) -> str:
+    """A paired difference with its interval, in points."""
+    if interval is None:
+        return ""
+    return f"{100 * interval['mean']:+.1f} [{100 * interval['low']:+.1f}, {100 * interval['high']:+.1f}]"
 
 
 if __name__ == "__main__":

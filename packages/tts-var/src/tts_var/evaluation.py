@@ -42,6 +42,8 @@ class EvaluationConfig:
             raise UserError(f"evaluation.seeds is {self.seeds}: give one or more different seeds")
         if not 0 < self.confidence < 1:
             raise UserError(f"evaluation.confidence is {self.confidence}: it must lie between 0 and 1")
+        if self.correlation_prompts < 0:
+            raise UserError(f"evaluation.correlation_prompts is {self.correlation_prompts}: it must be 0 (none) or more")
         if self.correlation_prompts and self.correlation_particles < 3:
             raise UserError(f"evaluation.correlation_particles is {self.correlation_particles}: ranks need at least 3")
 
@@ -60,6 +62,7 @@ class Outcome:
         seconds: wall time.
         num_samples: final pictures.
         diversity: mean distance between the pooled features of the final pictures; None for one picture.
+        effective_sample_sizes: of the weights of every resampling, in order.
     """
 
     prompt: int
@@ -71,6 +74,7 @@ class Outcome:
     seconds: float
     num_samples: int
     diversity: float | None
+    effective_sample_sizes: tuple[float, ...] = ()
 
 
 def evaluate_search(
@@ -104,6 +108,9 @@ def evaluate_search(
                 seconds=result.cost.seconds,
                 num_samples=len(result.images),
                 diversity=_diversity(result.images, features),
+                effective_sample_sizes=tuple(
+                    event.effective_sample_size for event in result.events if event.effective_sample_size is not None
+                ),
             )
         )
     return world.gather_objects(outcomes)

@@ -1,7 +1,5 @@
 """What clustering looks at; each is reached by name from a config."""
 
-from collections.abc import Sequence
-
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
@@ -21,6 +19,6 @@ class PixelFeatures:
         self.image_size = image_size
         self._grid = grid
 
-    def __call__(self, images: Float[Tensor, "rows 3 height width"], prompts: Sequence[str] = ()) -> Float[Tensor, "rows tokens 3"]:
+    def __call__(self, images: Float[Tensor, "rows 3 height width"]) -> Float[Tensor, "rows tokens 3"]:
         """Mean colours of a grid of cells."""
         return functional.adaptive_avg_pool2d(images, self._grid).flatten(2).transpose(1, 2)

@@ -11,7 +11,7 @@ from torch import Tensor
 from tts_var.data.checker import check_image
 from tts_var.data.prompts import parse_prompt
 from tts_var.models.clip import ClipConfig, SmallClip, similarity
-from tts_var.small_model import load_part, read_part, shipped_folder
+from tts_var.small_model import load_part, read_part, shipped_folder, sizes_of
 
 
 class _ClipJudge:
@@ -27,6 +27,11 @@ class _ClipJudge:
         self.model = model.eval()
         self.flops_per_image = model.flops_per_image
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes; pictures are brought there."""
+        return self.model.clip.positional_embedding.device
+
     @classmethod
     def from_folder(cls, path: str | Path | None = None) -> Self:
         """Reads the CLIP of a model folder; None for the one that the package ships.
@@ -35,7 +40,7 @@ class _ClipJudge:
             UserError: if the folder holds no reward, or one of another shape.
         """
         folder = shipped_folder() if path is None else Path(path)
-        model = ClipConfig(**read_part(folder, "reward")).build()
+        model = sizes_of(ClipConfig, folder, "reward", read_part(folder, "reward")).build()
         load_part(folder, "reward", model)
         return cls(model)
 
@@ -48,7 +53,7 @@ class ClipReward(_ClipJudge):
         """Rewards of pictures in [0, 1], one prompt per picture."""
         distinct = list(dict.fromkeys(prompts))
         texts = self.model.embed_texts(distinct)[[distinct.index(prompt) for prompt in prompts]]
-        return 100 * similarity(self.model.embed_images(images)[0], texts)
+        return 100 * similarity(self.model.embed_images(images.to(self.device))[0], texts)
 
 
 class CheckerReward:
@@ -77,4 +82,4 @@ class ClipFeatures(_ClipJudge):
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "rows 3 height width"]) -> Float[Tensor, "rows tokens channels"]:
         """Patch tokens of pictures in [0, 1]."""
-        return self.model.embed_images(images)[1]
+        return self.model.embed_images(images.to(self.device))[1]

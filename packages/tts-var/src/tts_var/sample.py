@@ -44,8 +44,9 @@ class SampleConfig(RunConfig):
         reward: what resampling and the final choice look at (group `reward`).
         features: what clustering looks at (group `features`).
         search: the search (group `search`).
-        max_particles: particles generated at once.
-        memory_gib: caches of one prompt must fit into this.
+        max_particles: prompts are run in batches that hold at most so many particles.
+        memory_gib: the caches of a batch must fit into this.
+        page: whether `search.html` is written; it needs a picture of every live particle after each scale.
     """
 
     prompts: Any = None
@@ -55,6 +56,7 @@ class SampleConfig(RunConfig):
     search: SearchConfig = field(default_factory=SearchConfig)
     max_particles: int = 64
     memory_gib: float = 4.0
+    page: bool = True
 
 
 @entry_point("sample_var", SampleConfig)
@@ -75,7 +77,7 @@ def main(config: SampleConfig) -> None:
         run.begin({})
         started = time.perf_counter()
         share = run.world.share(len(prompts))
-        mine = search.run([prompts[index] for index in share], seed=config.seed, trace=True)
+        mine = search.run([prompts[index] for index in share], seed=config.seed, trace=config.page)
         gathered = run.world.gather_objects(list(zip(share, mine, strict=True)))
         if run.world.is_main:
             results = [result for _, result in sorted(gathered, key=lambda pair: pair[0])]
@@ -135,13 +137,14 @@ def _write(config: SampleConfig, run: Run, model: Any, results: list[SearchResul
                 "flops": result.cost.flops,
                 "decodes": result.cost.num_decodes,
                 "seconds": result.cost.seconds,
+                "events": [asdict(event) for event in result.events],
             }
         )
     run.write_text("samples.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    shown = {key: json.dumps(value) if isinstance(value, list) else str(value) for key, value in search.items()}
-    page = run.write_text(
-        "search.html", render_search_page(f"Search: {config.name}", results, model.scales, verdicts=verdicts, settings=shown)
-    )
+    if config.page:
+        shown = {key: json.dumps(value) if isinstance(value, list) else str(value) for key, value in search.items()}
+        title = f"Search: {config.name}"
+        run.write_text("search.html", render_search_page(title, results, model.scales, verdicts=verdicts, settings=shown))
     checked = [all(verdict.values()) for verdict in verdicts if verdict]
     summary = {
         "num_prompts": len(results),
@@ -157,7 +160,8 @@ def _write(config: SampleConfig, run: Run, model: Any, results: list[SearchResul
         told = f"missing: {', '.join(missing)}" if missing else "fulfilled" if verdict else "not checked"
         _logger.info("%-44s %s", result.prompt, told)
     _logger.info("pictures           %s", pictures)
-    _logger.info("search             %s", page)
+    if config.page:
+        _logger.info("search             %s", run.directory / "search.html")
 
 
 def verdict_of(result: SearchResult) -> dict[str, bool]:

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from triptych.errors import UserError
+
 
 def guided_logits(conditional: Float[Tensor, "*shape"], unconditional: Float[Tensor, "*shape"], guidance: float) -> Float[Tensor, "*shape"]:
     """Classifier-free guidance: `g z_cond + (1 - g) z_uncond`; 1 is no guidance.
@@ -23,7 +25,12 @@ def filter_logits(logits: Float[Tensor, "*rest classes"], *, top_k: int = 0, top
         logits: unnormalised log-probabilities.
         top_k: classes that stay; 0 keeps all.
         top_p: probability mass that stays; 0 keeps all.
+
+    Raises:
+        UserError: if a logit is not finite.
     """
+    if not torch.isfinite(logits).all():
+        raise UserError("the model's logits are not finite: load its weights in float32 or bfloat16, and check guidance and temperature")
     if 0 < top_k < logits.shape[-1]:
         smallest = logits.topk(top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < smallest, -torch.inf)

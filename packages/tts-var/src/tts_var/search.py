@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from triptych.errors import UserError
 from triptych.seeding import derive_seed, generator
@@ -24,6 +25,11 @@ from tts_var.models import NextScaleModel
 from tts_var.particles import Particles, flat_rows
 from tts_var.potentials import effective_sample_size, log_weights, potential
 from tts_var.resampling import resample
+
+# Decoding holds large activations: so many pixels at once, 4 pictures of 1024 x 1024 or 1024 of 64 x 64.
+_DECODED_PIXELS = 2**22
+# Thumbnails of a report are kept in memory and written into a page: longest side in pixels.
+_THUMBNAIL = 128
 
 # k-means starts from a fixed seed, as in the released code: clusters are a function of the pictures alone.
 _KMEANS_SEED = 0
@@ -171,8 +177,8 @@ class Search:
         config: schedule and events.
         reward: needed where something is resampled or chosen.
         features: needed where something is clustered.
-        max_particles: particles generated at once; prompts are split into batches that hold at most so many.
-        memory_bytes: caches must fit into this; None for no check.
+        max_particles: prompts are run in batches that hold at most so many particles; one prompt always runs whole.
+        memory_bytes: the caches of a batch must fit into this; None for no check.
 
     Raises:
         UserError: if the schedule cannot be honoured, a judge is missing, or one prompt's caches do not fit.
@@ -193,7 +199,8 @@ class Search:
         self.steps = plan(self.config, len(model.scales))
         self.reward = reward
         self.features = features
-        self.max_particles = max_particles
+        if max_particles < 1:
+            raise UserError(f"max_particles is {max_particles}: it must be 1 or more")
         kinds = {kind for step in self.steps for kind, _ in step.events}
         if reward is None and ("resample" in kinds or self.num_final > 1):
             raise UserError("the search resamples or chooses among final pictures but has no reward: name one")
@@ -205,6 +212,10 @@ class Search:
                 f"the search needs {needed / 2**20:.0f} MiB for the caches of one prompt but may use {memory_bytes / 2**20:.0f} MiB: "
                 "lower search.num_images or the batch schedule"
             )
+        at_once = max_particles // max(step.particles for step in self.steps)
+        if memory_bytes is not None and needed:
+            at_once = min(at_once, memory_bytes // needed)
+        self.batch_size = max(1, at_once)
 
     @property
     def num_final(self) -> int:
@@ -213,29 +224,35 @@ class Search:
         return last.events[-1][1] if last.events else last.particles
 
     def run(
-        self, prompts: str | Sequence[str], *, seed: int = 0, seeds: Sequence[int] | None = None, trace: bool = False
+        self, prompts: str | int | Sequence[str | int], *, seed: int = 0, seeds: Sequence[int] | None = None, trace: bool = False
     ) -> list[SearchResult]:
         """One result per prompt.
 
         Args:
-            prompts: texts (class numbers for VAR).
-            seed: seed of all prompts.
+            prompts: texts (class numbers for VAR), one or several.
+            seed: seed of all prompts; equal prompts then give equal pictures.
             seeds: one seed per prompt instead.
-            trace: also decode every live particle after each scale, for a report; not counted as cost.
+            trace: also keep small pictures of every live particle after each scale, for a report; not counted as cost.
+
+        Raises:
+            UserError: if the seeds are not as many as the prompts, or the model or a judge turns non-finite.
         """
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        texts = [prompts] if isinstance(prompts, str | int) else list(prompts)
         chosen = [seed] * len(texts) if seeds is None else list(seeds)
-        assert len(chosen) == len(texts)
-        most = max(step.particles for step in self.steps)
-        size = max(1, self.max_particles // most)
+        if len(chosen) != len(texts):
+            raise UserError(f"there are {len(chosen)} seeds for {len(texts)} prompts: give one per prompt, or leave seeds out")
         results = []
-        for begin in range(0, len(texts), size):
-            batch = texts[begin : begin + size]
-            keys = [derive_seed(key, "prompt", str(text)) for key, text in zip(chosen[begin : begin + size], batch, strict=True)]
-            results += self.run_condition(self.model.encode(batch), batch, KeyedDraws(keys), _keyed_resampling(keys), trace=trace)
+        for begin in range(0, len(texts), self.batch_size):
+            batch = texts[begin : begin + self.batch_size]
+            keys = [derive_seed(key, "prompt", str(text)) for key, text in zip(chosen[begin : begin + len(batch)], batch, strict=True)]
+            started = time.perf_counter()
+            condition = self.model.encode(batch)
+            encoding = (time.perf_counter() - started) / len(batch)
+            found = self.run_condition(condition, batch, KeyedDraws(keys), _keyed_resampling(keys), trace=trace)
+            results += [replace(result, cost=replace(result.cost, seconds=result.cost.seconds + encoding)) for result in found]
         return results
 
-    def replay(self, prompt: str, lineage: Sequence[int], *, seed: int = 0) -> Float[Tensor, "3 height width"]:
+    def replay(self, prompt: str | int, lineage: Sequence[int], *, seed: int = 0) -> Float[Tensor, "3 height width"]:
         """The picture that the ancestors in `lineage` lead to, drawn as a single particle without any event."""
         condition = self.model.encode([prompt])
         draws = LineageDraws([derive_seed(seed, "prompt", str(prompt))], [lineage])
@@ -248,7 +265,7 @@ class Search:
     def run_condition(
         self,
         condition: Any,
-        prompts: Sequence[str],
+        prompts: Sequence[str | int],
         draws: Draws,
         resampling: Callable[[int, int, int], torch.Generator],
         *,
@@ -271,14 +288,14 @@ class Search:
             state.cost.transformer_flops += step.particles * self.model.advance_flops(scale, condition)
             state.cost.num_tokens += step.particles * self.model.scales.lengths[scale]
             if trace:
-                paused = time.perf_counter()
-                state.thumbnails.append(self.model.decode(state.particles.latent).cpu())
+                paused = _clock(state.particles)
+                state.thumbnails.append(_shrink(self._decode(state.particles.latent), _THUMBNAIL).cpu())
                 started += time.perf_counter() - paused
             self._events(state, scale, step, prompts, resampling)
         return self._conclude(state, prompts, started)
 
     def _events(
-        self, state: _State, scale: int, step: Step, prompts: Sequence[str], resampling: Callable[[int, int, int], torch.Generator]
+        self, state: _State, scale: int, step: Step, prompts: Sequence[str | int], resampling: Callable[[int, int, int], torch.Generator]
     ) -> None:
         for number, (kind, keep) in enumerate(step.events):
             if kind == "cluster":
@@ -292,15 +309,17 @@ class Search:
     def _cluster(self, state: _State, scale: int, keep: int) -> Tensor:
         assert self.features is not None
         images = self._look(state, self.features.image_size, self.features.flops_per_image)
-        vectors = project(self.features(images).float().cpu(), self.config.projection)
+        features = self.features(images).float().cpu()
+        if not torch.isfinite(features).all():
+            raise UserError("the features of a picture are not finite: the feature model does not fit these pictures")
         kept = []
-        for prompt, points in enumerate(vectors.unflatten(0, (state.particles.num_prompts, -1))):
-            chosen = representatives(points, keep, seed=_KMEANS_SEED)
+        for prompt, patches in enumerate(features.unflatten(0, (state.particles.num_prompts, -1))):
+            chosen = representatives(project(patches, self.config.projection), keep, seed=_KMEANS_SEED)
             state.events[prompt].append(EventRecord(scale, "cluster", tuple(chosen.tolist())))
             kept.append(chosen)
         return torch.stack(kept)
 
-    def _resample(self, state: _State, scale: int, keep: int, prompts: Sequence[str], streams: Sequence[torch.Generator]) -> Tensor:
+    def _resample(self, state: _State, scale: int, keep: int, prompts: Sequence[str | int], streams: Sequence[torch.Generator]) -> Tensor:
         rewards = self._rewards(state, prompts)
         state.history = torch.cat((state.history, rewards.flatten()[:, None]), dim=1)
         potentials = potential(state.history.unflatten(0, rewards.shape), self.config.potential)
@@ -321,13 +340,13 @@ class Search:
             kept.append(chosen)
         return torch.stack(kept)
 
-    def _rewards(self, state: _State, prompts: Sequence[str], images: Tensor | None = None) -> Float[Tensor, "prompts particles"]:
+    def _rewards(self, state: _State, prompts: Sequence[str | int], images: Tensor | None = None) -> Float[Tensor, "prompts particles"]:
         assert self.reward is not None
         if images is None:
             images = self._look(state, self.reward.image_size, self.reward.flops_per_image)
         else:
             state.cost.judge_flops += state.particles.per_prompt * self.reward.flops_per_image
-        texts = [prompt for prompt in prompts for _ in range(state.particles.per_prompt)]
+        texts = [str(prompt) for prompt in prompts for _ in range(state.particles.per_prompt)]
         rewards = self.reward(images, texts).float().cpu()
         if not torch.isfinite(rewards).all():
             raise UserError("the reward of a picture is not finite: the reward model does not fit these pictures")
@@ -339,22 +358,27 @@ class Search:
         state.cost.num_decodes += count
         state.cost.decoder_flops += count * self.model.decode_flops(max_size=image_size)
         state.cost.judge_flops += count * flops_per_image
-        return self.model.decode(state.particles.latent, max_size=image_size)
+        return self._decode(state.particles.latent, max_size=image_size)
 
-    def _conclude(self, state: _State, prompts: Sequence[str], started: float) -> list[SearchResult]:
+    def _decode(self, latent: Tensor, *, max_size: int | None = None) -> Tensor:
+        height, width = self.model.image_size
+        rows = max(1, _DECODED_PIXELS // (height * width))
+        return torch.cat([self.model.decode(part, max_size=max_size) for part in latent.split(rows)])
+
+    def _conclude(self, state: _State, prompts: Sequence[str | int], started: float) -> list[SearchResult]:
         count = state.particles.per_prompt
-        images = self.model.decode(state.particles.latent)
+        images = self._decode(state.particles.latent)
         state.cost.num_decodes += count
         state.cost.decoder_flops += count * self.model.decode_flops()
         rewards = self._rewards(state, prompts, images) if count > 1 else None
-        seconds = (time.perf_counter() - started) / len(prompts)
+        seconds = (_clock(state.particles) - started) / len(prompts)
         images = images.cpu().unflatten(0, (len(prompts), -1))
         lineages = state.particles.lineage.unflatten(0, (len(prompts), -1))
         results = []
         for index, prompt in enumerate(prompts):
             results.append(
                 SearchResult(
-                    prompt=prompt,
+                    prompt=str(prompt),
                     chosen=int(rewards[index].argmax()) if rewards is not None else 0,
                     images=images[index],
                     rewards=tuple(rewards[index].tolist()) if rewards is not None else (),
@@ -365,6 +389,21 @@ class Search:
                 )
             )
         return results
+
+
+def _clock(particles: Particles) -> float:
+    """Seconds on the clock when all that was asked of the device is done."""
+    if particles.latent.is_cuda:
+        torch.cuda.synchronize(particles.latent.device)
+    return time.perf_counter()
+
+
+def _shrink(images: Tensor, longest: int) -> Tensor:
+    height, width = images.shape[-2:]
+    if max(height, width) <= longest:
+        return images
+    factor = longest / max(height, width)
+    return functional.interpolate(images, (max(1, round(height * factor)), max(1, round(width * factor))), mode="area")
 
 
 def _keyed_resampling(prompt_seeds: Sequence[int]) -> Callable[[int, int, int], torch.Generator]:

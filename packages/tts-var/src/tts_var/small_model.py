@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -20,6 +21,8 @@ from tts_var.models.text import WordEncoder
 from tts_var.scales import ScaleTable, square_scales
 
 CONFIG_FILE = "config.json"
+
+SizesT = TypeVar("SizesT")
 
 
 @dataclass
@@ -111,9 +114,11 @@ def read_sizes(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} holds no model (no {CONFIG_FILE}): train one with 'make train-var', or leave generator.path out")
     try:
         sizes = json.loads(path.read_text())
-        return dict(sizes)
     except ValueError as error:
         raise UserError(f"{path} cannot be read ({error}): train the model again") from error
+    if not isinstance(sizes, dict) or not all(isinstance(part, dict) for part in sizes.values()):
+        raise UserError(f"{path} is no table of the model's parts: train the model again")
+    return sizes
 
 
 def read_part(folder: Path, name: str) -> dict[str, Any]:
@@ -128,9 +133,22 @@ def read_part(folder: Path, name: str) -> dict[str, Any]:
     return dict(sizes[name])
 
 
+def sizes_of(kind: type[SizesT], folder: Path, name: str, sizes: dict[str, Any]) -> SizesT:
+    """The sizes of one part as its dataclass.
+
+    Raises:
+        UserError: if a size is unknown.
+    """
+    known = set(signature(kind).parameters)
+    unknown = sorted(set(sizes) - known)
+    if unknown:
+        raise UserError(f"{folder / CONFIG_FILE} gives the {name} the size '{unknown[0]}': it knows {', '.join(sorted(known))}")
+    return kind(**sizes)
+
+
 def load_tokenizer(folder: Path) -> BinaryTokenizer:
     """The tokenizer of a model folder."""
-    tokenizer = TokenizerConfig(**read_part(folder, "tokenizer")).build()
+    tokenizer = sizes_of(TokenizerConfig, folder, "tokenizer", read_part(folder, "tokenizer")).build()
     load_part(folder, "tokenizer", tokenizer)
     return tokenizer
 
@@ -166,8 +184,11 @@ def load_small_world(
     folder = shipped_folder() if path is None else Path(path)
     tokenizer = load_tokenizer(folder)
     transformer_sizes = read_part(folder, "transformer")
+    if not {"sides", "patch"} <= transformer_sizes.keys():
+        raise UserError(f"{folder / CONFIG_FILE} does not say the transformer's sides and patch: train the model again")
     scales = square_scales(transformer_sizes.pop("sides"), patch=transformer_sizes.pop("patch"))
-    transformer, encoder = TransformerConfig(**transformer_sizes).build(scales, tokenizer.config.latent_channels)
+    sizes = sizes_of(TransformerConfig, folder, "transformer", transformer_sizes)
+    transformer, encoder = sizes.build(scales, tokenizer.config.latent_channels)
     load_part(folder, "transformer", transformer)
     load_part(folder, "text_encoder", encoder)
     sampling = InfinitySampling(guidance, temperature, top_k, top_p)

@@ -149,6 +149,10 @@ def parse_prompt(text: str) -> ScenePrompt:
                 break
             if first.count + second.count > MAX_OBJECTS:
                 raise UserError(f"the prompt '{text}' asks for {first.count + second.count} objects: at most {MAX_OBJECTS} fit")
+            if first.shape == second.shape and (None in (first.colour, second.colour) or first.colour == second.colour):
+                raise UserError(
+                    f"the prompt '{text}' names two groups that one object could belong to: give them different shapes or colours"
+                )
             return ScenePrompt((first, second), None if phrase == "and" else phrase)
     raise UserError(
         f"the prompt '{text}' cannot be read as '<group>' or '<group> and|left of|right of|above|below <group>', "

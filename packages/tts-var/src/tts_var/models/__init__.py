@@ -43,7 +43,7 @@ class NextScaleModel(Protocol):
 
         Args:
             latent: running sums of codes.
-            max_size: longest side that the judge looks at; a larger latent is shrunk before it is decoded.
+            max_size: longest side that the judge looks at; a family may shrink a larger latent before it decodes it.
         """
         ...
 

@@ -6,6 +6,7 @@ The classes are those of the 2B and 8B models; the small world's model has other
 Source: Infinity (arXiv 2412.04431) and its released code.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -31,7 +32,7 @@ from tts_var.models.layers import (
     mlp_width,
     rotary_angles,
 )
-from tts_var.models.quantizers import add_scale, resize
+from tts_var.models.quantizers import add_scale, pool, resize
 from tts_var.models.text import TextEncoder, TextFeatures
 from tts_var.particles import Particles
 from tts_var.sampling import filter_logits, guided_logits
@@ -338,9 +339,12 @@ class InfinitySampling:
     guidance_layers: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
-        temperatures = self.temperature if isinstance(self.temperature, Sequence) else (self.temperature,)
-        if any(value <= 0 for value in temperatures):
-            raise UserError(f"temperature is {self.temperature}: it must be above 0")
+        for name, value in (("guidance", self.guidance), ("temperature", self.temperature), ("top_k", self.top_k), ("top_p", self.top_p)):
+            values = value if isinstance(value, Sequence) else (value,)
+            if not all(isinstance(item, int | float) and math.isfinite(item) for item in values):
+                raise UserError(f"{name} is {value}: it must be a number")
+            if name == "temperature" and min(values) <= 0:
+                raise UserError(f"temperature is {value}: it must be above 0")
         if not 0 <= self.top_p <= 1:
             raise UserError(f"top_p is {self.top_p}: it must lie between 0 (off) and 1")
 
@@ -399,6 +403,9 @@ class InfinityGenerator:
         bits = tokenizer.config.latent_channels * self.scales.patch**2
         if bits != transformer.config.token_bits:
             raise UserError(f"the tokenizer makes tokens of {bits} bits but the transformer reads {transformer.config.token_bits}: no pair")
+        depth, layers = transformer.config.depth, sampling.guidance_layers
+        if not layers or not all(-depth <= layer <= 0 for layer in layers):
+            raise UserError(f"guidance_layers is {list(layers)}: give 0 for the logits, or -1 to -{depth} for the blocks from the last on")
 
     @property
     def device(self) -> torch.device:
@@ -482,7 +489,7 @@ class InfinityGenerator:
     @torch.no_grad()
     def decode(self, latent: Float[Tensor, "rows channels height width"], *, max_size: int | None = None) -> Float[Tensor, "rows 3 h w"]:
         """Pictures in [0, 1]."""
-        return (self.tokenizer.decode(resize(latent, self._decode_grid(max_size))) + 1) / 2
+        return (self.tokenizer.decode(pool(latent, self._decode_grid(max_size))) + 1) / 2
 
     def advance_flops(self, scale: int, condition: InfinityCondition) -> float:
         """Operations of one particle at one scale; see `NextScaleModel.advance_flops`."""

@@ -77,8 +77,7 @@ def _tree(result: SearchResult, scales: ScaleTable, verdict: dict[str, bool]) ->
     for scale, pictures in enumerate(result.thumbnails):
         events = [event for event in result.events if event.scale == scale]
         survivors, fates = _follow(len(pictures), events)
-        rewards = next((event.rewards for event in events if event.rewards), ())
-        weights = next((event.weights for event in events if event.weights), ())
+        judged = _judged(len(pictures), events)
         y = scale * _ROW + 8
         particles = []
         for slot, picture in enumerate(pictures):
@@ -91,8 +90,8 @@ def _tree(result: SearchResult, scales: ScaleTable, verdict: dict[str, bool]) ->
                     slot=slot,
                     fate=f"{fates[slot]} winner" if on_path else fates[slot],
                     copies=survivors.count(slot),
-                    reward=f"{rewards[slot]:.1f}" if slot < len(rewards) else "",
-                    weight=f"{100 * weights[slot]:.0f} %" if slot < len(weights) else "",
+                    reward=f"{judged[slot][0]:.1f}" if slot in judged else "",
+                    weight=f"{100 * judged[slot][1]:.0f} %" if slot in judged else "",
                 )
             )
             if origin is not None:
@@ -134,6 +133,22 @@ def _follow(count: int, events: Sequence[EventRecord]) -> tuple[list[int], list[
             fates[slot] = f"ended-by-{event.kind}"
         alive = living
     return alive, fates
+
+
+def _judged(count: int, events: Sequence[EventRecord]) -> dict[int, tuple[float, float]]:
+    """Reward and weight of each picture at the first resampling that still saw it, by its slot before all events.
+
+    Copies of a picture share its reward; their weights add up.
+    """
+    alive = list(range(count))
+    found: dict[int, tuple[float, float]] = {}
+    for event in events:
+        seen: dict[int, tuple[float, float]] = {}
+        for slot, reward, weight in zip(alive, event.rewards, event.weights, strict=False):
+            seen[slot] = (reward, weight + seen.get(slot, (0.0, 0.0))[1])
+        found = {**seen, **found}
+        alive = [alive[slot] for slot in event.kept]
+    return found
 
 
 def _describe(event: EventRecord) -> str:
