@@ -14,11 +14,11 @@ from tts_var.data.checker import check_image
 from tts_var.data.drawing import draw_scenes, training_pair
 from tts_var.data.prompts import evaluation_prompts
 from tts_var.models.infinity import InfinityGenerator
-from tts_var.packing import RECORD_FILE, STAGE_OF, pack
+from tts_var.packing import RECORD_FILE, add_evaluation, pack
 from tts_var.reward_stage import near_miss
 from tts_var.rewards import ClipReward
 from tts_var.search import Search
-from tts_var.small_model import CONFIG_FILE, load_small_world, shipped_folder
+from tts_var.small_model import CONFIG_FILE, STAGE_OF, load_small_world, shipped_folder
 
 FOLDER = shipped_folder()
 
@@ -79,10 +79,19 @@ def test_choosing_by_the_reward_helps(generator: InfinityGenerator) -> None:
 
 def test_packing_needs_a_finished_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no model"):
-        pack(tmp_path / "run", tmp_path / "evaluation", tmp_path / "target")
+        pack(tmp_path / "run", tmp_path / "target")
     (tmp_path / "run" / "model").mkdir(parents=True)
     (tmp_path / "run" / "model" / CONFIG_FILE).write_text("{}")
     with pytest.raises(UserError, match="no finished run"):
-        pack(tmp_path / "run", tmp_path / "evaluation", tmp_path / "target")
+        pack(tmp_path / "run", tmp_path / "target")
     assert not (tmp_path / "target").exists()
     assert set(STAGE_OF) == {"tokenizer", "transformer", "text_encoder", "reward"}
+
+
+def test_the_quality_is_that_of_the_packed_weights(tmp_path: Path) -> None:
+    (tmp_path / RECORD_FILE).write_text("{}")
+    (tmp_path / "config.yaml").write_text("seed: 0\ngenerator: {path: elsewhere}\n")
+    for name in ("summary.json", "provenance.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match="is an evaluation of elsewhere"):
+        add_evaluation(tmp_path, tmp_path)

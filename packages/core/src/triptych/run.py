@@ -144,6 +144,12 @@ class Run:
         """Steps of the complete checkpoints of this run; none of those that `overwrite` is about to delete."""
         return [] if self._overwrites else self._checkpointer.steps()
 
+    def is_finished(self, step: int) -> bool:
+        """Whether an earlier invocation came to `step` and wrote its summary, and nothing asks to go back before it."""
+        steps = self.checkpoint_steps
+        summary = (self.directory / "summary.json").exists()
+        return summary and bool(steps) and steps[-1] >= step and self._config.resume_step in (None, steps[-1])
+
     def is_due(self, step: int) -> bool:
         """Whether a checkpoint is to be written after `step`."""
         return step % self._config.checkpoint.every_steps == 0

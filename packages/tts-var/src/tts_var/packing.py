@@ -1,6 +1,7 @@
-"""`python -m tts_var.packing RUN EVALUATION TARGET`: a trained model as the small folder that a package can ship.
+"""`python -m tts_var.packing RUN TARGET`: a trained model as the small folder that a package can ship.
 
-The folder holds the weights in half precision, their sizes, and `record.json`: who made each part and how good it is.
+The folder holds the weights in half precision, their sizes, and `record.json`: who made each part. How good the packed
+weights are is added when they have been evaluated: `python -m tts_var.packing --evaluation EVALUATION TARGET`.
 """
 
 import argparse
@@ -16,24 +17,22 @@ from safetensors.torch import load_file, save_file
 from triptych.checkpoint import write_atomically
 from triptych.console import get_logger, setup_logging
 from triptych.errors import UserError
-from tts_var.small_model import CONFIG_FILE, read_sizes
+from tts_var.small_model import CONFIG_FILE, STAGE_OF, read_sizes, shipped_folder
 
 _logger = get_logger("packing")
 
 RECORD_FILE = "record.json"
-STAGE_OF = {"tokenizer": "tokenizer", "transformer": "transformer", "text_encoder": "transformer", "reward": "reward"}
 
 
-def pack(run: Path, evaluation: Path, target: Path) -> dict[str, Any]:
-    """Writes the model of a `var-train` run to `target`, in float16, and returns its record.
+def pack(run: Path, target: Path) -> dict[str, Any]:
+    """Writes the model of a `var-train` run to `target`, in float16, and returns its record, still without a quality.
 
     Args:
         run: folder of the run, `outputs/<name>`.
-        evaluation: folder of a `var-evaluate` run of this model.
         target: where the folder goes; existing files of the same names are replaced.
 
     Raises:
-        UserError: if a part of the model, its run or the evaluation is missing.
+        UserError: if a part of the model or its run is missing.
     """
     model = run / "model"
     sizes = read_sizes(model)
@@ -49,8 +48,25 @@ def pack(run: Path, evaluation: Path, target: Path) -> dict[str, Any]:
         save_file({name: value.to(torch.float16) for name, value in load_file(model / f"{part}.safetensors").items()}, partial)
         partial.replace(path)
         files[path.name] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
-    record = {"made": made, "evaluation": _made(evaluation), "files": files}
+    record = {"made": made, "files": files}
     write_atomically(target / CONFIG_FILE, json.dumps(sizes, indent=1) + "\n")
+    write_atomically(target / RECORD_FILE, json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def add_evaluation(target: Path, evaluation: Path) -> dict[str, Any]:
+    """Writes into the record of a packed folder what an evaluation of this folder came to.
+
+    Raises:
+        UserError: if the folder is not packed, or the evaluation is missing or about another model.
+    """
+    record = _json(target / RECORD_FILE)
+    made = _made(evaluation)
+    path = yaml.safe_load((evaluation / "config.yaml").read_text())["generator"]["path"]
+    evaluated = shipped_folder() if path is None else Path(path)
+    if evaluated.resolve() != target.resolve():
+        raise UserError(f"{evaluation} is an evaluation of {evaluated}: evaluate with generator.path={target}")
+    record["evaluation"] = made
     write_atomically(target / RECORD_FILE, json.dumps(record, indent=1) + "\n")
     return record
 
@@ -76,13 +92,14 @@ def _json(path: Path) -> dict[str, Any]:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description="Packs a trained model of the small world.")
-    parser.add_argument("run", type=Path, help="folder of the training, outputs/<name>")
-    parser.add_argument("evaluation", type=Path, help="folder of an evaluation of this model")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("run", type=Path, nargs="?", help="folder of the training, outputs/<name>")
+    source.add_argument("--evaluation", type=Path, help="folder of an evaluation of the packed model")
     parser.add_argument("target", type=Path, help="folder to write")
     arguments = parser.parse_args()
     setup_logging(0, world_size=1)
     try:
-        record = pack(arguments.run, arguments.evaluation, arguments.target)
+        record = pack(arguments.run, arguments.target) if arguments.run else add_evaluation(arguments.target, arguments.evaluation)
     except UserError as error:
         parser.exit(2, f"error: {error}\n")
     total = sum(entry["bytes"] for entry in record["files"].values())

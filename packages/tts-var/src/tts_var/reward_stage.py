@@ -39,8 +39,9 @@ class RewardLossConfig:
         for name in ("caption_noise", "prefix_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"loss.{name} is {getattr(self, name)}: it must lie between 0 and 1")
-        if self.near_misses < 0:
-            raise UserError(f"loss.near_misses is {self.near_misses}: it must be 0 or more")
+        for name, least in (("near_misses", 0), ("pixel_noise", 0), ("first_prefix", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"loss.{name} is {getattr(self, name)}: it must be {least} or more")
 
 
 def near_miss(prompt: ScenePrompt, *, generator: torch.Generator) -> ScenePrompt:
@@ -100,9 +101,10 @@ class RewardStage:
         self._loss = loss
         self._seed = seed
 
-    def losses(self, model: nn.Module, indices: Sequence[int], *, step: int) -> Mapping[str, Tensor]:
+    def losses(self, model: nn.Module, indices: Sequence[int], *, step: int, first: int, batch_size: int) -> Mapping[str, Tensor]:
         """Symmetric contrastive loss (arXiv 2103.00020); equal captions of a batch are positives of one another.
 
+        The texts that a picture is held against are those of its process: two processes see half as many each.
         `accuracy` is the share of pictures that prefer their own caption to all of its near misses.
         """
         examples = self._data.examples(indices)

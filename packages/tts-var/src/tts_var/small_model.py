@@ -1,5 +1,6 @@
 """The small world's model as files: what `make train-var` writes, and what the package ships."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from tts_var.models.text import WordEncoder
 from tts_var.scales import ScaleTable, square_scales
 
 CONFIG_FILE = "config.json"
+STAGE_OF = {"tokenizer": "tokenizer", "transformer": "transformer", "text_encoder": "transformer", "reward": "reward"}
 
 SizesT = TypeVar("SizesT")
 
@@ -131,6 +133,19 @@ def read_part(folder: Path, name: str) -> dict[str, Any]:
     if name not in sizes:
         raise UserError(f"{folder / CONFIG_FILE} says nothing of the {name}: train it with 'make train-var ARGS=\"stages=[{name}]\"'")
     return dict(sizes[name])
+
+
+def weights_hash(folder: Path, name: str) -> str:
+    """SHA-256 of the weights of one part of a model folder.
+
+    Raises:
+        UserError: if the folder has no such part.
+    """
+    read_part(folder, name)
+    path = folder / f"{name}.safetensors"
+    if not path.is_file():
+        raise UserError(f"there are no weights at {path}: train them with 'make train-var ARGS=\"stages=[{STAGE_OF[name]}]\"'")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def sizes_of(kind: type[SizesT], folder: Path, name: str, sizes: dict[str, Any]) -> SizesT:

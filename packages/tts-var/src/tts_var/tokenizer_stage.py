@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from triptych.errors import UserError
 from triptych.seeding import generator
 from tts_var.data.small_world import Examples
 from tts_var.models.autoencoder import BinaryTokenizer
@@ -47,6 +48,18 @@ class TokenizerLossConfig:
     plain_share: float = 0.5
     plain_steps: int = 800
 
+    def __post_init__(self) -> None:
+        for name in ("commitment", "entropy", "plain_steps"):
+            if getattr(self, name) < 0:
+                raise UserError(f"loss.{name} is {getattr(self, name)}: it must be 0 or more")
+        if not 0 <= self.prefix_share + self.plain_share <= 1 or min(self.prefix_share, self.plain_share) < 0:
+            raise UserError(
+                f"loss.prefix_share is {self.prefix_share} and loss.plain_share {self.plain_share}: "
+                "they must be 0 or more and at most 1 together"
+            )
+        if not self.entropy_temperature > 0:
+            raise UserError(f"loss.entropy_temperature is {self.entropy_temperature}: it must be above 0")
+
 
 class _Reconstruct(nn.Module):
     """The whole forward of the tokenizer in one module, so that a strategy can wrap it."""
@@ -56,13 +69,11 @@ class _Reconstruct(nn.Module):
         self.tokenizer = tokenizer
         self._grids = scales.latent_grids
 
-    def forward(self, images: Tensor, plain_rows: int, prefix_rows: int, prefix_scale: int) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, plain: Tensor, unfinished: Tensor, prefix_scale: int) -> tuple[Tensor, Tensor, Tensor]:
         features = self.tokenizer.encode(images)
         quantized = quantize_bits(features.detach(), self._grids)
-        latent = quantized.latent
-        if prefix_rows:
-            latent = torch.cat((latent[:-prefix_rows], quantized.prefixes[prefix_scale][-prefix_rows:]))
-        latent = torch.cat((features[:plain_rows].detach(), latent[plain_rows:]))
+        latent = torch.where(unfinished[:, None, None, None], quantized.prefixes[prefix_scale], quantized.latent)
+        latent = torch.where(plain[:, None, None, None], features.detach(), latent)
         # Straight through: the decoder sees codes, the encoder receives the decoder's gradient.
         straight = features + (latent - features).detach()
         return self.tokenizer.decoder(straight), features, quantized.latent
@@ -87,21 +98,23 @@ class TokenizerStage:
         self._seed = seed
         self._num_scales = len(scales)
 
-    def losses(self, model: nn.Module, indices: Sequence[int], *, step: int) -> Mapping[str, Tensor]:
+    def losses(self, model: nn.Module, indices: Sequence[int], *, step: int, first: int, batch_size: int) -> Mapping[str, Tensor]:
         """Squared error of the picture, commitment and entropy; `psnr` in dB counts pictures from all scales."""
         images = self._data.examples(indices).images
-        prefix_rows = int(self._loss.prefix_share * len(indices))
+        place = torch.arange(first, first + len(indices))
         remaining = max(0.0, 1 - step / max(1, self._loss.plain_steps))
-        plain_rows = int(self._loss.plain_share * remaining * len(indices))
+        plain = place < int(self._loss.plain_share * remaining * batch_size)
+        unfinished = place >= batch_size - int(self._loss.prefix_share * batch_size)
         stream = generator(self._seed, "prefix", step)
         prefix_scale = int(torch.randint(self._num_scales - 1, (), generator=stream))
         device = next(model.parameters()).device
         images = images.to(device)
-        decoded, features, latent = model(images, plain_rows, prefix_rows, prefix_scale)
+        decoded, features, latent = model(images, plain.to(device), unfinished.to(device), prefix_scale)
         commitment = functional.mse_loss(features, latent.detach())
         loss = functional.mse_loss(decoded, images) + self._loss.commitment * commitment
         if self._loss.entropy:
             loss = loss + self._loss.entropy * bit_entropy_loss(features, temperature=self._loss.entropy_temperature)
-        whole = len(indices) - prefix_rows
-        error = functional.mse_loss(decoded[plain_rows:whole].detach().clamp(-1, 1), images[plain_rows:whole])
+        counted = ~(plain | unfinished)
+        counted = counted if counted.any() else torch.ones_like(counted)  # this rank may hold none that is quantized whole
+        error = functional.mse_loss(decoded[counted].detach().clamp(-1, 1), images[counted])
         return {"loss": loss, "commitment": commitment, "psnr": 10 * torch.log10(4 / error)}

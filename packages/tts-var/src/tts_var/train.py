@@ -18,10 +18,12 @@ from triptych.report.render import Chart, ReportConfig
 from triptych.run import Run, RunConfig
 from triptych.seeding import derive_seed, generator
 from triptych.tracking.jsonl import read_rows
+from tts_var.data.drawing import IMAGE_SIZE
+from tts_var.data.prompts import MAX_WORDS
 from tts_var.models.clip import ClipConfig
 from tts_var.reward_stage import RewardLossConfig, RewardStage
 from tts_var.scales import ScaleTable, square_scales
-from tts_var.small_model import TokenizerConfig, TransformerConfig, load_tokenizer, save_part
+from tts_var.small_model import STAGE_OF, TokenizerConfig, TransformerConfig, load_tokenizer, save_part, weights_hash
 from tts_var.tokenizer_stage import TokenizerLossConfig, TokenizerStage
 from tts_var.trainer import Stage, TrainerConfig, fit
 from tts_var.transformer_stage import TextToBits, TransformerLossConfig, TransformerStage
@@ -116,7 +118,18 @@ class TrainConfig(RunConfig):
             raise UserError(f"stages is {self.stages}: choose among {', '.join(STAGES)}")
         if self.patch < 1:
             raise UserError(f"patch is {self.patch}: a token covers at least one latent cell")
-        assert self.scales  # refuses empty grids
+        stride = 2 ** (len(self.tokenizer.model.multipliers) - 1)
+        if len(self.scales) < 2 or self.sides[-1] * self.patch * stride != IMAGE_SIZE:
+            raise UserError(
+                f"sides is {self.sides} with patch {self.patch} and a tokenizer of stride {stride}: there must be at least two scales, "
+                f"and the last must make {IMAGE_SIZE} pixels (last side x patch x stride)"
+            )
+        if self.reward.loss.first_prefix > len(self.scales):
+            raise UserError(f"reward.loss.first_prefix is {self.reward.loss.first_prefix} but there are {len(self.scales)} scales")
+        if self.transformer.model.unconditional_tokens < MAX_WORDS:
+            raise UserError(
+                f"transformer.model.unconditional_tokens is {self.transformer.model.unconditional_tokens}: prompts have {MAX_WORDS} tokens"
+            )
 
     @property
     def scales(self) -> ScaleTable:
@@ -133,18 +146,24 @@ class _StageRun(RunConfig):
         patch: latent cells per token side.
         data: the data node.
         settings: the stage's settings as a plain tree.
+        tokenizer: SHA-256 of the tokenizer's weights that the stage reads; null for the tokenizer itself.
     """
 
     sides: list[int] = field(default_factory=list)
     patch: int = 1
     data: Any = None
     settings: Any = None
+    tokenizer: str | None = None
 
 
 @entry_point("train_var", TrainConfig)
 def main(config: TrainConfig) -> None:
     """Trains the stages asked for; finished ones are recognised and left alone."""
     builders: dict[str, Callable[[TrainConfig], _Plan]] = {"tokenizer": _tokenizer, "reward": _reward, "transformer": _transformer}
+    with torch.device("meta"):  # sizes that do not fit are told before the first stage, not after it
+        config.tokenizer.model.build()
+        config.reward.model.build()
+        config.transformer.model.build(config.scales, config.tokenizer.model.latent_channels)
     for name in config.stages:
         _train(config, name, builders[name])
     _logger.info("sample             python -m tts_var.sample generator.path=%s", _folder(config))
@@ -169,10 +188,16 @@ def _train(config: TrainConfig, name: str, build: Callable[[TrainConfig], _Plan]
         patch=config.patch,
         data=None if name == "tokenizer" else config.data,
         settings=asdict(getattr(config, name)),
+        tokenizer=None if name == "tokenizer" else weights_hash(_folder(config), "tokenizer"),
     )
     tracker = None if config.tracker is None else instantiate(config.tracker)
     _logger.info("stage %s", name)
     with Run.open(stage_run, tracker=tracker) as run:
+        steps = getattr(config, name).trainer.max_steps
+        parts = [part for part, stage in STAGE_OF.items() if stage == name]
+        if run.is_finished(steps) and all((_folder(config) / f"{part}.safetensors").is_file() for part in parts):
+            _logger.info("finished           %s", run.directory)
+            return
         # Layers that initialise themselves draw from torch's own stream.
         torch.manual_seed(derive_seed(config.seed, name))
         plan = build(config)

@@ -29,13 +29,16 @@ class Stage(Protocol):
     model: nn.Module
     num_examples: int
 
-    def losses(self, model: nn.Module, indices: Sequence[int], *, step: int) -> Mapping[str, Tensor]:
-        """Metrics of one batch as means over it; `loss` carries the gradient.
+    def losses(self, model: nn.Module, indices: Sequence[int], *, step: int, first: int, batch_size: int) -> Mapping[str, Tensor]:
+        """Metrics of this rank's share of a batch as means over it; `loss` carries the gradient.
 
         Args:
             model: the module whose forward must be called (`self.model`, possibly wrapped by a strategy).
             indices: which examples.
             step: the optimizer step, for random streams.
+            first: place of the first of them in the batch of all ranks: what befalls an example depends on its
+                place, not on the rank that holds it.
+            batch_size: examples of that batch.
         """
         ...
 
@@ -85,7 +88,7 @@ def fit(
         share = world.share(trainer.batch_size)
         mine = order.take(step * trainer.batch_size + share.start, len(share))
         with strategy.microbatch(last=True):
-            metrics = stage.losses(model, mine, step=step)
+            metrics = stage.losses(model, mine, step=step, first=share.start, batch_size=trainer.batch_size)
             strategy.backward(metrics["loss"] / world.size)
         report = strategy.step(learning_rate_at(step, trainer.max_steps, optimizer))
         skipped = skipped + 1 if report.skipped else 0

@@ -40,6 +40,8 @@ class TransformerLossConfig:
     def __post_init__(self) -> None:
         if self.weighting not in TOKEN_WEIGHTS:
             raise UserError(f"loss.weighting is '{self.weighting}': choose one of {', '.join(TOKEN_WEIGHTS)}")
+        if not 0 <= self.flip_strength <= 0.5:
+            raise UserError(f"loss.flip_strength is {self.flip_strength}: it must lie between 0 and 0.5")
         if not 0 <= self.text_dropout < 1:
             raise UserError(f"loss.text_dropout is {self.text_dropout}: it must be at least 0 and below 1")
 
@@ -103,18 +105,18 @@ class TransformerStage:
         self._weights = token_weights(self._scales, loss.weighting)
         self._features: dict[int, tuple[str, Tensor]] = {}
 
-    def losses(self, model: nn.Module, indices: Sequence[int], *, step: int) -> Mapping[str, Tensor]:
+    def losses(self, model: nn.Module, indices: Sequence[int], *, step: int, first: int, batch_size: int) -> Mapping[str, Tensor]:
         """Weighted cross entropy; `bit_accuracy` counts bits that the likelier class hits."""
         prompts, features = self._encoded(indices)
-        stream = generator(self._seed, "self_correction", step, indices[0])
+        stream = generator(self._seed, "self_correction", step)
         count = len(self._scales) if self._loss.flip_scales is None else self._loss.flip_scales
-        flips = RandomFlips(strength=self._loss.flip_strength, num_scales=count, generator=stream)
+        flips = RandomFlips(strength=self._loss.flip_strength, num_scales=count, generator=stream, first=first, batch_size=batch_size)
         quantized = quantize_bits(features, self._scales.latent_grids, flips)
         patch, grids = self._scales.patch, self._scales.latent_grids
         inputs = torch.cat([tokens_of(resize(prefix, grid), patch) for prefix, grid in zip(quantized.prefixes, grids[1:], strict=True)], 1)
         bits = torch.cat([tokens_of(found.permute(0, 3, 1, 2), patch) for found in quantized.bits], dim=1)
         words, _ = word_indices(prompts, length=MAX_WORDS)
-        dropped = torch.rand(len(prompts), generator=stream) < self._loss.text_dropout
+        dropped = torch.rand(batch_size, generator=stream)[first : first + len(prompts)] < self._loss.text_dropout
         device = next(model.parameters()).device
         logits = model(inputs.to(device), words.to(device), dropped.to(device))
         bits = bits.to(device)

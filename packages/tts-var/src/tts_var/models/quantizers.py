@@ -108,21 +108,33 @@ class RandomFlips:
     The probability is drawn from {0, .01, .., strength}; the first `num_scales` scales are perturbed.
 
     Source: Infinity (arXiv 2412.04431), algorithm 2; strength 0.3 over 13 scales in the 2B recipe.
+
+    Args:
+        strength: the largest probability.
+        num_scales: scales that are perturbed.
+        generator: the random stream, the same on all ranks.
+        first: place of these rows in the batch of all ranks.
+        batch_size: rows of that batch; None for the rows at hand.
     """
 
-    def __init__(self, *, strength: float, num_scales: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, *, strength: float, num_scales: int, generator: torch.Generator, first: int = 0, batch_size: int | None = None
+    ) -> None:
         if not 0 <= strength <= 0.5:
             raise UserError(f"flip strength is {strength}: it must lie between 0 and 0.5")
         self._levels = round(100 * strength) + 1
         self._num_scales = num_scales
         self._generator = generator
+        self._first = first
+        self._batch_size = batch_size
 
     def __call__(self, scale: int, bits: Tensor) -> Tensor:
         """The bits of `scale` with some of them flipped."""
         if scale >= self._num_scales:
             return bits
         probability = int(torch.randint(self._levels, (), generator=self._generator)) / 100
-        flips = torch.rand(bits.shape, generator=self._generator) < probability
+        drawn = torch.rand(self._batch_size or len(bits), *bits.shape[1:], generator=self._generator)
+        flips = drawn[self._first : self._first + len(bits)] < probability
         return bits ^ flips.to(bits)
 
 
