@@ -49,6 +49,7 @@ def test_training_leaves_a_model_that_draws(command: Callable, model: Path, tmp_
         assert picture.text["seed"] == "3"  # type: ignore[attr-defined]
         assert "generated" in picture.text["Source"]  # type: ignore[attr-defined]
         assert len(row["lineage"]) == 7
+        assert [event["kind"] for event in row["events"]] == ["cluster", "cluster", "resample", "resample"]
     page = (folder / "search.html").read_text()
     assert "<script" not in page
     assert page.count("<svg") == 2
@@ -93,6 +94,18 @@ def test_a_longer_run_goes_on_exactly(command: Callable, tmp_path: Path) -> None
     assert metrics[0] == metrics[1]
 
 
+def test_a_finished_training_keeps_its_record(command: Callable, model: Path) -> None:
+    records = {path: path.read_bytes() for path in model.parent.rglob("*.json")}
+    outcome = command("train_var", *TINY, *steps(2))
+    assert outcome.code == 0, outcome.err
+    assert records == {path: path.read_bytes() for path in model.parent.rglob("*.json")}
+
+
+def test_another_tokenizer_makes_another_transformer(command: Callable, model: Path) -> None:
+    assert command("train_var", *TINY, *steps(2), "stages=[tokenizer]", "overwrite=true", "seed=1").code == 0
+    refused(command("train_var", *TINY, *steps(2), "stages=[transformer]"), "holds a run with tokenizer=", "another name")
+
+
 def test_evaluation_tells_score_and_cost_of_every_strategy(command: Callable, model: Path, tmp_path: Path) -> None:
     quick = ["evaluation.num_prompts=6", "evaluation.correlation_prompts=2", "evaluation.correlation_particles=3"]
     outcome = command("evaluate_var", f"generator.path={model}", *quick, "only=[single,best_of_2,tts_var]", "evaluation.seeds=[0,1]")
@@ -104,6 +117,8 @@ def test_evaluation_tells_score_and_cost_of_every_strategy(command: Callable, mo
     assert strategies["best_of_2"]["tokens"] == 2 * strategies["single"]["tokens"] == 2 * (1 + 4 + 9 + 16 + 25 + 36 + 64)
     assert all(low <= row["score"] <= high for row in strategies.values() for low, high in [row["interval"]])
     assert summary["reward_rank_correlation"][-1] == pytest.approx(1)
+    assert strategies["best_of_2"]["over_single"]["mean"] == pytest.approx(strategies["best_of_2"]["score"] - strategies["single"]["score"])
+    assert len(strategies["tts_var"]["effective_sample_sizes"]) == 2
     lines = (tmp_path / "outputs" / "evaluate-var" / "outcomes.jsonl").read_text().splitlines()
     assert len(lines) == 3 * 6 * 2
 
@@ -131,6 +146,8 @@ def refused(outcome: object, *parts: str) -> None:
         (["search.batch_schedule=[8]", "search.events=[{scale: 2, kind: kill}]"], ["kind 'kill'", "cluster"]),
         (["search.num_images=1000", "memory_gib=0.01"], ["MiB", "lower search.num_images"]),
         (["generator.temperature=0"], ["temperature is 0"]),
+        (["generator.temperature=abc"], ["temperature is abc"]),
+        (["max_particles=0"], ["max_particles is 0"]),
     ],
 )
 def test_bad_input_is_told_in_one_line(command: Callable, model: Path, tmp_path: Path, arguments: list[str], parts: list[str]) -> None:
@@ -144,6 +161,11 @@ def test_weights_that_do_not_belong_are_told_in_one_line(command: Callable, mode
     sizes = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**sizes, "transformer": {**sizes["transformer"], "width": 128}}))
     refused(command("sample_var", f"generator.path={model}"), "does not fit", "has shape")
+    (model / "config.json").write_text(json.dumps(sizes))
+    (model / "config.json").write_text(json.dumps({**sizes, "reward": {"depth": 3}}))
+    refused(command("sample_var", f"generator.path={model}"), "reward the size 'depth'")
+    (model / "config.json").write_text("[1]")
+    refused(command("sample_var", f"generator.path={model}"), "no table of the model's parts")
     (model / "config.json").write_text(json.dumps(sizes))
     weights = model / "transformer.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
@@ -161,6 +183,13 @@ def test_weights_that_do_not_belong_are_told_in_one_line(command: Callable, mode
         (["transformer.loss.weighting=none"], ["loss.weighting"]),
         (["tokenizer.model.base_channels=5"], ["groups"]),
         (["sides=[]"], ["grids"]),
+        (["sides=[1,2,4]"], ["sides is [1, 2, 4]", "64 pixels"]),
+        (["sides=[8]"], ["at least two scales"]),
+        (["transformer.loss.flip_strength=0.9"], ["flip_strength is 0.9"]),
+        (["transformer.model.num_heads=3"], ["64 in 3 heads"]),
+        (["transformer.model.unconditional_tokens=4"], ["unconditional_tokens is 4"]),
+        (["tokenizer.loss.prefix_share=2"], ["prefix_share is 2"]),
+        (["reward.loss.first_prefix=9"], ["first_prefix is 9"]),
     ],
 )
 def test_bad_training_settings_are_told_in_one_line(command: Callable, arguments: list[str], parts: list[str]) -> None:

@@ -1,6 +1,7 @@
 """The search against two recorded runs of the released code, and its laws on a small random model."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,20 +9,27 @@ import torch
 from torch import Tensor
 
 from triptych.errors import UserError
-from tts_var.batch_schedule import Event, SearchConfig
-from tts_var.clustering import project, representatives
+from triptych.seeding import derive_seed
+from triptych.seeding import generator as seeded
+from tts_var.batch_schedule import Event, SearchConfig, estimate_memory, plan
+from tts_var.clustering import PROJECTIONS, project, representatives
 from tts_var.draws import KeyedDraws, SharedDraws
 from tts_var.features import PixelFeatures
 from tts_var.models.infinity import InfinityGenerator, InfinitySampling
 from tts_var.models.loading import load_binary_tokenizer, load_infinity_transformer
 from tts_var.models.text import TextFeatures
+from tts_var.potentials import POTENTIALS, log_weights, potential
+from tts_var.report.search_page import _judged
+from tts_var.resampling import SCHEMES, resample
 from tts_var.scales import infinity_scales
-from tts_var.search import Search
-from tts_var.testing import RedReward, tiny_generator
+from tts_var.search import EventRecord, Search
+from tts_var.testing import RedReward, tiny_generator, tiny_var
 
 Golden = Callable[[str], dict[str, Any]]
 FULL = SearchConfig([4, 4, 3, 2], [Event(2, "cluster"), Event(3, "resample")], num_images=1, strength=5.0)
 PROMPTS = ["a circle", "two red circles left of a blue square", "three rings"]
+CLASSES = ["0", "1", "2"]
+FAMILIES = pytest.mark.parametrize(("model", "prompts"), [(tiny_generator, PROMPTS), (tiny_var, CLASSES)], ids=["infinity", "var"])
 
 
 class Recorded:
@@ -78,18 +86,25 @@ def test_projection_is_the_recorded_one_up_to_sign(golden: Golden, kind: str) ->
     assert representatives(expected, 6, seed=0).tolist() == recorded["keep.2"].tolist()
 
 
-def test_one_particle_is_plain_sampling() -> None:
-    generator = tiny_generator()
-    [result] = Search(generator).run("a circle", seed=3)
-    replayed = Search(generator).replay("a circle", [0, 0, 0, 0], seed=3)
-    assert torch.equal(result.image, replayed)
+@FAMILIES
+def test_one_particle_is_plain_sampling(model: Callable[[], Any], prompts: list[str]) -> None:
+    generator = model()
+    [result] = Search(generator).run(prompts[0], seed=3)
+    condition, draws = generator.encode(prompts[:1]), KeyedDraws([derive_seed(3, "prompt", prompts[0])])
+    particles = generator.start(condition, 1)
+    for _ in range(4):
+        particles = generator.advance(particles, condition, draws)
+    assert torch.equal(result.image, generator.decode(particles.latent)[0])
     assert result.cost.num_decodes == 1
 
 
-def test_prompts_one_by_one_are_the_batch() -> None:
-    search = Search(tiny_generator(), FULL, reward=RedReward(), features=PixelFeatures(grid=4))
-    together = search.run(PROMPTS, seed=1)
-    for prompt, result in zip(PROMPTS, together, strict=True):
+@FAMILIES
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_prompts_one_by_one_are_the_batch(model: Callable[[], Any], prompts: list[str], projection: str) -> None:
+    config = replace(FULL, projection=projection)
+    search = Search(model(), config, reward=RedReward(), features=PixelFeatures(grid=4))
+    together = search.run(prompts, seed=1)
+    for prompt, result in zip(prompts, together, strict=True):
         [alone] = search.run(prompt, seed=1)
         assert alone.lineage == result.lineage
         assert [event.kept for event in alone.events] == [event.kept for event in result.events]
@@ -97,26 +112,105 @@ def test_prompts_one_by_one_are_the_batch() -> None:
         torch.testing.assert_close(alone.image, result.image, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("scheme", ["multinomial", "systematic", "top", "without_replacement"])
-def test_replaying_a_lineage_reproduces_its_picture(scheme: str) -> None:
+@FAMILIES
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_replaying_a_lineage_reproduces_its_picture(model: Callable[[], Any], prompts: list[str], scheme: str) -> None:
     config = SearchConfig([4, 3, 2, 2], [Event(1, "resample"), Event(2, "cluster")], strength=2.0, scheme=scheme)
-    search = Search(tiny_generator(), config, reward=RedReward(), features=PixelFeatures(grid=4))
-    [result] = search.run(PROMPTS[1], seed=5)
+    search = Search(model(), config, reward=RedReward(), features=PixelFeatures(grid=4))
+    [result] = search.run(prompts[1], seed=5)
     for lineage, image in zip(result.lineages, result.images, strict=True):
-        torch.testing.assert_close(search.replay(PROMPTS[1], lineage, seed=5), image, atol=1e-5, rtol=0)
+        torch.testing.assert_close(search.replay(prompts[1], lineage, seed=5), image, atol=1e-5, rtol=0)
 
 
-def test_best_of_fewer_is_a_prefix_of_best_of_more() -> None:
-    generator = tiny_generator()
-    [few] = Search(generator, SearchConfig(num_images=2), reward=RedReward()).run("a circle")
-    [many] = Search(generator, SearchConfig(num_images=4), reward=RedReward()).run("a circle")
+@FAMILIES
+def test_best_of_fewer_is_a_prefix_of_best_of_more(model: Callable[[], Any], prompts: list[str]) -> None:
+    generator = model()
+    [few] = Search(generator, SearchConfig(num_images=2), reward=RedReward()).run(prompts[0])
+    [many] = Search(generator, SearchConfig(num_images=4), reward=RedReward()).run(prompts[0])
     torch.testing.assert_close(many.images[:2], few.images, atol=1e-5, rtol=0)
     assert many.reward == max(many.rewards)
 
 
-def test_selecting_commutes_with_advancing() -> None:
+class Script:
+    """A judge that says the same values whatever it sees, one row of them per call."""
+
+    image_size = None
+    flops_per_image = 1e3
+
+    def __init__(self, *calls: list[float]) -> None:
+        self._calls = list(calls)
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return torch.tensor(self._calls.pop(0))
+
+
+class Watched(PixelFeatures):
+    """Features that remember what they returned."""
+
+    flops_per_image = 10.0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.returned = super().__call__(images)
+        return self.returned
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", POTENTIALS)
+def test_weights_come_from_the_history_of_the_lineage(name: str, scheme: str) -> None:
+    first, second = [0.3, 0.1, 0.4, 0.2], [0.25, 0.5, 0.05]
+    config = SearchConfig(
+        [4, 4, 3, 2], [Event(1, "resample"), Event(2, "cluster"), Event(3, "resample")], potential=name, scheme=scheme, strength=3.0
+    )
+    search = Search(tiny_generator(), config, reward=Script(first, second, [0.0, 1.0]), features=PixelFeatures(grid=4))
+    [result] = search.run("a circle", seed=2)
+    early, cluster, late = result.events
+    ancestors = [early.kept[slot] for slot in cluster.kept]  # slots at the first resampling of the three that see the second
+    history = torch.tensor([[first[ancestor], reward] for ancestor, reward in zip(ancestors, second, strict=True)])
+    for event, expected in (
+        (early, log_weights(potential(torch.tensor(first)[:, None], name), 3.0)),
+        (late, log_weights(potential(history, name), 3.0)),
+    ):
+        assert event.weights == pytest.approx(expected.exp().tolist(), abs=1e-6)
+        stream = seeded(derive_seed(2, "prompt", "a circle"), "resample", event.scale, 0)
+        assert list(event.kept) == resample(expected, len(event.kept), scheme, generator=stream).tolist()
+    assert result.chosen == 1
+
+
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_clustering_keeps_the_representatives_of_the_projection(projection: str) -> None:
+    features = Watched(grid=4)
+    config = SearchConfig([8, 8, 3, 3], [Event(2, "cluster")], projection=projection, num_images=1)
+    [result] = Search(tiny_generator(), config, reward=RedReward(), features=features).run("a circle")
+    assert list(result.events[0].kept) == representatives(project(features.returned, projection), 3, seed=0).tolist()
+
+
+def test_the_page_shows_rewards_under_the_pictures_that_received_them() -> None:
+    cluster = EventRecord(2, "cluster", (2, 1, 0))
+    resampling = EventRecord(2, "resample", (0, 0), rewards=(10.0, 20.0, 30.0), weights=(0.5, 0.3, 0.2))
+    assert _judged(4, [cluster, resampling]) == {2: (10.0, 0.5), 1: (20.0, 0.3), 0: (30.0, 0.2)}
+    # Copies of one picture: the second resampling sees slot 2 twice, and its first verdict stays.
+    assert _judged(4, [cluster, resampling, EventRecord(2, "resample", (0,), (7.0, 7.0), (0.4, 0.6))])[2] == (10.0, 0.5)
+
+
+def test_memory_counts_old_and_new_caches_together() -> None:
+    steps = plan(SearchConfig([4, 4, 2], [Event(1, "resample"), Event(2, "resample")]), 3)
+    # Growing: 4 x (10 + 30), 4 x (30 + 70); choosing: (4 + 4) x 30, (4 + 2) x 70.
+    assert estimate_memory(steps, [10, 30, 70]) == max(160, 400, 240, 420)
+
+
+def test_batches_fit_particles_and_memory() -> None:
     generator = tiny_generator()
-    condition = generator.encode(PROMPTS[:2])
+    config = SearchConfig(num_images=4)
+    assert Search(generator, config, reward=RedReward(), max_particles=64).batch_size == 16
+    needed = estimate_memory(plan(config, 4), [generator.cache_bytes(scale) for scale in range(4)])
+    assert Search(generator, config, reward=RedReward(), memory_bytes=3 * needed + 1).batch_size == 3
+    assert Search(generator, config, reward=RedReward(), max_particles=1).batch_size == 1
+
+
+@FAMILIES
+def test_selecting_commutes_with_advancing(model: Callable[[], Any], prompts: list[str]) -> None:
+    generator = model()
+    condition = generator.encode(prompts[:2])
     particles = generator.start(condition, 3)
 
     for _ in range(2):
@@ -129,11 +223,16 @@ def test_selecting_commutes_with_advancing() -> None:
 
 
 def test_only_decisions_decode_and_cost_is_counted() -> None:
-    search = Search(tiny_generator(), FULL, reward=RedReward(), features=PixelFeatures(grid=4))
+    model = tiny_generator()
+    search = Search(model, FULL, reward=Script([1.0, 2.0, 3.0], [1.0, 2.0]), features=Watched(grid=4))
     [result] = search.run("a circle")
     # 4 particles at the clustering after scale 2, 3 at the resampling after scale 3, 2 final pictures.
     assert result.cost.num_decodes == 4 + 3 + 2
     assert result.cost.num_tokens == 4 * (1 + 4 + 9) + 3 * 16
+    condition = model.encode(["a circle"])
+    assert result.cost.transformer_flops == sum(count * model.advance_flops(scale, condition) for scale, count in enumerate((4, 4, 4, 3)))
+    assert result.cost.decoder_flops == 9 * model.decode_flops()
+    assert result.cost.judge_flops == 4 * 10 + (3 + 2) * 1e3
     assert result.cost.flops == result.cost.transformer_flops + result.cost.decoder_flops + result.cost.judge_flops
 
 
@@ -161,11 +260,49 @@ def test_a_judge_that_looks_at_less_is_shown_less() -> None:
         (SearchConfig([2, 2, 2, 4], [Event(3, "resample")], scheme="top"), "cannot"),
         (SearchConfig([2, 2, 2, 2], [Event(4, "resample")]), "scales are 0 to 3"),
         (SearchConfig([2, 2, 2, 2], [Event(-1, "resample")]), "scales are 0 to 3"),
+        (SearchConfig([2, 2, 2, 1], [Event(3, "cluster"), Event(3, "resample")]), "each but the last must say"),
     ],
 )
 def test_a_schedule_that_cannot_be_honoured_is_refused(config: SearchConfig, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Search(tiny_generator(), config, reward=RedReward(), features=PixelFeatures(grid=4))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"events": [Event(1, "resample", 0)]}, "keeps 0"),
+        ({"strength": float("inf")}, "strength is inf"),
+        ({"strength": -1.0}, "strength is -1"),
+        ({"batch_schedule": [0]}, "at least one particle"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        SearchConfig(**settings)
+
+
+def test_what_is_not_finite_is_told() -> None:
+    class Broken(PixelFeatures):
+        def __call__(self, images: Tensor) -> Tensor:
+            return super().__call__(images) * float("nan")
+
+    model = tiny_generator()
+    for projection in PROJECTIONS:
+        config = replace(FULL, projection=projection)
+        with pytest.raises(UserError, match="features of a picture are not finite"):
+            Search(model, config, reward=RedReward(), features=Broken(grid=4)).run("a circle")
+    with torch.no_grad():
+        model.transformer.head.bias.fill_(float("nan"))
+    with pytest.raises(UserError, match="logits are not finite"):
+        Search(model).run("a circle")
+
+
+def test_seeds_are_as_many_as_prompts() -> None:
+    with pytest.raises(UserError, match="2 seeds for 3 prompts"):
+        Search(tiny_generator()).run(PROMPTS, seeds=[1, 2])
+    [result] = Search(tiny_var()).run(1)
+    assert result.prompt == "1"
 
 
 def test_missing_judges_and_memory_are_refused() -> None:

@@ -53,6 +53,8 @@ def test_a_near_miss_is_another_prompt(category: str, seed: int) -> None:
         ("a circle left a square", "cannot be read"),
         ("three circles and two squares", "asks for 5 objects"),
         ("a circle " * 9, "at most 16"),
+        ("a circle and a red circle", "one object could belong to"),
+        ("two red rings above a red ring", "one object could belong to"),
     ],
 )
 def test_bad_prompts_are_told_in_one_line(text: str, message: str) -> None:

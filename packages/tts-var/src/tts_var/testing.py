@@ -1,4 +1,4 @@
-"""For tests, ours and yours: a random model of a few thousand parameters, and a reward without a model."""
+"""For tests, ours and yours: random models of a few thousand parameters, and a reward without a model."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tts_var.models.autoencoder import AutoencoderConfig, BinaryTokenizer
+from tts_var.models.autoencoder import AutoencoderConfig, BinaryTokenizer, VectorTokenizer
 from tts_var.models.infinity import InfinityConfig, InfinityGenerator, InfinitySampling, InfinityTransformer
+from tts_var.models.quantizers import VectorQuantizer
 from tts_var.models.text import WordEncoder
+from tts_var.models.var import VARConfig, VARGenerator, VARSampling, VARTransformer
 from tts_var.scales import square_scales
 
 
@@ -38,3 +40,16 @@ def tiny_generator(seed: int = 0) -> InfinityGenerator:
         for parameter in transformer.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=stream))
     return InfinityGenerator(transformer.eval(), tokenizer.eval(), encoder.eval(), InfinitySampling(guidance=2.0))
+
+
+def tiny_var(seed: int = 0) -> VARGenerator:
+    """A random VAR model of three classes and four scales (1, 2, 3, 4) that draws pictures of 8 x 8 pixels."""
+    stream = torch.Generator().manual_seed(seed)
+    transformer = VARTransformer(
+        VARConfig(depth=2, width=32, num_heads=2, num_codes=16, code_width=8, num_classes=3), square_scales((1, 2, 3, 4))
+    )
+    tokenizer = VectorTokenizer(AutoencoderConfig(8, 24, (1, 1), 1), VectorQuantizer(16, 8, num_convolutions=4, num_scales=4))
+    with torch.no_grad():
+        for parameter in (*transformer.parameters(), *tokenizer.parameters()):
+            parameter.normal_(std=0.3, generator=stream)
+    return VARGenerator(transformer.eval(), tokenizer.eval(), VARSampling(top_k=0, top_p=0.0))

@@ -1,0 +1,50 @@
+"""Training of the small world's models: what a batch costs does not depend on how ranks share it."""
+
+import pytest
+import torch
+
+from tts_var.data.small_world import SmallWorld
+from tts_var.scales import square_scales
+from tts_var.small_model import TokenizerConfig, TransformerConfig
+from tts_var.tokenizer_stage import TokenizerLossConfig, TokenizerStage
+from tts_var.trainer import Stage
+from tts_var.transformer_stage import TextToBits, TransformerLossConfig, TransformerStage
+
+SCALES = square_scales([1, 2, 4, 8], patch=2)
+DATA = SmallWorld(8)
+
+
+def tokenizer_stage() -> Stage:
+    torch.manual_seed(0)
+    tokenizer = TokenizerConfig(base_channels=4, norm_groups=2).build()
+    return TokenizerStage(tokenizer, DATA, SCALES, TokenizerLossConfig(plain_steps=10), seed=0)
+
+
+def transformer_stage() -> Stage:
+    torch.manual_seed(0)
+    tokenizer = TokenizerConfig(base_channels=4, norm_groups=2).build()
+    transformer, encoder = TransformerConfig(depth=1, width=64, num_heads=2).build(SCALES, 8)
+    transformer.reset_parameters(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        transformer.head.weight.add_(0.1)
+    loss = TransformerLossConfig(flip_strength=0.3, text_dropout=0.5, weighting="per_scale")
+    return TransformerStage(TextToBits(transformer, encoder), tokenizer, DATA, loss, seed=0)
+
+
+def gradient(stage: Stage, shares: list[range], step: int) -> torch.Tensor:
+    """Of the mean over shares, as data-parallel ranks average it."""
+    stage.model.zero_grad()
+    for share in shares:
+        (stage.losses(stage.model, list(share), step=step, first=share.start, batch_size=4)["loss"] / len(shares)).backward()
+    return torch.cat([parameter.grad.flatten() for parameter in stage.model.parameters() if parameter.grad is not None])
+
+
+@pytest.mark.parametrize("build", [tokenizer_stage, transformer_stage])
+@pytest.mark.parametrize("step", [0, 7])
+def test_two_ranks_have_the_gradient_of_one(build, step: int) -> None:
+    stage = build()
+    whole = gradient(stage, [range(4)], step)
+    shared = gradient(stage, [range(2), range(2, 4)], step)
+    assert float(whole.norm()) > 0
+    # Sums over rows in another order, float32.
+    torch.testing.assert_close(shared, whole, atol=2e-6 * float(whole.abs().max()) + 1e-8, rtol=1e-4)
