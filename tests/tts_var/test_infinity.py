@@ -25,12 +25,14 @@ from tts_var.models.loading import load_binary_tokenizer, load_infinity_transfor
 from tts_var.models.quantizers import bits_to_integers, codes_from_bits, integers_to_bits, pool, quantize_bits, resize
 from tts_var.models.text import TextFeatures
 from tts_var.scales import ScaleTable, infinity_scales
+from tts_var.search import Search
 from tts_var.testing import tiny_generator
 from tts_var.transformer_stage import bit_losses, token_weights
 
 Golden = Callable[[str], dict[str, Any]]
 VARIANTS = ("patchify", "plain")
 
+PROMPTS = ["a circle", "two red circles left of a blue square"]
 LOGITS = {"atol": 2e-4, "rtol": 0.0}
 HIDDEN = {"atol": 5e-4, "rtol": 0.0}
 PICTURES = {"atol": 1e-4, "rtol": 0.0}
@@ -234,3 +236,19 @@ def test_padding_of_the_text_does_not_leak() -> None:
     first, _ = generator.next_logits(generator.start(alone, 1), alone)
     both, _ = generator.next_logits(generator.start(beside, 1), beside)
     torch.testing.assert_close(both[0], first[0], atol=1e-5, rtol=0)
+
+
+def test_half_precision_is_close_to_full() -> None:
+    full, half = tiny_generator(), tiny_generator()
+    half.transformer.bfloat16()
+    half.tokenizer.bfloat16()
+    first, second = (model.next_logits(model.start(model.encode(PROMPTS), 2), model.encode(PROMPTS))[0] for model in (full, half))
+    assert second.dtype == torch.float32
+    # bfloat16 has 8 bits of mantissa: 2^-8 of the logits' size, over two blocks.
+    torch.testing.assert_close(second, first, atol=0.05 * float(first.abs().max()), rtol=0)
+    [result] = Search(half).run(PROMPTS[:1])
+    assert result.image.dtype == torch.float32
+    assert half.cache_bytes(3) == full.cache_bytes(3) // 2
+    condition, particles = half.encode(PROMPTS), half.start(half.encode(PROMPTS), 1)
+    particles = half.advance(particles, condition, KeyedDraws([1, 2]))
+    assert {tensor.dtype for pair in particles.cache for tensor in pair} == {torch.bfloat16}

@@ -195,6 +195,11 @@ class InfinityTransformer(nn.Module):
         self.head = nn.Linear(width, 2 * config.token_bits)
         self._angles = rotary_angles(scales, width // config.num_heads)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' precision; inputs are brought to it, logits come back in float32."""
+        return self.word_embed.weight.dtype
+
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Infinity's initialisation: truncated normals of std sqrt(1 / (3 width)), small gates, scaled-down outputs."""
         width, depth = self.config.width, self.config.depth
@@ -239,7 +244,8 @@ class InfinityTransformer(nn.Module):
 
     def condition(self, text: TextFeatures) -> TextCondition:
         """What the blocks need of the texts."""
-        normed = self.text_norm(text.values.float())
+        norm = self.text_norm
+        normed = functional.rms_norm(text.values.float(), norm.normalized_shape, norm.weight.float(), norm.eps).to(self.dtype)
         pooled = self.text_proj_for_sos["ca"](normed, text.mask)
         memory = self.text_proj_for_ca(normed)
         return TextCondition(
@@ -258,7 +264,7 @@ class InfinityTransformer(nn.Module):
         """
         condition = self.condition(text)
         start = condition.pooled[:, None] + self.pos_start
-        x_GNC = torch.cat((start, self.word_embed(inputs)), dim=1) + self._level_rows().to(start.device)
+        x_GNC = torch.cat((start, self.word_embed(inputs.to(self.dtype))), dim=1) + self._level_rows().to(start.device)
         mask = block_causal_mask(self.scales.lengths).to(start.device)
         rotary = self._rotary(0, self.scales.num_tokens, start.device)
         for block, key_values in zip(self.blocks, condition.key_values, strict=True):
@@ -489,7 +495,8 @@ class InfinityGenerator:
     @torch.no_grad()
     def decode(self, latent: Float[Tensor, "rows channels height width"], *, max_size: int | None = None) -> Float[Tensor, "rows 3 h w"]:
         """Pictures in [0, 1]."""
-        return (self.tokenizer.decode(pool(latent, self._decode_grid(max_size))) + 1) / 2
+        weights = next(self.tokenizer.parameters())
+        return (self.tokenizer.decode(pool(latent, self._decode_grid(max_size)).to(weights.dtype)).float() + 1) / 2
 
     def advance_flops(self, scale: int, condition: InfinityCondition) -> float:
         """Operations of one particle at one scale; see `NextScaleModel.advance_flops`."""
@@ -519,7 +526,7 @@ class InfinityGenerator:
             start = condition.text.pooled[:, None] + self.transformer.pos_start
             return start.expand(-1, particles.per_prompt, -1)
         tokens = tokens_of(resize(particles.latent, self.scales.latent_grids[scale]), self.scales.patch)
-        embedded = self.transformer.word_embed(tokens).unflatten(0, (condition.num_prompts, -1)).flatten(1, 2)
+        embedded = self.transformer.word_embed(tokens.to(self.transformer.dtype)).unflatten(0, (condition.num_prompts, -1)).flatten(1, 2)
         return embedded.repeat(condition.num_branches, 1, 1)
 
     def _decode_grid(self, max_size: int | None) -> tuple[int, int]:

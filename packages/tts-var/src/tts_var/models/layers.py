@@ -102,7 +102,8 @@ class SelfAttention(nn.Module):
             q_BHND = functional.normalize(q_BHND, dim=-1, eps=1e-12) * self.scale_mul_1H11.clamp(max=_MAX_LOG_SCALE).exp()
             k_BHND = functional.normalize(k_BHND, dim=-1, eps=1e-12)
         if rotary is not None:
-            q_BHND, k_BHND = rotate(q_BHND, *rotary), rotate(k_BHND, *rotary)
+            # Angles are float32: positions turn in float32 and come back to the model's own precision.
+            q_BHND, k_BHND = rotate(q_BHND, *rotary).to(v_BHND), rotate(k_BHND, *rotary).to(v_BHND)
         if past is not None:
             k_BHND, v_BHND = torch.cat((past[0], k_BHND), dim=2), torch.cat((past[1], v_BHND), dim=2)
         attended = functional.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND, attn_mask=mask, scale=scale)
