@@ -46,6 +46,7 @@ def pack(run: Path, target: Path) -> dict[str, Any]:
         path = target / f"{part}.safetensors"
         partial = path.with_suffix(".partial")
         save_file({name: value.to(torch.float16) for name, value in load_file(model / f"{part}.safetensors").items()}, partial)
+        partial.chmod(0o644)  # safetensors leaves them to their owner alone
         partial.replace(path)
         files[path.name] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
     record = {"made": made, "files": files}

@@ -88,6 +88,7 @@ def save_part(folder: Path, name: str, module: nn.Module, sizes: Mapping[str, An
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{name}.partial"
     save_file({key: value.detach().contiguous().cpu() for key, value in module.state_dict().items()}, partial)
+    partial.chmod(0o644)  # safetensors leaves it to its owner alone
     partial.replace(folder / f"{name}.safetensors")
     path = folder / CONFIG_FILE
     known = json.loads(path.read_text()) if path.exists() else {}

@@ -32,7 +32,7 @@ _RELATION_MARGIN = 12.0
 _GAP = 3.0
 _BORDER = 2.0
 _RADIUS = (6.5, 9.5)
-_LATTICE = 8.0  # pixels; a scene without variety has its centres in the middle of squares of this side
+_LATTICE = IMAGE_SIZE / 3  # pixels; a scene without variety has its centres in the middle of squares of this side
 _MIX = {"single_object": 0.06, "two_objects": 0.14, "counting": 0.2, "colours": 0.06, "position": 0.2, "attribute_binding": 0.2}
 
 
