@@ -48,18 +48,39 @@ def test_training_leaves_a_model_that_draws(command: Callable, model: Path, tmp_
         assert picture.text["prompt"] == row["prompt"]  # type: ignore[attr-defined]
         assert picture.text["seed"] == "3"  # type: ignore[attr-defined]
         assert "generated" in picture.text["Source"]  # type: ignore[attr-defined]
+        assert json.loads(picture.text["generator"])["guidance"] == 2.5  # type: ignore[attr-defined]
+        assert row["reward"] == row["rewards"][0]
         assert len(row["lineage"]) == 7
         assert [event["kind"] for event in row["events"]] == ["cluster", "cluster", "resample", "resample"]
     page = (folder / "search.html").read_text()
     assert "<script" not in page
     assert page.count("<svg") == 2
+    assert page.count("data:image/png") == 2 * (1 + 8 + 8 + 6 + 6 + 4 + 2 + 1)
     assert "ended-by-cluster" in page
-    assert "effective sample size" in page
+    assert "effective size" in page
     first = pixels(folder / rows[0]["file"])
     assert command("sample_var", f"generator.path={model}", "prompts=a red circle", "seed=3", "name=again").code == 0
     # Alone in its batch: sums of another shape may round the last of eight bits the other way, and no more.
     again = pixels(tmp_path / "outputs" / "again" / "pictures" / "0000.png")
     assert np.abs(again - first).max() <= 1
+
+
+def test_all_final_pictures_are_written(command: Callable, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "some prompts").write_text("\ufeff# two of them\na red circle\n\nring red a\n")
+    arguments = [f"generator.path={model}", "search=best_of_n", "search.num_images=3", "page_prompts=1"]
+    outcome = command("sample_var", "prompts='some prompts'", *arguments)
+    assert outcome.code == 0, outcome.err
+    folder = tmp_path / "outputs" / "samples"
+    first, second = (json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines())
+    assert first["others"] == ["pictures/0000_1.png", "pictures/0000_2.png"]
+    rewards = [json.loads(Image.open(folder / name).text["reward"]) for name in (first["file"], *first["others"])]  # type: ignore[attr-defined]
+    assert sorted(rewards) == pytest.approx(sorted(first["rewards"]))
+    assert rewards[0] == max(rewards)
+    assert second["verdict"] == {}
+    assert "unclear" in second["note"]
+    page = (folder / "search.html").read_text()
+    assert page.count("<svg") == 1
+    assert page.count('class="not-chosen"') == 2
 
 
 def test_two_processes_draw_the_pictures_of_one(command: Callable, model: Path, tmp_path: Path) -> None:
@@ -148,6 +169,8 @@ def refused(outcome: object, *parts: str) -> None:
         (["generator.temperature=0"], ["temperature is 0"]),
         (["generator.temperature=abc"], ["temperature is abc"]),
         (["max_particles=0"], ["max_particles is 0"]),
+        (["memory_gib=-1"], ["memory_gib is -1"]),
+        (["page_prompts=-1"], ["page_prompts is -1"]),
     ],
 )
 def test_bad_input_is_told_in_one_line(command: Callable, model: Path, tmp_path: Path, arguments: list[str], parts: list[str]) -> None:

@@ -64,7 +64,8 @@ def test_the_reward_knows_true_drawings_from_near_misses_but_not_always() -> Non
         images, [near_miss(prompt, generator=torch.Generator().manual_seed(index)).text for index, (prompt, _) in enumerate(pairs)]
     )
     share = float((own > wrong).double().mean())
-    assert 0.75 < share < 1
+    # Counts, colours and shapes it knows almost always; relations and which colour belongs to which shape it does not.
+    assert 0.65 < share < 0.98
 
 
 def test_choosing_by_the_reward_helps(generator: InfinityGenerator) -> None:

@@ -87,7 +87,7 @@ def entry_point(config_name: str, schema: type[ConfigT]) -> Callable[[Callable[[
             except (UserError, HydraException, OmegaConfBaseException) as error:
                 _refuse(error, schema, wants_traceback)
             except KeyboardInterrupt:
-                print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+                print("interrupted: the same command goes on from the last checkpoint, where it has one", file=sys.stderr)
                 sys.exit(130)
 
         return command

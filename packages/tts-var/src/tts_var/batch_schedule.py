@@ -136,6 +136,17 @@ def plan(config: SearchConfig, num_scales: int) -> tuple[Step, ...]:
     return tuple(steps)
 
 
+def memory_limit(gibibytes: float) -> int:
+    """A limit in GiB as bytes.
+
+    Raises:
+        UserError: if it is no number above 0.
+    """
+    if not 0 < gibibytes < math.inf:
+        raise UserError(f"memory_gib is {gibibytes}: it must be a number above 0")
+    return int(gibibytes * 2**30)
+
+
 def estimate_memory(steps: Sequence[Step], cache_bytes: Sequence[int]) -> int:
     """Largest total of cache bytes of one prompt over the scales.
 

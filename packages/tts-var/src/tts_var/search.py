@@ -7,7 +7,7 @@ Source: TTS-VAR (arXiv 2507.18537), algorithm 1.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -122,7 +122,7 @@ class SearchResult:
         prompt: the prompt.
         chosen: index of the chosen picture among the final ones.
         images: all final pictures in [0, 1], (num_images, 3, height, width).
-        rewards: their rewards; empty where nothing had to be chosen.
+        rewards: their rewards; empty where the search has no reward.
         lineages: slots of their ancestors.
         events: what each event did.
         cost: what it took.
@@ -145,7 +145,7 @@ class SearchResult:
 
     @property
     def reward(self) -> float | None:
-        """Its reward; None where nothing had to be chosen."""
+        """Its reward; None where the search has no reward."""
         return self.rewards[self.chosen] if self.rewards else None
 
     @property
@@ -210,7 +210,7 @@ class Search:
         if memory_bytes is not None and needed > memory_bytes:
             raise UserError(
                 f"the search needs {needed / 2**20:.0f} MiB for the caches of one prompt but may use {memory_bytes / 2**20:.0f} MiB: "
-                "lower search.num_images or the batch schedule"
+                "lower search.num_images or the batch schedule, or raise memory_gib"
             )
         at_once = max_particles // max(step.particles for step in self.steps)
         if memory_bytes is not None and needed:
@@ -237,11 +237,16 @@ class Search:
         Raises:
             UserError: if the seeds are not as many as the prompts, or the model or a judge turns non-finite.
         """
+        return list(self.stream(prompts, seed=seed, seeds=seeds, trace=trace))
+
+    def stream(
+        self, prompts: str | int | Sequence[str | int], *, seed: int = 0, seeds: Sequence[int] | None = None, trace: bool = False
+    ) -> Iterator[SearchResult]:
+        """The results of `run`, each batch as soon as it is done."""
         texts = [prompts] if isinstance(prompts, str | int) else list(prompts)
         chosen = [seed] * len(texts) if seeds is None else list(seeds)
         if len(chosen) != len(texts):
             raise UserError(f"there are {len(chosen)} seeds for {len(texts)} prompts: give one per prompt, or leave seeds out")
-        results = []
         for begin in range(0, len(texts), self.batch_size):
             batch = texts[begin : begin + self.batch_size]
             keys = [derive_seed(key, "prompt", str(text)) for key, text in zip(chosen[begin : begin + len(batch)], batch, strict=True)]
@@ -249,8 +254,8 @@ class Search:
             condition = self.model.encode(batch)
             encoding = (time.perf_counter() - started) / len(batch)
             found = self.run_condition(condition, batch, KeyedDraws(keys), _keyed_resampling(keys), trace=trace)
-            results += [replace(result, cost=replace(result.cost, seconds=result.cost.seconds + encoding)) for result in found]
-        return results
+            for result in found:
+                yield replace(result, cost=replace(result.cost, seconds=result.cost.seconds + encoding))
 
     def replay(self, prompt: str | int, lineage: Sequence[int], *, seed: int = 0) -> Float[Tensor, "3 height width"]:
         """The picture that the ancestors in `lineage` lead to, drawn as a single particle without any event."""
@@ -346,11 +351,15 @@ class Search:
             images = self._look(state, self.reward.image_size, self.reward.flops_per_image)
         else:
             state.cost.judge_flops += state.particles.per_prompt * self.reward.flops_per_image
-        texts = [str(prompt) for prompt in prompts for _ in range(state.particles.per_prompt)]
+        return self._judge(images, prompts)
+
+    def _judge(self, images: Tensor, prompts: Sequence[str | int]) -> Float[Tensor, "prompts particles"]:
+        assert self.reward is not None
+        texts = [str(prompt) for prompt in prompts for _ in range(len(images) // len(prompts))]
         rewards = self.reward(images, texts).float().cpu()
         if not torch.isfinite(rewards).all():
             raise UserError("the reward of a picture is not finite: the reward model does not fit these pictures")
-        return rewards.unflatten(0, (state.particles.num_prompts, -1))
+        return rewards.unflatten(0, (len(prompts), -1))
 
     def _look(self, state: _State, image_size: int | None, flops_per_image: float) -> Tensor:
         """The live particles' pictures, as large as a judge looks."""
@@ -372,6 +381,8 @@ class Search:
         state.cost.decoder_flops += count * self.model.decode_flops()
         rewards = self._rewards(state, prompts, images) if count > 1 else None
         seconds = (_clock(state.particles) - started) / len(prompts)
+        if rewards is None and self.reward is not None:  # for the record alone: nothing has to be chosen, and it costs the search nothing
+            rewards = self._judge(images, prompts)
         images = images.cpu().unflatten(0, (len(prompts), -1))
         lineages = state.particles.lineage.unflatten(0, (len(prompts), -1))
         results = []

@@ -114,7 +114,8 @@ def read_sizes(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise UserError(f"{folder} holds no model (no {CONFIG_FILE}): train one with 'make train-var', or leave generator.path out")
+        mend = "the installation lacks its weights" if folder == shipped_folder() else "leave generator.path out for the shipped one"
+        raise UserError(f"{folder} holds no model (no {CONFIG_FILE}): train one with 'make train-var'; {mend}")
     try:
         sizes = json.loads(path.read_text())
     except ValueError as error:
@@ -159,6 +160,9 @@ def sizes_of(kind: type[SizesT], folder: Path, name: str, sizes: dict[str, Any])
     unknown = sorted(set(sizes) - known)
     if unknown:
         raise UserError(f"{folder / CONFIG_FILE} gives the {name} the size '{unknown[0]}': it knows {', '.join(sorted(known))}")
+    wrong = [key for key, value in sizes.items() if not isinstance(value, int | float | list) or isinstance(value, bool)]
+    if wrong:
+        raise UserError(f"{folder / CONFIG_FILE} says {wrong[0]}={sizes[wrong[0]]!r} of the {name}: it must be a number")
     return kind(**sizes)
 
 

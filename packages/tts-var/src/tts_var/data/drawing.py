@@ -1,6 +1,5 @@
 """Scenes and their pictures: anti-aliased coloured shapes on a grey background, 64 x 64, drawn from a seed."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,8 +31,15 @@ _RELATION_MARGIN = 12.0
 _GAP = 3.0
 _BORDER = 2.0
 _RADIUS = (6.5, 9.5)
-_LATTICE = IMAGE_SIZE / 3  # pixels; a scene without variety has its centres in the middle of squares of this side
+# Where the objects of a scene without variety stand, in units of the picture: of one group by its count, and one behind
+# another within one of two groups.
+_ONE_GROUP = {1: ((0.5, 0.5),), 2: ((0.28, 0.5), (0.72, 0.5)), 3: ((0.28, 0.28), (0.72, 0.28), (0.5, 0.72))}
+_ONE_GROUP[4] = ((0.28, 0.28), (0.72, 0.28), (0.28, 0.72), (0.72, 0.72))
+_IN_LINE = {1: (0.5,), 2: (0.28, 0.72), 3: (0.18, 0.5, 0.82)}
 _MIX = {"single_object": 0.06, "two_objects": 0.14, "counting": 0.2, "colours": 0.06, "position": 0.2, "attribute_binding": 0.2}
+
+
+_Placed = tuple[int, float, float, float]  # group, centre and radius
 
 
 @dataclass(frozen=True)
@@ -60,19 +66,23 @@ def sample_scene(prompt: ScenePrompt, *, generator: torch.Generator, variety: fl
     Args:
         prompt: what to draw.
         generator: the random stream.
-        variety: of places and sizes: 1 for any, 0 for a lattice of places and one size, between for that share of
-            the distance.
+        variety: of places and sizes: 1 for any, 0 for one layout per prompt and one size, between for that share of
+            the way.
     """
     colours = [group.colour or COLOURS[int(torch.randint(len(COLOURS), (), generator=generator))] for group in prompt.groups]
+    typical = _typical_places(prompt)
     while True:
-        placed: list[tuple[int, float, float, float]] = []
+        placed: list[_Placed] = []
         for index, group in enumerate(prompt.groups):
             for _ in range(group.count):
-                spot = _place(placed, index, prompt.relation, generator, variety)
+                spot = _place(placed, index, prompt.relation, generator)
                 if spot is None:
                     break
                 placed.append(spot)
-        if len(placed) == sum(group.count for group in prompt.groups):
+        if len(placed) < len(typical):
+            continue
+        placed = [_towards(spot, place, variety) for spot, place in zip(placed, typical, strict=True)]
+        if all(_fits(spot, placed[:index], prompt.relation) for index, spot in enumerate(placed)):
             break
     return tuple(SceneObject(prompt.groups[index].shape, colours[index], x, y, radius) for index, x, y, radius in placed)
 
@@ -124,24 +134,40 @@ def shape_coverages(x: float, y: float, radii: Float[Tensor, "sizes shapes"]) ->
     return _coverage(torch.stack(distances, dim=1))
 
 
-def _place(
-    placed: Sequence[tuple[int, float, float, float]], group: int, relation: str | None, generator: torch.Generator, variety: float
-) -> tuple[int, float, float, float] | None:
+def _place(placed: Sequence[_Placed], group: int, relation: str | None, generator: torch.Generator) -> _Placed | None:
     for _ in range(40):
         u, v, w = torch.rand(3, generator=generator).tolist()
-        radius = (_RADIUS[0] + _RADIUS[1]) / 2 + variety * (u - 0.5) * (_RADIUS[1] - _RADIUS[0])
+        radius = _RADIUS[0] + u * (_RADIUS[1] - _RADIUS[0])
         low, high = radius + _BORDER, IMAGE_SIZE - radius - _BORDER
-        x, y = (_towards_lattice(low + share * (high - low), variety) for share in (v, w))
-        apart = all(max(abs(x - ox), abs(y - oy)) >= radius + other + _GAP for _, ox, oy, other in placed)
-        related = all(holds(relation, ox, oy, x, y, margin=_RELATION_MARGIN) for other, ox, oy, _ in placed if other != group)
-        if apart and related:
-            return group, x, y, radius
+        spot = group, low + v * (high - low), low + w * (high - low), radius
+        if _fits(spot, placed, relation):
+            return spot
     return None
 
 
-def _towards_lattice(place: float, variety: float) -> float:
-    nearest = (math.floor(place / _LATTICE) + 0.5) * _LATTICE
-    return nearest + variety * (place - nearest)
+def _fits(spot: _Placed, placed: Sequence[_Placed], relation: str | None) -> bool:
+    """Whether an object keeps its distance from those before it, and lies to the other group as the relation says."""
+    group, x, y, radius = spot
+    apart = all(max(abs(x - ox), abs(y - oy)) >= radius + other + _GAP for _, ox, oy, other in placed)
+    return apart and all(holds(relation, ox, oy, x, y, margin=_RELATION_MARGIN) for other, ox, oy, _ in placed if other != group)
+
+
+def _typical_places(prompt: ScenePrompt) -> list[tuple[float, float]]:
+    """The one layout of a prompt without variety, centres in pixels: two groups face each other, the first at the left."""
+    if len(prompt.groups) == 1:
+        shares: list[tuple[float, float]] = list(_ONE_GROUP[prompt.groups[0].count])
+    else:
+        first = 0.75 if prompt.relation in ("right of", "below") else 0.25
+        along = [(side, place) for side, group in zip((first, 1 - first), prompt.groups, strict=True) for place in _IN_LINE[group.count]]
+        shares = [(place, side) for side, place in along] if prompt.relation in ("above", "below") else along
+    return [(x * IMAGE_SIZE, y * IMAGE_SIZE) for x, y in shares]
+
+
+def _towards(spot: _Placed, place: tuple[float, float], variety: float) -> _Placed:
+    """The object on its way from the typical place and size to its own."""
+    group, x, y, radius = spot
+    middle = (_RADIUS[0] + _RADIUS[1]) / 2
+    return group, place[0] + variety * (x - place[0]), place[1] + variety * (y - place[1]), middle + variety * (radius - middle)
 
 
 def holds(relation: str | None, first_x: float, first_y: float, second_x: float, second_y: float, *, margin: float) -> bool:

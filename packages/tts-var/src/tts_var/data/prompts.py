@@ -234,5 +234,6 @@ def _read_group(words: Sequence[str], text: str) -> tuple[ObjectGroup, list[str]
     noun = rest.pop(0)
     plural = noun in _PLURALS.values()
     if count is None or plural != (count > 1):
-        raise UserError(f"the prompt '{text}' leaves the number of '{noun}' unclear: write 'a {_SHAPE_WORDS[noun]}' or 'two {noun}'")
+        shape = _SHAPE_WORDS[noun]
+        raise UserError(f"the prompt '{text}' leaves the number of '{noun}' unclear: write 'a {shape}' or 'two {_PLURALS[shape]}'")
     return ObjectGroup(count, _SHAPE_WORDS[noun], colour), rest

@@ -30,7 +30,7 @@ class SmallWorld:
     Args:
         num_examples: size of the training set.
         seed: seed of prompts, scenes and pictures.
-        variety: of places, sizes and greys: 1 for any; 0 for a lattice of places, one size and one grey.
+        variety: of places, sizes and greys: 1 for any; 0 for one layout per prompt, one size and one grey.
 
     Raises:
         UserError: if there is no example, or `variety` lies outside [0, 1].

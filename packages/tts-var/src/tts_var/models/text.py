@@ -81,7 +81,7 @@ def word_indices(prompts: Sequence[str], *, device: torch.device | str = "cpu", 
         device: where the tensors go.
         length: tokens to pad to; None for the longest prompt.
     """
-    rows = [[_INDEX[word] for word in words_of(prompt)] for prompt in prompts]
+    rows = [[_INDEX[word] for word in words_of(str(prompt))] for prompt in prompts]
     longest = length or max(len(row) for row in rows)
     indices = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
     return indices, indices > 0

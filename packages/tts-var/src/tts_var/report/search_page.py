@@ -9,7 +9,8 @@ from tts_var.pictures import data_uri
 from tts_var.scales import ScaleTable
 from tts_var.search import EventRecord, SearchResult
 
-_CELL, _ROW = 76, 112
+_LEFT, _CELL, _ROW = 200, 76, 116
+_BELOW_TEXT = 82  # a link starts below the numbers of its picture
 
 
 class _Particle(NamedTuple):
@@ -33,7 +34,6 @@ class _Scale(NamedTuple):
     y: int
     particles: list[_Particle]
     notes: list[str]
-    notes_x: int
 
 
 class _Tree(NamedTuple):
@@ -78,6 +78,11 @@ def _tree(result: SearchResult, scales: ScaleTable, verdict: dict[str, bool]) ->
         events = [event for event in result.events if event.scale == scale]
         survivors, fates = _follow(len(pictures), events)
         judged = _judged(len(pictures), events)
+        if scale == len(result.thumbnails) - 1:
+            for slot, reward in zip(survivors, result.rewards, strict=False):
+                judged.setdefault(slot, (reward, None))
+                if slot != winning[scale]:
+                    fates[slot] = "not-chosen"
         y = scale * _ROW + 8
         particles = []
         for slot, picture in enumerate(pictures):
@@ -85,23 +90,26 @@ def _tree(result: SearchResult, scales: ScaleTable, verdict: dict[str, bool]) ->
             particles.append(
                 _Particle(
                     uri=data_uri(picture),
-                    x=100 + slot * _CELL,
+                    x=_LEFT + slot * _CELL,
                     y=y,
                     slot=slot,
                     fate=f"{fates[slot]} winner" if on_path else fates[slot],
                     copies=survivors.count(slot),
                     reward=f"{judged[slot][0]:.1f}" if slot in judged else "",
-                    weight=f"{100 * judged[slot][1]:.0f} %" if slot in judged else "",
+                    weight=_percent(judged.get(slot, (0.0, None))[1]),
                 )
             )
             if origin is not None:
                 parent = origin[slot]
                 on_link = on_path and winning[scale - 1] == parent
-                links.append((100 + parent * _CELL + 32, y - _ROW + 64, 100 + slot * _CELL + 32, y, on_link))
+                half = (_CELL - 12) // 2
+                links.append((_LEFT + parent * _CELL + half, y - _ROW + _BELOW_TEXT, _LEFT + slot * _CELL + half, y, on_link))
         height, width = scales.grids[scale]
-        rows.append(
-            _Scale(scale, f"{height} x {width}", y, particles, [_describe(event) for event in events], 108 + len(particles) * _CELL)
-        )
+        alive, notes = len(pictures), []
+        for event in events:
+            notes += _describe(event, alive)
+            alive = len(event.kept)
+        rows.append(_Scale(scale, f"{height} x {width} tokens", y, particles, notes))
         origin = survivors
     widest = max((len(pictures) for pictures in result.thumbnails), default=1)
     cost = result.cost
@@ -110,7 +118,7 @@ def _tree(result: SearchResult, scales: ScaleTable, verdict: dict[str, bool]) ->
         verdict=list(verdict.items()),
         reward="" if result.reward is None else f"{result.reward:.2f}",
         final=data_uri(result.image),
-        width=100 + widest * _CELL + 380,
+        width=_LEFT + widest * _CELL,
         height=len(rows) * _ROW,
         scales=rows,
         links=links,
@@ -118,8 +126,8 @@ def _tree(result: SearchResult, scales: ScaleTable, verdict: dict[str, bool]) ->
             ("transformer", f"{cost.transformer_flops / 1e9:.2f} GFLOP"),
             ("decoder", f"{cost.decoder_flops / 1e9:.2f} GFLOP for {cost.num_decodes} pictures"),
             ("reward and features", f"{cost.judge_flops / 1e9:.2f} GFLOP"),
-            ("tokens", str(cost.num_tokens)),
-            ("seconds", f"{cost.seconds:.2f}"),
+            ("together", f"{cost.flops / 1e9:.2f} GFLOP, {cost.seconds:.2f} seconds"),
+            ("tokens", f"{cost.num_tokens}, {cost.num_tokens / scales.num_tokens:.1f} times those of a single picture"),
         ],
     )
 
@@ -135,13 +143,13 @@ def _follow(count: int, events: Sequence[EventRecord]) -> tuple[list[int], list[
     return alive, fates
 
 
-def _judged(count: int, events: Sequence[EventRecord]) -> dict[int, tuple[float, float]]:
+def _judged(count: int, events: Sequence[EventRecord]) -> dict[int, tuple[float, float | None]]:
     """Reward and weight of each picture at the first resampling that still saw it, by its slot before all events.
 
     Copies of a picture share its reward; their weights add up.
     """
     alive = list(range(count))
-    found: dict[int, tuple[float, float]] = {}
+    found: dict[int, tuple[float, float | None]] = {}
     for event in events:
         seen: dict[int, tuple[float, float]] = {}
         for slot, reward, weight in zip(alive, event.rewards, event.weights, strict=False):
@@ -151,8 +159,15 @@ def _judged(count: int, events: Sequence[EventRecord]) -> dict[int, tuple[float,
     return found
 
 
-def _describe(event: EventRecord) -> str:
+def _percent(weight: float | None) -> str:
+    return "" if weight is None else f"{100 * weight:.0f} %"
+
+
+def _describe(event: EventRecord, alive: int) -> list[str]:
     if event.kind == "cluster":
-        return f"clustering keeps {len(event.kept)}"
+        return [f"clustering keeps {len(event.kept)} of {alive}"]
     distinct = len(set(event.kept))
-    return f"resampling keeps {len(event.kept)} ({distinct} distinct), effective sample size {event.effective_sample_size:.1f}"
+    return [
+        f"resampling draws {len(event.kept)} of {alive}",
+        f"{distinct} distinct, effective size {event.effective_sample_size:.1f}",
+    ]
