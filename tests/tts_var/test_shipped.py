@@ -55,6 +55,20 @@ def test_a_single_sample_is_as_good_as_recorded(record: dict[str, Any], generato
     assert abs(found - recorded) < 4 * (0.25 / 60) ** 0.5  # four standard errors of a share
 
 
+def test_the_readme_tells_the_recorded_numbers(record: dict[str, Any]) -> None:
+    lines = (Path(__file__).parents[2] / "README.md").read_text().splitlines()
+    for name, row in record["evaluation"]["summary"]["strategies"].items():
+        low, high = row["interval"]
+        cells = [
+            f"`{name}`",
+            row["num_samples"],
+            f"{100 * row['score']:.1f}",
+            f"{100 * low:.1f} to {100 * high:.1f}",
+            f"{1e3 * row['tflops']:.2f}",
+        ]
+        assert any(line.startswith("| " + " | ".join(map(str, cells)) + " |") for line in lines), cells
+
+
 def test_the_reward_knows_true_drawings_from_near_misses_but_not_always() -> None:
     reward = ClipReward.from_folder()
     pairs = [training_pair(index, seed=5, variety=0.2) for index in range(200)]

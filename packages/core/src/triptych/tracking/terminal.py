@@ -11,7 +11,7 @@ class TerminalTracker:
     """Prints a chosen few numbers of each step as an aligned row, under a heading that comes back now and then.
 
     Args:
-        columns: metric names to show, in order; a metric that a step does not have is left blank.
+        columns: metric names to show, in order; a metric that a step does not have is left blank. None for no rows.
         heading_every: number of rows between two headings.
     """
 
@@ -22,6 +22,8 @@ class TerminalTracker:
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Prints one row."""
+        if not self._columns:
+            return
         if self._rows % self._heading_every == 0:
             _logger.info("%6s  %s", "step", "  ".join(f"{_short(name):>{_width(name)}}" for name in self._columns))
         self._rows += 1
