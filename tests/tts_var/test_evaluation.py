@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from tts_var.data.prompts import CATEGORIES, evaluation_prompts
-from tts_var.evaluation import Outcome, by_category, per_prompt, spearman
+from tts_var.evaluation import Outcome, by_category, gain_over, per_prompt, spearman
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=3, max_size=8))
@@ -25,3 +25,12 @@ def test_scores_are_means_over_seeds_and_categories() -> None:
     scores = per_prompt(outcomes, 12)
     assert scores.tolist() == [0.5] * 6 + [0.0] * 6
     assert by_category(scores, prompts) == dict.fromkeys(CATEGORIES, 0.25)
+
+
+def test_a_strategy_that_fulfils_more_has_a_positive_gain() -> None:
+    def outcomes(fulfilled: int) -> list[Outcome]:
+        return [Outcome(index, 0, index < fulfilled, True, 1.0, 1, 1.0, 1, None) for index in range(40)]
+
+    gain = gain_over(outcomes(10), outcomes(30), 40, generator=torch.Generator().manual_seed(0))
+    assert gain.mean == 0.5
+    assert 0.3 < gain.low < 0.5 < gain.high < 0.7  # the standard error is sqrt(.25 / 40) = .08

@@ -14,7 +14,7 @@ from torch import Tensor
 from triptych.cli import entry_point
 from triptych.console import get_logger
 from triptych.errors import UserError
-from triptych.evaluation.statistics import Interval, bootstrap_interval, paired_difference
+from triptych.evaluation.statistics import Interval, bootstrap_interval
 from triptych.report.render import Figure, ReportConfig, Samples
 from triptych.run import Run, RunConfig
 from triptych.seeding import generator
@@ -26,6 +26,7 @@ from tts_var.evaluation import (
     Outcome,
     by_category,
     evaluate_search,
+    gain_over,
     per_prompt,
     reward_rank_correlation,
 )
@@ -143,12 +144,9 @@ def _conclude(
     for name, settings in ((name, config.strategies[name]) for name in strategies):
         for rival, key in (("single", "over_single"), (_best_of(config, settings.num_images), "over_best_of")):
             if rival in strategies and rival != name:
-                strategies[name][key] = paired_difference(
-                    per_prompt(outcomes[name], len(prompts)),
-                    per_prompt(outcomes[rival], len(prompts)),
-                    generator=generator(config.seed, "paired", name, rival),
-                    confidence=config.evaluation.confidence,
-                )._asdict()
+                stream = generator(config.seed, "paired", name, rival)
+                gain = gain_over(outcomes[rival], outcomes[name], len(prompts), generator=stream, confidence=config.evaluation.confidence)
+                strategies[name][key] = gain._asdict()
     summary = {
         "num_prompts": len(prompts),
         "seeds": config.evaluation.seeds,

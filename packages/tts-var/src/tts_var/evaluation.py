@@ -9,6 +9,7 @@ from torch import Tensor
 
 from triptych.distributed import World
 from triptych.errors import UserError
+from triptych.evaluation.statistics import Interval, paired_difference
 from triptych.seeding import derive_seed
 from tts_var.data.checker import check_image
 from tts_var.data.prompts import CATEGORIES, ScenePrompt
@@ -158,6 +159,13 @@ def per_prompt(outcomes: Sequence[Outcome], num_prompts: int) -> Float[Tensor, "
         total[outcome.prompt] += outcome.correct
         count[outcome.prompt] += 1
     return total / count
+
+
+def gain_over(
+    rival: Sequence[Outcome], outcomes: Sequence[Outcome], num_prompts: int, *, generator: torch.Generator, confidence: float = 0.95
+) -> Interval:
+    """By how much the outcomes score above the rival's, paired by prompt: both saw the same prompts, seeds and noise."""
+    return paired_difference(per_prompt(rival, num_prompts), per_prompt(outcomes, num_prompts), generator=generator, confidence=confidence)
 
 
 def by_category(scores: Float[Tensor, " prompts"], prompts: Sequence[ScenePrompt]) -> dict[str, float]:
