@@ -79,7 +79,8 @@ def sampling_timesteps(num_steps: int, *, shift: float = 1.0) -> Float[Tensor, "
     """
     if num_steps < 1:
         raise UserError(f"num_steps is {num_steps}: it must be 1 or more")
-    return shift_timesteps(torch.linspace(1.0, 0.0, num_steps + 1), shift)
+    # In float64, so that a shifted 1 is 1.
+    return shift_timesteps(torch.linspace(1.0, 0.0, num_steps + 1, dtype=torch.float64), shift).float()
 
 
 def sample_timesteps(
