@@ -1,5 +1,6 @@
 """Scenes and their pictures: anti-aliased coloured shapes on a grey background, 64 x 64, drawn from a seed."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,13 +32,13 @@ _RELATION_MARGIN = 12.0
 _GAP = 3.0
 _BORDER = 2.0
 _RADIUS = (6.5, 9.5)
-# Where the objects of a scene without variety stand, in units of the picture: of one group by its count, and one behind
-# another within one of two groups.
-_ONE_GROUP = {1: ((0.5, 0.5),), 2: ((0.28, 0.5), (0.72, 0.5)), 3: ((0.28, 0.28), (0.72, 0.28), (0.5, 0.72))}
-_ONE_GROUP[4] = ((0.28, 0.28), (0.72, 0.28), (0.28, 0.72), (0.72, 0.72))
-_IN_LINE = {1: (0.5,), 2: (0.28, 0.72), 3: (0.18, 0.5, 0.82)}
+# Where the objects of a scene without variety stand, in pixels, all in the middle of the lattice's cells: those of one
+# group by their number, and those of one of two groups behind one another, a side apart from the other group.
+_LATTICE = 4.0
+_ONE_GROUP = {1: ((34, 34),), 2: ((18, 34), (46, 34)), 3: ((18, 18), (46, 18), (34, 46)), 4: ((18, 18), (46, 18), (18, 46), (46, 46))}
+_IN_LINE = {1: (34,), 2: (18, 46), 3: (14, 34, 54)}
+_SIDES = (18, 46)
 _MIX = {"single_object": 0.06, "two_objects": 0.14, "counting": 0.2, "colours": 0.06, "position": 0.2, "attribute_binding": 0.2}
-
 
 _Placed = tuple[int, float, float, float]  # group, centre and radius
 
@@ -155,19 +156,23 @@ def _fits(spot: _Placed, placed: Sequence[_Placed], relation: str | None) -> boo
 def _typical_places(prompt: ScenePrompt) -> list[tuple[float, float]]:
     """The one layout of a prompt without variety, centres in pixels: two groups face each other, the first at the left."""
     if len(prompt.groups) == 1:
-        shares: list[tuple[float, float]] = list(_ONE_GROUP[prompt.groups[0].count])
-    else:
-        first = 0.75 if prompt.relation in ("right of", "below") else 0.25
-        along = [(side, place) for side, group in zip((first, 1 - first), prompt.groups, strict=True) for place in _IN_LINE[group.count]]
-        shares = [(place, side) for side, place in along] if prompt.relation in ("above", "below") else along
-    return [(x * IMAGE_SIZE, y * IMAGE_SIZE) for x, y in shares]
+        return [(float(x), float(y)) for x, y in _ONE_GROUP[prompt.groups[0].count]]
+    sides = _SIDES[::-1] if prompt.relation in ("right of", "below") else _SIDES
+    along = [(float(side), float(place)) for side, group in zip(sides, prompt.groups, strict=True) for place in _IN_LINE[group.count]]
+    return [(place, side) for side, place in along] if prompt.relation in ("above", "below") else along
 
 
 def _towards(spot: _Placed, place: tuple[float, float], variety: float) -> _Placed:
-    """The object on its way from the typical place and size to its own."""
+    """The object on its way from the typical place, the middle of a cell of the lattice, and the typical size to its own."""
     group, x, y, radius = spot
     middle = (_RADIUS[0] + _RADIUS[1]) / 2
-    return group, place[0] + variety * (x - place[0]), place[1] + variety * (y - place[1]), middle + variety * (radius - middle)
+    near = (typical + variety * (own - typical) for own, typical in zip((x, y), place, strict=True))
+    across, down = (_cell(there) + variety * (there - _cell(there)) for there in near)
+    return group, across, down, middle + variety * (radius - middle)
+
+
+def _cell(place: float) -> float:
+    return (math.floor(place / _LATTICE) + 0.5) * _LATTICE
 
 
 def holds(relation: str | None, first_x: float, first_y: float, second_x: float, second_y: float, *, margin: float) -> bool:
