@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -142,6 +143,26 @@ def test_evaluation_tells_score_and_cost_of_every_strategy(command: Callable, mo
     assert len(strategies["tts_var"]["effective_sample_sizes"]) == 2
     lines = (tmp_path / "outputs" / "evaluate-var" / "outcomes.jsonl").read_text().splitlines()
     assert len(lines) == 3 * 6 * 2
+
+
+def test_an_evaluation_goes_on_after_the_last_finished_strategy(command: Callable, model: Path, tmp_path: Path) -> None:
+    arguments = [
+        "evaluate_var", f"generator.path={model}", "only=[single,best_of_2]", "overwrite=false", "evaluation.num_prompts=6",
+        "evaluation.correlation_prompts=0",
+    ]  # fmt: skip
+    assert command(*arguments).code == 0
+    folder = tmp_path / "outputs" / "evaluate-var"
+    whole = [json.loads(line) for line in (folder / "outcomes.jsonl").read_text().splitlines()]
+    shutil.rmtree(folder / "checkpoints" / "step_00000002")
+    for name in ("outcomes.jsonl", "summary.json"):
+        (folder / name).unlink()
+    assert command(*arguments).code == 0
+    again = [json.loads(line) for line in (folder / "outcomes.jsonl").read_text().splitlines()]
+    assert again[:6] == whole[:6]  # with the seconds of the first time: they were not drawn again
+    assert [{**row, "seconds": 0} for row in again] == [{**row, "seconds": 0} for row in whole]
+    steps_logged = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps_logged == [1, 2]
+    refused(command(*arguments, "evaluation.seeds=[1]"), "holds a run with evaluation.seeds", "overwrite=true")
 
 
 def refused(outcome: object, *parts: str) -> None:

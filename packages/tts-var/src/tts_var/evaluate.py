@@ -24,6 +24,7 @@ from tts_var.data.prompts import CATEGORIES, ScenePrompt, evaluation_prompts
 from tts_var.evaluation import (
     EvaluationConfig,
     Outcome,
+    OutcomeStore,
     by_category,
     evaluate_search,
     gain_over,
@@ -87,19 +88,25 @@ def main(config: EvaluateConfig) -> None:
         }
         if model.image_size != (IMAGE_SIZE, IMAGE_SIZE):
             raise UserError(f"the generator draws pictures of {model.image_size} pixels: the checker reads {IMAGE_SIZE} x {IMAGE_SIZE}")
-        run.begin({})
         prompts = evaluation_prompts(config.evaluation.num_prompts, seed=config.seed)
-        outcomes: dict[str, list[Outcome]] = {}
+        store = OutcomeStore(run.world)
+        run.begin({"outcomes": store})
+        outcomes = store.outcomes
         scores: dict[str, Interval] = {}
-        for name, search in searches.items():
+        for step, (name, search) in enumerate(searches.items(), start=1):
             started = time.perf_counter()
-            outcomes[name] = evaluate_search(search, prompts, config.evaluation, features=features, world=run.world)
+            known = name in outcomes
+            if not known:
+                outcomes[name] = evaluate_search(search, prompts, config.evaluation, features=features, world=run.world)
             scores[name] = bootstrap_interval(
                 per_prompt(outcomes[name], len(prompts)),
                 generator=generator(config.seed, "bootstrap", name),
                 confidence=config.evaluation.confidence,
             )
             _logger.info("%-24s %s  (%.0f s)", name, scores[name].percent(), time.perf_counter() - started)
+            if not known:
+                run.log({f"score/{name}": scores[name].mean}, step=step)
+                run.checkpoint(step, {"outcomes": store})
         correlation: list[float] = []
         if config.evaluation.correlation_prompts and run.world.is_main:
             texts = [prompt.text for prompt in prompts[: config.evaluation.correlation_prompts]]
@@ -148,6 +155,7 @@ def _conclude(
                 gain = gain_over(outcomes[rival], outcomes[name], len(prompts), generator=stream, confidence=config.evaluation.confidence)
                 strategies[name][key] = gain._asdict()
     summary = {
+        "seed": config.seed,
         "num_prompts": len(prompts),
         "seeds": config.evaluation.seeds,
         "strategies": strategies,
@@ -205,8 +213,6 @@ def _conclude(
     if correlation:
         figures.append(Figure("Rank correlation with the final reward", "scale", {"Spearman": list(enumerate(correlation))}))
     best = max(strategies, key=lambda name: strategies[name]["score"])
-    for index, (name, row) in enumerate(strategies.items(), start=1):
-        run.log({f"score/{name}": row["score"]}, step=index)
     report = run.finish(
         summary,
         report=ReportConfig(

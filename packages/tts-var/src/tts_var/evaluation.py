@@ -1,7 +1,9 @@
 """What a search is worth: prompts fulfilled, what they cost, how different the pictures are, and what the reward knows when."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -76,6 +78,33 @@ class Outcome:
     num_samples: int
     diversity: float | None
     effective_sample_sizes: tuple[float, ...] = ()
+
+
+class OutcomeStore:
+    """Outcomes of the strategies that are done, as a component of a checkpoint: an evaluation goes on with the next one.
+
+    Args:
+        world: rank 0 writes, every rank reads.
+
+    Attributes:
+        outcomes: by strategy, in the order in which they were added.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.outcomes: dict[str, list[Outcome]] = {}
+        self._world = world
+
+    def save(self, directory: Path) -> None:
+        """Writes all outcomes into `directory`."""
+        if self._world.is_main:
+            tree = {name: [asdict(row) for row in rows] for name, rows in self.outcomes.items()}
+            (directory / "outcomes.json").write_text(json.dumps(tree))
+
+    def load(self, directory: Path) -> None:
+        """Restores what `save` wrote."""
+        self.outcomes.clear()
+        for name, rows in json.loads((directory / "outcomes.json").read_text()).items():
+            self.outcomes[name] = [Outcome(**{**row, "effective_sample_sizes": tuple(row["effective_sample_sizes"])}) for row in rows]
 
 
 def evaluate_search(
