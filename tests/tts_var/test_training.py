@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from triptych.training import Stage
 from tts_var.data.small_world import SmallWorld
 from tts_var.scales import square_scales
 from tts_var.small_model import TokenizerConfig, TransformerConfig
 from tts_var.tokenizer_stage import TokenizerLossConfig, TokenizerStage
-from tts_var.trainer import Stage
 from tts_var.transformer_stage import TextToBits, TransformerLossConfig, TransformerStage
 
 SCALES = square_scales([1, 2, 4, 8], patch=2)

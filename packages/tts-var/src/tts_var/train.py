@@ -18,6 +18,7 @@ from triptych.report.render import Chart, ReportConfig
 from triptych.run import Run, RunConfig
 from triptych.seeding import derive_seed, generator
 from triptych.tracking.jsonl import read_rows
+from triptych.training import Stage, TrainerConfig, fit
 from tts_var.data.drawing import IMAGE_SIZE
 from tts_var.data.prompts import MAX_WORDS
 from tts_var.models.clip import ClipConfig
@@ -25,7 +26,6 @@ from tts_var.reward_stage import RewardLossConfig, RewardStage
 from tts_var.scales import ScaleTable, square_scales
 from tts_var.small_model import STAGE_OF, TokenizerConfig, TransformerConfig, load_tokenizer, save_part, weights_hash
 from tts_var.tokenizer_stage import TokenizerLossConfig, TokenizerStage
-from tts_var.trainer import Stage, TrainerConfig, fit
 from tts_var.transformer_stage import TextToBits, TransformerLossConfig, TransformerStage
 
 _logger = get_logger("train")

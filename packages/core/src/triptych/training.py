@@ -1,10 +1,7 @@
-"""One loop for the three models of the panel: tokenizer, transformer and reward.
-
-A stage says what one batch of examples costs; the loop shares the examples over ranks, steps, logs and saves.
-"""
+"""The loop of supervised training: a stage says what a batch of examples costs; the loop shares, steps, logs and saves."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,9 +61,25 @@ class TrainerConfig:
 
 
 def fit(
-    run: Run, stage: Stage, strategy: Strategy, trainer: TrainerConfig, optimizer: OptimizerConfig, *, columns: tuple[str, ...]
+    run: Run,
+    stage: Stage,
+    strategy: Strategy,
+    trainer: TrainerConfig,
+    optimizer: OptimizerConfig,
+    *,
+    columns: tuple[str, ...],
+    learning_rate: Callable[[int], float] | None = None,
 ) -> float:
     """Trains a stage to `trainer.max_steps`, from the newest checkpoint of `run` where there is one.
+
+    Args:
+        run: where checkpoints and metrics go.
+        stage: what is trained.
+        strategy: places and steps the model.
+        trainer: the loop.
+        optimizer: AdamW and its learning-rate curve.
+        columns: metrics that the terminal shows.
+        learning_rate: rate of each 0-based step where it is not the optimizer's curve over all steps.
 
     Returns:
         Seconds that this invocation spent in the loop.
@@ -90,7 +103,7 @@ def fit(
         with strategy.microbatch(last=True):
             metrics = stage.losses(model, mine, step=step, first=share.start, batch_size=trainer.batch_size)
             strategy.backward(metrics["loss"] / world.size)
-        report = strategy.step(learning_rate_at(step, trainer.max_steps, optimizer))
+        report = strategy.step(learning_rate_at(step, trainer.max_steps, optimizer) if learning_rate is None else learning_rate(step))
         skipped = skipped + 1 if report.skipped else 0
         if skipped >= 3:
             raise UserError(
