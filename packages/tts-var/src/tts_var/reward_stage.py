@@ -1,17 +1,19 @@
-"""Training of the reward: a contrastive image-text model that knows noise, unfinished pictures and near misses."""
+"""Training of the reward: a contrastive image-text model that knows noise, unfinished pictures, near misses and slips."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor, nn
+from torch.nn import functional
 
 from triptych.errors import UserError
 from triptych.seeding import generator
 from tts_var.data.prompts import COLOURS, MAX_OBJECTS, RELATIONS, SHAPES, ObjectGroup, ScenePrompt, parse_prompt
 from tts_var.models.autoencoder import BinaryTokenizer
 from tts_var.models.clip import SmallClip
-from tts_var.models.quantizers import quantize_bits
+from tts_var.models.quantizers import add_scale, quantize_bits
 from tts_var.scales import ScaleTable
 from tts_var.tokenizer_stage import Data
 
@@ -24,9 +26,9 @@ class RewardLossConfig:
         near_misses: wrong captions per picture that differ in one count, colour, shape or the relation.
         caption_noise: share of the pictures that come with a near miss as their caption.
         pixel_noise: largest standard deviation of the noise on pictures in [-1, 1].
-        prefix_share: share of a batch that the tokenizer decodes from a random number of its first scales; the
-            others it leaves as drawn.
+        prefix_share: share of a batch that is decoded from a random number of its first scales; the rest from all.
         first_prefix: fewest scales of such a picture.
+        slip_weight: weight of the ranking loss that puts a picture above its copy with slips (`with_slips`); 0 for none.
     """
 
     near_misses: int = 3
@@ -34,12 +36,13 @@ class RewardLossConfig:
     pixel_noise: float = 0.2
     prefix_share: float = 0.5
     first_prefix: int = 3
+    slip_weight: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("caption_noise", "prefix_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"loss.{name} is {getattr(self, name)}: it must lie between 0 and 1")
-        for name, least in (("near_misses", 0), ("pixel_noise", 0), ("first_prefix", 1)):
+        for name, least in (("near_misses", 0), ("pixel_noise", 0), ("first_prefix", 1), ("slip_weight", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"loss.{name} is {getattr(self, name)}: it must be {least} or more")
 
@@ -78,6 +81,33 @@ def near_miss(prompt: ScenePrompt, *, generator: torch.Generator) -> ScenePrompt
     return replace(prompt, groups=tuple(groups))
 
 
+def with_slips(bits: Sequence[UInt8[Tensor, "batch rows columns channels"]], *, generator: torch.Generator) -> list[Tensor]:
+    """The bits of pictures in which a region has slipped, as happens to a sampler that draws bits independently.
+
+    In a random rectangle of a quarter of the picture's area, from a random scale on, each bit is taken from the next
+    picture of the batch with one probability between 0.1 and 0.5: colours mix, outlines fray. Where both pictures are
+    alike nothing changes.
+
+    Args:
+        bits: one tensor per scale.
+        generator: the random stream.
+    """
+    batch = len(bits[0])
+    corner = torch.rand(batch, 2, generator=generator) * 0.5
+    begin = torch.randint(1, len(bits), (batch,), generator=generator)
+    share = 0.1 + 0.4 * torch.rand(batch, generator=generator)
+    slipped = []
+    for scale, own in enumerate(bits):
+        inside = torch.ones(batch, 1, 1, dtype=torch.bool)
+        for axis, size in enumerate(own.shape[1:3]):
+            offset = (torch.arange(size) + 0.5) / size - corner[:, axis, None]
+            inside = inside & ((offset >= 0) & (offset < 0.5)).unsqueeze(2 - axis)
+        taken = (torch.rand(own.shape, generator=generator) < share[:, None, None, None]) & inside[..., None]
+        taken &= (scale >= begin)[:, None, None, None]
+        slipped.append(torch.where(taken, own.roll(-1, dims=0), own))
+    return slipped
+
+
 class RewardStage:
     """Contrastive learning over a batch of pictures, their captions, and near misses of those.
 
@@ -105,7 +135,9 @@ class RewardStage:
         """Symmetric contrastive loss (arXiv 2103.00020); equal captions of a batch are positives of one another.
 
         The texts that a picture is held against are those of its process: two processes see half as many each.
-        `accuracy` is the share of pictures that prefer their own caption to all of its near misses.
+        The slips add -log sigmoid(own - slipped), the ranking loss of ImageReward (arXiv 2304.05977, equation 1).
+        `accuracy` is the share of pictures that prefer their own caption to all of its near misses, `slip_accuracy`
+        that of captions that prefer their picture to its copy with slips.
         """
         examples = self._data.examples(indices)
         stream = generator(self._seed, "reward", step, indices[0])
@@ -116,11 +148,12 @@ class RewardStage:
             noisy = float(torch.rand((), generator=stream)) < self._loss.caption_noise
             captions.append(near_miss(prompt, generator=stream).text if noisy else text)
             misses.append(wrong)
-        images = self._disturbed(examples.images, stream)
+        images, slipped = self._disturbed(examples.images, stream)
         texts = captions + [text for wrong in misses for text in wrong]
         device = next(model.parameters()).device
-        image_embeddings, text_embeddings, scale = model((images.to(device) + 1) / 2, texts)
-        logits = scale * image_embeddings @ text_embeddings.T
+        shown = images if slipped is None else torch.cat((images, slipped))
+        image_embeddings, text_embeddings, scale = model((shown.to(device) + 1) / 2, texts)
+        logits = scale * image_embeddings[: len(images)] @ text_embeddings.T
         same = torch.tensor([[caption == text for text in texts] for caption in captions], device=device).float()
         rows = len(captions)
         to_texts = -(logits.log_softmax(1) * same / same.sum(1, keepdim=True)).sum(1).mean()
@@ -129,16 +162,31 @@ class RewardStage:
         own = logits[:, :rows].diagonal()[:, None]
         wrong_logits = logits[:, rows:].view(rows, rows, -1)[torch.arange(rows), torch.arange(rows)]
         accuracy = (own > wrong_logits).all(1).float().mean()
-        return {"loss": (to_texts + to_images) / 2, "accuracy": accuracy.detach()}
+        metrics = {"loss": (to_texts + to_images) / 2, "accuracy": accuracy.detach()}
+        if slipped is not None:
+            below = scale * (image_embeddings[rows:] * text_embeddings[:rows]).sum(1)
+            margin = own[:, 0] - below
+            metrics["loss"] = metrics["loss"] + self._loss.slip_weight * functional.softplus(-margin).mean()
+            metrics["slip_accuracy"] = (margin > 0).float().mean().detach()
+        return metrics
 
     @torch.no_grad()
-    def _disturbed(self, images: Tensor, stream: torch.Generator) -> Tensor:
+    def _disturbed(self, images: Tensor, stream: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Pictures as the tokenizer decodes them, some unfinished, all noisy, and their copies with slips."""
+        quantized = quantize_bits(self._tokenizer.encode(images), self._grids)
+        chosen = torch.full((len(images),), len(self._grids) - 1)
         count = int(self._loss.prefix_share * len(images))
-        if count:
-            quantized = quantize_bits(self._tokenizer.encode(images[:count]), self._grids)
-            running = [*quantized.prefixes, quantized.latent]
-            chosen = torch.randint(self._loss.first_prefix - 1, len(running), (count,), generator=stream)
-            unfinished = torch.stack([running[int(scale)][row] for row, scale in enumerate(chosen)])
-            images = torch.cat((self._tokenizer.decode(unfinished), images[count:]))
+        chosen[:count] = torch.randint(self._loss.first_prefix - 1, len(self._grids), (count,), generator=stream)
         deviation = self._loss.pixel_noise * torch.rand(len(images), 1, 1, 1, generator=stream)
-        return images + deviation * torch.randn(images.shape, generator=stream)
+
+        def pictures(latents: Sequence[Tensor]) -> Tensor:
+            decoded = self._tokenizer.decode(torch.stack([latents[int(scale)][row] for row, scale in enumerate(chosen)]))
+            return decoded + deviation * torch.randn(decoded.shape, generator=stream)
+
+        clean = pictures([*quantized.prefixes, quantized.latent])
+        if not self._loss.slip_weight:
+            return clean, None
+        running = [torch.zeros_like(quantized.latent)]
+        for bits in with_slips(quantized.bits, generator=stream):
+            running.append(add_scale(running[-1], bits))
+        return clean, pictures(running[1:])
