@@ -5,6 +5,7 @@ import torch
 
 from triptych.training import Stage
 from tts_var.data.small_world import SmallWorld
+from tts_var.reward_stage import with_slips
 from tts_var.scales import square_scales
 from tts_var.small_model import TokenizerConfig, TransformerConfig
 from tts_var.tokenizer_stage import TokenizerLossConfig, TokenizerStage
@@ -48,3 +49,24 @@ def test_two_ranks_have_the_gradient_of_one(build, step: int) -> None:
     assert float(whole.norm()) > 0
     # Sums over rows in another order, float32.
     torch.testing.assert_close(shared, whole, atol=2e-6 * float(whole.abs().max()) + 1e-8, rtol=1e-4)
+
+
+def test_slips_take_bits_of_the_next_picture_in_one_region_from_one_scale_on() -> None:
+    grids = SCALES.latent_grids
+    stream = torch.Generator().manual_seed(0)
+    bits = [torch.randint(2, (64, *grid, 3), generator=stream, dtype=torch.uint8) for grid in grids]
+    slipped = with_slips(bits, generator=torch.Generator().manual_seed(1))
+    changed = [(own != after).any(-1) for own, after in zip(bits, slipped, strict=True)]
+    assert not changed[0].any()
+    assert (changed[-1].flatten(1).any(1)).all()
+    for own, after in zip(bits, slipped, strict=True):
+        assert ((after == own) | (after == own.roll(-1, dims=0))).all()
+    for row in range(64):
+        touched = changed[-1][row].nonzero()
+        span = touched.amax(0) - touched.amin(0) + 1
+        assert (span <= torch.tensor(grids[-1]) / 2).all()
+        shares = [float(scale[row].float().mean()) for scale in changed]
+        begun = next(index for index, share in enumerate(shares) if share)
+        assert all(share > 0 for share in shares[begun:]) or begun < 2  # a coarse scale may have no cell in the region
+    same = [scale[:1].expand_as(scale) for scale in bits]
+    assert all(torch.equal(a, b) for a, b in zip(same, with_slips(same, generator=stream), strict=True))
