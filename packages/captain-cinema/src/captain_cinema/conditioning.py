@@ -1,0 +1,133 @@
+"""A memory and a next shot become groups of frames for a keyframe model; training and drawing both walk this code."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from captain_cinema.flow import interpolate
+from captain_cinema.memory import MemoryPlan, compress, golden_sides, no_memory, plan_memory, uniform_memory
+from captain_cinema.models import FrameGroup
+from captain_cinema.retrieval import by_tags, by_time, cover
+from triptych.errors import UserError
+
+KINDS = ("none", "uniform", "golden")
+ORDERS = ("time", "tags")
+
+
+@dataclass(frozen=True)
+class MemoryPolicy:
+    """Which past frames are remembered, and at what size.
+
+    Attributes:
+        kind: `none`; `uniform`, all at one side; or `golden`, at sides that shrink by the golden ratio.
+        order: `time`, newest first, or `tags`, by the names and places shared with the next caption, covered in turn.
+        side: of `uniform`, in tokens; None for full frames.
+        count: at most so many frames; None for all.
+        frames_per_level: of `golden`.
+        min_side: of `golden`, smallest side in tokens.
+        budget_tokens: image and text tokens of the memory at most; None for no limit.
+
+    Raises:
+        UserError: if a value is unknown or out of range.
+    """
+
+    kind: str = "golden"
+    order: str = "tags"
+    side: int | None = None
+    count: int | None = None
+    frames_per_level: int = 2
+    min_side: int = 1
+    budget_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("kind", self.kind, KINDS), ("order", self.order, ORDERS)):
+            if value not in known:
+                raise UserError(f"memory.{name} is '{value}': choose one of {', '.join(known)}")
+        for name in ("side", "count", "frames_per_level", "min_side"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"memory.{name} is {value}: it must be 1 or more")
+        if self.budget_tokens is not None and self.budget_tokens < 0:
+            raise UserError(f"memory.budget_tokens is {self.budget_tokens}: it must be 0 (no memory) or more")
+
+    def plan(self, num_past: int, *, short_side: int, aspect: float = 1.0, text_tokens: int = 0) -> MemoryPlan:
+        """The plan for `num_past` frames whose short side has `short_side` tokens.
+
+        Raises:
+            UserError: if `side` is larger than a frame, or the budget below one frame.
+        """
+        if self.kind == "none":
+            return no_memory(num_past)
+        if self.side is not None and self.side > short_side:
+            raise UserError(f"memory.side is {self.side} but a frame has {short_side} tokens a side: choose at most that")
+        kept = num_past if self.count is None else min(self.count, num_past)
+        if self.kind == "uniform" and self.budget_tokens is None:
+            return uniform_memory(num_past, side=self.side or short_side, count=kept, aspect=aspect, text_tokens=text_tokens)
+        sides = golden_sides(short_side, min_side=self.min_side) if self.kind == "golden" else (self.side or short_side,)
+        per_level = self.frames_per_level if self.kind == "golden" else max(1, kept)
+        plan = plan_memory(
+            kept, sides=sides, aspect=aspect, frames_per_level=per_level, text_tokens=text_tokens, budget_tokens=self.budget_tokens
+        )
+        return MemoryPlan(plan.grids, text_tokens, num_past - len(plan.grids), plan.frames_per_level, plan.note)
+
+    def ranks(self, past: Sequence[Collection[str]], wanted: Collection[str]) -> list[int]:
+        """Indices into the past, most important first."""
+        return by_time(len(past)) if self.order == "time" else cover(by_tags(past, wanted), past, wanted)
+
+
+def memory_groups(
+    frames: Float[Tensor, "batch past channels height width"],
+    captions: Shaped[Tensor, "batch past ..."],
+    ranks: Sequence[Sequence[int]],
+    plan: MemoryPlan,
+    *,
+    patch: int,
+    timesteps: Float[Tensor, "batch past"],
+    generators: Sequence[torch.Generator] | None = None,
+) -> list[FrameGroup]:
+    """The remembered frames of a batch of stories, re-noised, one group per run of ranks with one size.
+
+    Args:
+        frames: past frames, oldest first.
+        captions: of the past frames, in the model's form.
+        ranks: order of each story's past, from `MemoryPolicy.ranks`.
+        plan: shared by all stories.
+        patch: pixels per side of a token.
+        timesteps: noise of each rank; 0 gives clean frames.
+        generators: of the noise, one per story; None adds none.
+    """
+    kept = len(plan.grids)
+    if kept == 0:
+        return []
+    order = torch.tensor([list(own) for own in ranks], device=frames.device)[:, :kept]
+    rows = torch.arange(len(frames), device=frames.device)[:, None]
+    chosen, said, noise = frames[rows, order], captions[rows, order], timesteps[:, :kept]
+    # All stories share the plan: ranks lead, so that runs of ranks are runs of rows.
+    by_rank = chosen.transpose(0, 1)
+    groups, begin = [], 0
+    for (_, count), part in zip(plan.groups, _compressed(by_rank, plan, patch), strict=True):
+        latents, times = part.transpose(0, 1), noise[:, begin : begin + count]
+        if generators is not None:
+            drawn = torch.stack([torch.randn(latents.shape[1:], generator=own) for own in generators]).to(latents)
+            latents = interpolate(latents.flatten(0, 1), drawn.flatten(0, 1), times.flatten()).view_as(latents)
+        slots = torch.arange(begin + 1, begin + 1 + count, device=frames.device).float().expand(len(frames), -1)
+        groups.append(FrameGroup(latents, said[:, begin : begin + count], times, slots, is_memory=True))
+        begin += count
+    return groups
+
+
+def _compressed(by_rank: Tensor, plan: MemoryPlan, patch: int) -> list[Tensor]:
+    """(count, batch, channels, rows, columns) of every run of ranks."""
+    kept, batch = by_rank.shape[:2]
+    flat = by_rank.flatten(0, 1)
+    parts, begin = [], 0
+    for grid, count in plan.groups:
+        run = MemoryPlan((grid,) * (count * batch))
+        (part,) = compress(flat[begin * batch : (begin + count) * batch], run, patch=patch)
+        parts.append(part.unflatten(0, (count, batch)))
+        begin += count
+    assert begin == kept
+    return parts

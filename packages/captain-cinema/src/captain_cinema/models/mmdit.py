@@ -1,0 +1,407 @@
+"""A small multimodal diffusion transformer with hybrid attention, in pixel space: the blocks of FLUX at laptop size.
+
+Shapes are suffixed: B batch, F frames (pairs) of a group, N tokens of a pair, C width, H heads, D head width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from captain_cinema.data.captions import CAPTION_FIELDS, VOCABULARY_SIZES, caption_indices, parse_caption
+from captain_cinema.flow import velocity_of
+from captain_cinema.masks import causal_mask, local_mask, pair_of_tokens
+from captain_cinema.models import ATTENTIONS, FrameGroup
+from triptych.errors import UserError
+
+# Words of one token are added up: a name with what is said of its looks, a place likewise.
+_TOKEN_OF_FIELD = {
+    "name": 0, "colour": 0, "shape": 0, "hat": 0, "badge": 0, "place": 1, "wall": 1, "ground": 1, "decoration": 1,
+    "size": 2, "position": 3, "prop": 4, "action": 5,
+}  # fmt: skip
+_TIME_CHANNELS = 128
+_DATA_FLOOR = 0.05
+
+
+@dataclass
+class MMDiTConfig:
+    """Sizes.
+
+    Attributes:
+        width: channels of a token.
+        num_heads: attention heads.
+        num_double: double-stream blocks.
+        num_single: single-stream blocks.
+        image_size: pixels of a full-resolution frame's side.
+        patch: pixels per side of a token.
+        says_action: whether captions tell the action: for clips, not for keyframes.
+
+    Raises:
+        UserError: if the sizes do not fit one another.
+    """
+
+    width: int = 128
+    num_heads: int = 4
+    num_double: int = 1
+    num_single: int = 4
+    image_size: int = 64
+    patch: int = 8
+    says_action: bool = False
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads or (self.width // self.num_heads) % 8:
+            raise UserError(f"width {self.width} with {self.num_heads} heads: the width of a head must be a multiple of 8")
+        if self.image_size % self.patch:
+            raise UserError(f"image_size {self.image_size} is no multiple of patch {self.patch}")
+        if min(self.num_double, self.num_single) < 0 or self.num_double + self.num_single < 1:
+            raise UserError(f"{self.num_double} double-stream and {self.num_single} single-stream blocks: there must be one at least")
+
+
+class CaptionEncoder(nn.Module):
+    """Embeddings of what captions say, a fixed number of tokens each."""
+
+    def __init__(self, width: int, *, says_action: bool) -> None:
+        super().__init__()
+        self.num_tokens = 6 if says_action else 5
+        self._fields = [index for index, field in enumerate(CAPTION_FIELDS) if _TOKEN_OF_FIELD[field] < self.num_tokens]
+        self.embeddings = nn.ModuleList(nn.Embedding(VOCABULARY_SIZES[index], width) for index in self._fields)
+        for embedding in self.embeddings:
+            assert isinstance(embedding, nn.Embedding)
+            nn.init.normal_(embedding.weight, std=0.5)
+
+    def forward(self, indices: Int[Tensor, "*rest fields"]) -> Float[Tensor, "*rest tokens width"]:
+        """Tokens of captions given by `caption_indices`."""
+        tokens: list[Tensor | None] = [None] * self.num_tokens
+        for embedding, index in zip(self.embeddings, self._fields, strict=True):
+            place = _TOKEN_OF_FIELD[CAPTION_FIELDS[index]]
+            value = embedding(indices[..., index])
+            # What is left unsaid adds nothing to what is said beside it.
+            known = tokens[place]
+            tokens[place] = value if known is None else known + value * (indices[..., index, None] > 0)
+        return torch.stack([token for token in tokens if token is not None], dim=-2)
+
+
+class SmallMMDiT(nn.Module):
+    """The keyframe model of the laptop: predicts the data, and its velocity from that.
+
+    Args:
+        config: sizes.
+    """
+
+    def __init__(self, config: MMDiTConfig) -> None:
+        super().__init__()
+        width, patch = config.width, config.patch
+        self.config = config
+        self.patch = patch
+        self.encoder = CaptionEncoder(width, says_action=config.says_action)
+        self.text_tokens = self.encoder.num_tokens
+        self.patches = nn.Linear(3 * patch * patch, width)
+        self.text = nn.Linear(width, width)
+        self.time = nn.Sequential(nn.Linear(_TIME_CHANNELS, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        # One projection of the time for all blocks of a kind; each block adds a table of its own.
+        self.double_modulation = nn.Linear(width, 6 * width)
+        self.single_modulation = nn.Linear(width, 3 * width)
+        self.double_blocks = nn.ModuleList(_DoubleBlock(width, config.num_heads) for _ in range(config.num_double))
+        self.single_blocks = nn.ModuleList(_SingleBlock(width, config.num_heads) for _ in range(config.num_single))
+        self.last_modulation = nn.Linear(width, 2 * width)
+        self.head = nn.Linear(width, 3 * patch * patch)
+        for layer in (self.double_modulation, self.single_modulation, self.last_modulation):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def encode_captions(self, captions: Sequence[str]) -> Int[Tensor, "captions fields"]:
+        """What captions of tiny cinema say, as indices; see `KeyframeModel`."""
+        return caption_indices([parse_caption(caption) for caption in captions]).to(self.head.weight.device)
+
+    def velocity(self, groups: Sequence[FrameGroup], *, attention: str = "extend") -> list[Float[Tensor, "..."]]:
+        """The velocity of every frame; see `KeyframeModel`."""
+        predicted = self.predict(groups, attention=attention)
+        return [
+            velocity_of(group.latents.flatten(0, 1), data.flatten(0, 1), group.timesteps.flatten(), floor=_DATA_FLOOR).view_as(data)
+            for group, data in zip(groups, predicted, strict=True)
+        ]
+
+    def predict(self, groups: Sequence[FrameGroup], *, attention: str = "extend", masked: bool = False) -> list[Float[Tensor, "..."]]:
+        """The data that every frame is predicted to be, in the shape of its latents.
+
+        Args:
+            groups: the sequence.
+            attention: see `KeyframeModel.velocity`.
+            masked: run on one packed sequence with dense masks instead of folding pairs into the batch: the same
+                numbers, slower; for tests.
+
+        Raises:
+            UserError: if the attention is unknown, or a frame is no whole number of patches.
+        """
+        if attention not in ATTENTIONS:
+            raise UserError(f"attention is '{attention}': choose one of {', '.join(ATTENTIONS)}")
+        streams = [self._embed(group) for group in groups]
+        if masked:
+            self._double_masked(streams)
+        else:
+            for stream in streams:
+                for block in self.double_blocks:
+                    block(stream, self.double_modulation(stream.time))
+        for stream in streams:
+            stream.join()
+        for block in self.single_blocks:
+            block(streams, [self.single_modulation(stream.time) for stream in streams], attention, masked)
+        return [self._unembed(stream, group) for stream, group in zip(streams, groups, strict=True)]
+
+    def forward(self, groups: Sequence[FrameGroup], *, attention: str = "extend") -> list[Float[Tensor, "..."]]:
+        """`predict`, under the name that strategies wrap."""
+        return self.predict(groups, attention=attention)
+
+    def _embed(self, group: FrameGroup) -> "_Stream":
+        batch, frames, channels, height, width = group.latents.shape
+        if height % self.patch or width % self.patch:
+            raise UserError(f"frames of {height} x {width} pixels: sides must be multiples of {self.patch}")
+        rows, columns = height // self.patch, width // self.patch
+        cut = group.latents.reshape(batch, frames, channels, rows, self.patch, columns, self.patch)
+        tokens = self.patches(cut.permute(0, 1, 3, 5, 2, 4, 6).flatten(2, 3).flatten(3))
+        full = self.config.image_size // self.patch
+        y, x = _token_places(rows, full), _token_places(columns, full)
+        grid = torch.stack((y[:, None].expand(rows, columns), x[None].expand(rows, columns)), dim=-1).flatten(0, 1)
+        places = torch.cat((torch.zeros(self.text_tokens, 2), grid)).to(tokens)
+        return _Stream(
+            text=self.text(self.encoder(group.captions)),
+            image=tokens,
+            time=self.time(_sinusoid(group.timesteps)),
+            slots=group.slots.to(tokens),
+            places=places,
+            head_width=self.config.width // self.config.num_heads,
+            is_memory=group.is_memory,
+        )
+
+    def _unembed(self, stream: "_Stream", group: FrameGroup) -> Tensor:
+        batch, frames, channels, height, width = group.latents.shape
+        shift, scale = self.last_modulation(stream.time)[:, :, None].chunk(2, dim=-1)
+        patches = self.head(_norm(stream.joined[:, :, self.text_tokens :]) * (1 + scale) + shift)
+        rows, columns = height // self.patch, width // self.patch
+        cut = patches.view(batch, frames, rows, columns, channels, self.patch, self.patch)
+        return cut.permute(0, 1, 4, 2, 5, 3, 6).reshape(group.latents.shape)
+
+    def _double_masked(self, streams: "Sequence[_Stream]") -> None:
+        for block in self.double_blocks:
+            assert isinstance(block, _DoubleBlock)
+            block.forward_masked(streams, [self.double_modulation(stream.time) for stream in streams])
+
+
+class _Stream:
+    """The tokens of one group on their way through the blocks."""
+
+    def __init__(
+        self, *, text: Tensor, image: Tensor, time: Tensor, slots: Tensor, places: Tensor, head_width: int, is_memory: bool
+    ) -> None:
+        self.text = text  # B F T C
+        self.image = image  # B F N C
+        self.time = time  # B F C
+        self.is_memory = is_memory
+        self.joined = image
+        # In double-stream blocks every pair stands at slot 0, as in the model of single images; after them at its own.
+        self.local_angles = _angles(torch.zeros_like(slots[:1, :1]), places, head_width)
+        self.angles = _angles(slots, places, head_width)
+
+    def join(self) -> None:
+        """Text and image tokens of a pair become one sequence."""
+        self.joined = torch.cat((self.text, self.image), dim=2)
+
+
+class _Attention(nn.Module):
+    """Heads, normalised queries and keys, rotary positions."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query_scale = nn.Parameter(torch.ones(width // num_heads))
+        self.key_scale = nn.Parameter(torch.ones(width // num_heads))
+
+    def heads(self, qkv: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, F, H, N, D) of fused projections (B, F, N, 3 C)."""
+        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).movedim(-3, 0).transpose(-2, -3).unbind(0)
+        q, k = _norm_heads(q) * self.query_scale, _norm_heads(k) * self.key_scale
+        return _rotate(q, angles), _rotate(k, angles), v
+
+
+class _DoubleBlock(nn.Module):
+    """Text and image with weights of their own, joined in attention within a pair."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.attention = nn.ModuleList(_Attention(width, num_heads) for _ in range(2))
+        self.qkv = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(2))
+        self.out = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
+        self.mlp = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)) for _ in range(2)
+        )
+        self.table = nn.Parameter(_gates(6, width).repeat(2, 1, 1))
+
+    def forward(self, stream: _Stream, modulation: Tensor) -> None:
+        """Updates text and image of a group in place; pairs are rows of the batch."""
+        q, k, v, parts = self._projected(stream, modulation)
+        mixed = _merge(functional.scaled_dot_product_attention(q, k, v))
+        self._finish(stream, mixed, parts)
+
+    def forward_masked(self, streams: Sequence[_Stream], modulations: Sequence[Tensor]) -> None:
+        """The same on one packed sequence under a block-diagonal mask."""
+        projected = [self._projected(stream, modulation) for stream, modulation in zip(streams, modulations, strict=True)]
+        mixed = _packed(streams, [heads[:3] for heads in projected], "local")
+        for stream, heads, own in zip(streams, projected, mixed, strict=True):
+            self._finish(stream, own, heads[3])
+
+    def _projected(self, stream: _Stream, modulation: Tensor) -> tuple[Tensor, Tensor, Tensor, list[tuple[Tensor, ...]]]:
+        found, parts = [], []
+        count = stream.text.shape[2]
+        cosine, sine = stream.local_angles
+        for index, tokens in enumerate((stream.text, stream.image)):
+            gates = (modulation.unflatten(-1, (6, -1)) + self.table[index])[:, :, :, None].unbind(2)  # six of B F 1 C
+            span = slice(None, count) if index == 0 else slice(count, None)
+            angles = cosine[..., span, :], sine[..., span, :]
+            attention = self.attention[index]
+            assert isinstance(attention, _Attention)
+            found.append(attention.heads(self.qkv[index](_norm(tokens) * (1 + gates[1]) + gates[0]), angles))
+            parts.append(gates)
+        q, k, v = (torch.cat(pair, dim=-2) for pair in zip(*found, strict=True))
+        return q, k, v, parts
+
+    def _finish(self, stream: _Stream, mixed: Tensor, parts: Sequence[tuple[Tensor, ...]]) -> None:
+        count = stream.text.shape[2]
+        updated = []
+        for index, (tokens, own) in enumerate(
+            zip((stream.text, stream.image), mixed.split((count, mixed.shape[2] - count), dim=2), strict=True)
+        ):
+            _, _, gate, shift, scale, mlp_gate = parts[index]
+            tokens = tokens + gate * self.out[index](own)
+            updated.append(tokens + mlp_gate * self.mlp[index](_norm(tokens) * (1 + scale) + shift))
+        stream.text, stream.image = updated
+
+
+class _SingleBlock(nn.Module):
+    """Attention and feed-forward side by side, over the pairs."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.attention = _Attention(width, num_heads)
+        self.width = width
+        self.project = nn.Linear(width, 7 * width)  # queries, keys, values, and four widths of feed-forward
+        self.out = nn.Linear(5 * width, width)
+        self.table = nn.Parameter(_gates(3, width))
+
+    def forward(self, streams: Sequence[_Stream], modulations: Sequence[Tensor], attention: str, masked: bool) -> None:
+        """Updates the joined tokens of all groups in place."""
+        heads, hidden, gates = [], [], []
+        for stream, modulation in zip(streams, modulations, strict=True):
+            shift, scale, gate = (modulation.unflatten(-1, (3, -1)) + self.table)[:, :, :, None].unbind(2)
+            qkv, feed = self.project(_norm(stream.joined) * (1 + scale) + shift).split((3 * self.width, 4 * self.width), dim=-1)
+            heads.append(self.attention.heads(qkv, stream.angles))
+            hidden.append(functional.gelu(feed, approximate="tanh"))
+            gates.append(gate)
+        mixed = _extend(streams, heads) if attention == "extend" and not masked else _packed(streams, heads, attention)
+        for stream, own, feed, gate in zip(streams, mixed, hidden, gates, strict=True):
+            stream.joined = stream.joined + gate * self.out(torch.cat((own, feed), dim=-1))
+
+
+Heads = tuple[Tensor, Tensor, Tensor]
+
+
+def _packed(streams: Sequence[_Stream], heads: Sequence[Heads], attention: str) -> list[Tensor]:
+    """Attention over one packed sequence: all pairs of all groups, in order."""
+    shapes = [(q.shape[1], q.shape[3]) for q, _, _ in heads]
+    q, k, v = (torch.cat([part.transpose(1, 2).flatten(2, 3) for part in parts], dim=2) for parts in zip(*heads, strict=True))
+    pairs = pair_of_tokens([tokens for frames, tokens in shapes for _ in range(frames)])
+    if attention == "joint":
+        mask = None
+    elif attention == "extend":
+        counts = torch.tensor([frames * tokens for frames, tokens in shapes])
+        memory = torch.tensor([stream.is_memory for stream in streams]).repeat_interleave(counts)
+        mask = memory[None, :] | local_mask(pairs)
+    else:
+        mask = causal_mask(pairs) if attention == "causal" else local_mask(pairs)
+    mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask.to(q.device))
+    split = mixed.transpose(1, 2).flatten(2).split([frames * tokens for frames, tokens in shapes], dim=1)
+    return [part.unflatten(1, shape) for part, shape in zip(split, shapes, strict=True)]
+
+
+def _extend(streams: Sequence[_Stream], heads: Sequence[Heads]) -> list[Tensor]:
+    """Attention without a mask: the memory among itself, every other pair with the memory and itself."""
+    memory = [own for stream, own in zip(streams, heads, strict=True) if stream.is_memory]
+    past: Heads | None = None
+    parts: list[Tensor] = []
+    if memory:
+        q, k, v = (torch.cat([part.transpose(1, 2).flatten(2, 3) for part in kind], dim=2) for kind in zip(*memory, strict=True))
+        past = q, k, v
+        sizes = [part[0].shape[1] * part[0].shape[3] for part in memory]
+        parts = list(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).split(sizes, dim=1))
+    mixed = []
+    for stream, (q, k, v) in zip(streams, heads, strict=True):
+        if stream.is_memory:
+            mixed.append(parts.pop(0).unflatten(1, (q.shape[1], q.shape[3])))
+            continue
+        if past is not None:
+            k, v = (torch.cat((kept[:, None].expand(-1, q.shape[1], -1, -1, -1), own), dim=3) for kept, own in ((past[1], k), (past[2], v)))
+        mixed.append(_merge(functional.scaled_dot_product_attention(q, k, v)))
+    return mixed
+
+
+def _merge(mixed: Float[Tensor, "batch frames heads tokens width"]) -> Float[Tensor, "batch frames tokens channels"]:
+    return mixed.transpose(2, 3).flatten(3)
+
+
+def _norm(tokens: Tensor) -> Tensor:
+    return functional.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
+
+
+def _norm_heads(x: Tensor) -> Tensor:
+    return functional.rms_norm(x, x.shape[-1:], eps=1e-6)
+
+
+def _gates(count: int, width: int) -> Tensor:
+    """A table of shifts and scales at 0 and gates at 1, so that a fresh block is an ordinary pre-norm block."""
+    table = torch.zeros(count, width)
+    table[2::3] = 1.0
+    return table
+
+
+def _token_places(count: int, full: int) -> Float[Tensor, " tokens"]:
+    """Centres of `count` tokens along an axis, in tokens of the full-resolution grid."""
+    return (torch.arange(count) + 0.5) * (full / count) - 0.5
+
+
+def _sinusoid(timesteps: Tensor) -> Tensor:
+    half = _TIME_CHANNELS // 2
+    frequencies = torch.exp(-torch.log(torch.tensor(10000.0)) * torch.arange(half) / half).to(timesteps)
+    angles = 1000.0 * timesteps[..., None] * frequencies
+    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+
+def _angles(slots: Float[Tensor, "batch frames"], places: Float[Tensor, "tokens 2"], head_width: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (B, F, 1, N, D / 2): a quarter of the pairs of channels turns with the slot, the rest with y and x."""
+    pairs = head_width // 2
+    for_slot = pairs // 4
+    for_y = (pairs - for_slot) // 2
+    batch, frames = slots.shape
+    positions = [
+        slots[:, :, None].expand(batch, frames, len(places)),
+        places[:, 0].expand(batch, frames, -1),
+        places[:, 1].expand(batch, frames, -1),
+    ]
+    counts = (for_slot, for_y, pairs - for_slot - for_y)
+    angles = torch.cat(
+        [
+            position[..., None] * 10000.0 ** (-torch.arange(count).to(places) / count)
+            for position, count in zip(positions, counts, strict=True)
+        ],
+        dim=-1,
+    )[:, :, None]
+    return angles.cos(), angles.sin()
+
+
+def _rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+    cosine, sine = angles
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cosine - second * sine, first * sine + second * cosine), dim=-1)
