@@ -1,0 +1,107 @@
+"""`storyboard.html`: the film shot by shot, with what every shot remembered; one page without a script or an outside resource."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from jaxtyping import Float, UInt8
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from captain_cinema.film import to_bytes
+from captain_cinema.keyframes import Keyframe, Reference
+from captain_cinema.storyboard import Storyboard
+
+_THUMBNAIL = 72
+
+
+class _Memory(NamedTuple):
+    """One remembered frame: a thumbnail whose size on the page is in proportion to the size that was kept."""
+
+    uri: str
+    label: str
+    side: int
+    tokens: str
+
+
+class _Row(NamedTuple):
+    """One shot."""
+
+    number: int
+    uri: str
+    clip: str | None
+    caption: str
+    tags: list[str]
+    seconds: str
+    cost: str
+    note: str
+    verdict: list[tuple[str, bool]]
+    memory: list[_Memory]
+
+
+def render_storyboard_page(
+    storyboard: Storyboard,
+    keyframes: Sequence[Keyframe],
+    *,
+    clips: Sequence[bytes | None],
+    verdicts: Sequence[Mapping[str, bool]],
+    references: Sequence[Reference] = (),
+    patch: int,
+    settings: Mapping[str, str],
+) -> str:
+    """The page as HTML; everything that a user wrote is escaped.
+
+    Args:
+        storyboard: captions and tags.
+        keyframes: one per shot.
+        clips: mp4 files of the shots as bytes; None for a shot without one.
+        verdicts: for each shot what was checked and whether it holds; empty where nobody checked.
+        references: frames from outside.
+        patch: pixels per side of a token.
+        settings: shown in a table.
+    """
+    environment = Environment(
+        loader=PackageLoader("captain_cinema", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    rows = []
+    for number, (shot, keyframe, clip, verdict) in enumerate(zip(storyboard.shots, keyframes, clips, verdicts, strict=True), start=1):
+        memory = []
+        for kept in keyframe.remembered:
+            source = keyframes[kept.source].frame if kept.source >= 0 else references[-1 - kept.source].frame
+            small = functional.interpolate(source[None].float().cpu(), (kept.grid[0] * patch, kept.grid[1] * patch), mode="area")
+            share = kept.grid[0] * patch / source.shape[-2]
+            label = f"shot {kept.source + 1}" if kept.source >= 0 else f"reference {-kept.source}"
+            memory.append(
+                _Memory(png_uri(to_bytes(small)[0]), label, max(10, round(_THUMBNAIL * share)), f"{kept.grid[0]} x {kept.grid[1]} tokens")
+            )
+        rows.append(
+            _Row(
+                number=number,
+                uri=png_uri(to_bytes(keyframe.frame[None])[0]),
+                clip=None if clip is None else "data:video/mp4;base64," + base64.b64encode(clip).decode(),
+                caption=shot.caption,
+                tags=sorted(shot.tags),
+                seconds=f"{shot.seconds:g} s",
+                cost=f"{keyframe.tokens} tokens, {keyframe.seconds:.2f} s" if keyframe.tokens else "kept as it was",
+                note=keyframe.note,
+                verdict=list(verdict.items()),
+                memory=memory,
+            )
+        )
+    return environment.get_template("storyboard.html").render(
+        title=storyboard.title,
+        rows=rows,
+        characters=dict(storyboard.characters),
+        places=dict(storyboard.places),
+        settings=dict(settings),
+    )
+
+
+def png_uri(picture: UInt8[Tensor, "height width 3"] | Float[Tensor, "height width 3"]) -> str:
+    """A PNG as a `data:` address."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture.numpy()).save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
