@@ -141,23 +141,33 @@ class KeyframeSampler:
         fixed: Mapping[int, Float[Tensor, "channels height width"]] | None = None,
         references: Sequence[Reference] = (),
     ) -> list[Keyframe]:
-        """Draws one storyboard; see `draw_many`."""
-        return self.draw_many([storyboard], fixed=fixed, references=references)[0]
+        """Draws one storyboard.
+
+        Args:
+            storyboard: what to draw.
+            fixed: frames by 0-based shot that are kept as they are, so that single shots can be redrawn; the shots after
+                a redrawn one are part of its memory too.
+            references: frames that all shots may remember.
+
+        Raises:
+            UserError: if a fixed frame or reference has another size than the film.
+        """
+        kept = {index: frame[None] for index, frame in (fixed or {}).items()}
+        return self.draw_many([storyboard], fixed=kept, references=references)[0]
 
     @torch.no_grad()
     def draw_many(
         self,
         storyboards: Sequence[Storyboard],
         *,
-        fixed: Mapping[int, Float[Tensor, "channels height width"]] | None = None,
+        fixed: Mapping[int, Float[Tensor, "storyboards channels height width"]] | None = None,
         references: Sequence[Reference] = (),
     ) -> list[list[Keyframe]]:
         """Draws storyboards of equally many shots side by side; each comes out as it would alone.
 
         Args:
             storyboards: what to draw.
-            fixed: frames by 0-based shot that are kept as they are, so that single shots can be redrawn; one storyboard
-                only. Shots before and after a redrawn one are part of its memory.
+            fixed: frames by 0-based shot that are kept as they are, one per storyboard.
             references: frames that all shots may remember.
 
         Raises:
@@ -167,8 +177,6 @@ class KeyframeSampler:
         if any(len(board.shots) != count for board in storyboards):
             raise UserError("storyboards that are drawn side by side must have equally many shots")
         kept = dict(fixed or {})
-        if kept and len(storyboards) > 1:
-            raise UserError("frames can be fixed for one storyboard at a time")
         for frame in (*kept.values(), *(reference.frame for reference in references)):
             if tuple(frame.shape[-2:]) != self._size:
                 raise UserError(
@@ -181,10 +189,12 @@ class KeyframeSampler:
         found: list[list[Keyframe]] = [[] for _ in storyboards]
         for index in range(count):
             if index in kept:
-                drawn = [Keyframe(kept[index])]
+                drawn = [Keyframe(frame) for frame in kept[index]]
             else:
+                later = {place: frames for place, frames in sorted(kept.items()) if place > index}
                 views = [
-                    self._with_later(past, kept, index, board, own) for past, board, own in zip(pasts, storyboards, captions, strict=True)
+                    _with_later(past, {place: frames[row] for place, frames in later.items()}, storyboards[row], captions[row])
+                    for row, past in enumerate(pasts)
                 ]
                 drawn = self._draw_shot(storyboards, captions, views, index)
             for row, keyframe in enumerate(drawn):
@@ -264,17 +274,17 @@ class KeyframeSampler:
             past.add(reference.frame, self._model.encode_captions([reference.caption])[0], reference.tags, -number)
         return past
 
-    def _with_later(self, past: _Past, kept: Mapping[int, Tensor], index: int, board: Storyboard, captions: Tensor) -> _Past:
-        """The past with the fixed frames of later shots in front, as if they were the oldest."""
-        ahead = [(place, frame) for place, frame in sorted(kept.items()) if place > index]
-        if not ahead:
-            return past
-        whole = _Past()
-        for place, frame in ahead:
-            whole.add(frame, captions[place], board.shots[place].tags, place)
-        for values in zip(past.frames, past.captions, past.tags, past.sources, strict=True):
-            whole.add(*values)
-        return whole
+
+def _with_later(past: _Past, later: Mapping[int, Tensor], board: Storyboard, captions: Tensor) -> _Past:
+    """The past with the fixed frames of later shots in front, as if they were the oldest."""
+    if not later:
+        return past
+    whole = _Past()
+    for place, frame in later.items():
+        whole.add(frame, captions[place], board.shots[place].tags, place)
+    for values in zip(past.frames, past.captions, past.tags, past.sources, strict=True):
+        whole.add(*values)
+    return whole
 
 
 def _seed(board: Storyboard, index: int) -> int:

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from triptych.checkpoint import write_atomically
 from triptych.console import get_logger, setup_logging
 from triptych.errors import UserError
-from tts_var.small_model import CONFIG_FILE, STAGE_OF, read_sizes, shipped_folder
+from triptych.weights import CONFIG_FILE
+from tts_var.small_model import STAGE_OF, model_folder, shipped_folder
 
 _logger = get_logger("packing")
 
@@ -35,7 +36,7 @@ def pack(run: Path, target: Path) -> dict[str, Any]:
         UserError: if a part of the model or its run is missing.
     """
     model = run / "model"
-    sizes = read_sizes(model)
+    sizes = model_folder(model).sizes()
     made = {stage: _made(run / stage) for stage in dict.fromkeys(STAGE_OF.values())}
     missing = [part for part in STAGE_OF if not (model / f"{part}.safetensors").is_file()]
     if missing:

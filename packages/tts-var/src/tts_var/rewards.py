@@ -11,7 +11,7 @@ from torch import Tensor
 from tts_var.data.checker import check_image
 from tts_var.data.prompts import parse_prompt
 from tts_var.models.clip import ClipConfig, SmallClip, similarity
-from tts_var.small_model import load_part, read_part, shipped_folder, sizes_of
+from tts_var.small_model import model_folder
 
 
 class _ClipJudge:
@@ -39,9 +39,9 @@ class _ClipJudge:
         Raises:
             UserError: if the folder holds no reward, or one of another shape.
         """
-        folder = shipped_folder() if path is None else Path(path)
-        model = sizes_of(ClipConfig, folder, "reward", read_part(folder, "reward")).build()
-        load_part(folder, "reward", model)
+        folder = model_folder(path)
+        model = folder.config_of("reward", ClipConfig).build()
+        folder.load("reward", model)
         return cls(model)
 
 

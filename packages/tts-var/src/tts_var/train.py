@@ -19,12 +19,13 @@ from triptych.run import Run, RunConfig
 from triptych.seeding import derive_seed, generator
 from triptych.tracking.jsonl import read_rows
 from triptych.training import Stage, TrainerConfig, fit
+from triptych.weights import ModelFolder
 from tts_var.data.drawing import IMAGE_SIZE
 from tts_var.data.prompts import MAX_WORDS
 from tts_var.models.clip import ClipConfig
 from tts_var.reward_stage import RewardLossConfig, RewardStage
 from tts_var.scales import ScaleTable, square_scales
-from tts_var.small_model import STAGE_OF, TokenizerConfig, TransformerConfig, load_tokenizer, save_part, weights_hash
+from tts_var.small_model import STAGE_OF, TokenizerConfig, TransformerConfig, load_tokenizer, model_folder
 from tts_var.tokenizer_stage import TokenizerLossConfig, TokenizerStage
 from tts_var.transformer_stage import TextToBits, TransformerLossConfig, TransformerStage
 
@@ -166,7 +167,7 @@ def main(config: TrainConfig) -> None:
         config.transformer.model.build(config.scales, config.tokenizer.model.latent_channels)
     for name in config.stages:
         _train(config, name, builders[name])
-    _logger.info("sample             python -m tts_var.sample generator.path=%s", _folder(config))
+    _logger.info("sample             python -m tts_var.sample generator.path=%s", _folder(config).path)
 
 
 @dataclass
@@ -188,14 +189,14 @@ def _train(config: TrainConfig, name: str, build: Callable[[TrainConfig], _Plan]
         patch=config.patch,
         data=None if name == "tokenizer" else config.data,
         settings=asdict(getattr(config, name)),
-        tokenizer=None if name == "tokenizer" else weights_hash(_folder(config), "tokenizer"),
+        tokenizer=None if name == "tokenizer" else _folder(config).hash("tokenizer"),
     )
     tracker = None if config.tracker is None else instantiate(config.tracker)
     _logger.info("stage %s", name)
     with Run.open(stage_run, tracker=tracker) as run:
         steps = getattr(config, name).trainer.max_steps
         parts = [part for part, stage in STAGE_OF.items() if stage == name]
-        if run.is_finished(steps) and all((_folder(config) / f"{part}.safetensors").is_file() for part in parts):
+        if run.is_finished(steps) and all((_folder(config).path / f"{part}.safetensors").is_file() for part in parts):
             _logger.info("finished           %s", run.directory)
             return
         # Layers that initialise themselves draw from torch's own stream.
@@ -205,7 +206,7 @@ def _train(config: TrainConfig, name: str, build: Callable[[TrainConfig], _Plan]
         seconds = fit(run, plan.stage, strategy, plan.settings.trainer, plan.settings.optimizer, columns=plan.columns)
         if run.world.is_main:
             for part, (module, sizes) in plan.parts.items():
-                save_part(_folder(config), part, module, sizes)
+                _folder(config).save(part, module, sizes)
             last = read_rows(run.directory / "metrics.jsonl")[-1]
             summary = {"stage": name, "steps": plan.settings.trainer.max_steps, "seconds": seconds, "world_size": run.world.size}
             summary |= {key: value for key, value in last.items() if key != "step"}
@@ -256,9 +257,9 @@ def _transformer(config: TrainConfig) -> _Plan:
     )
 
 
-def _folder(config: TrainConfig) -> Path:
+def _folder(config: TrainConfig) -> ModelFolder:
     """The model folder that all stages write into."""
-    return Path(config.output_root) / config.name / "model"
+    return model_folder(Path(config.output_root) / config.name / "model")
 
 
 if __name__ == "__main__":

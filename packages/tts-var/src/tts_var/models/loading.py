@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from triptych.errors import UserError
+from triptych.weights import fill_strictly, read_safetensors
 from tts_var.models.autoencoder import AutoencoderConfig, BinaryTokenizer, VectorTokenizer
 from tts_var.models.infinity import InfinityConfig, InfinityTransformer
 from tts_var.models.quantizers import VectorQuantizer
@@ -41,10 +40,7 @@ def read_weights(path: str | Path) -> State:
     if not path.is_file():
         raise UserError(f"there are no weights at {path}: give a .safetensors or .pth file, or a folder of shards with its index")
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise UserError(f"{path} is no whole safetensors file ({error}): fetch it again") from error
+        return read_safetensors(path)
     try:
         tree = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -138,35 +134,9 @@ def load_vector_tokenizer(state: Mapping[str, Tensor], *, num_scales: int, sourc
     return _fill(VectorTokenizer(_autoencoder_config(renamed, source), quantizer), renamed, source)
 
 
-def fill_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Copies `state` into `model` in place.
-
-    Raises:
-        UserError: if a tensor is missing, left over or of another shape; the first of each kind is named.
-    """
-    own = model.state_dict()
-    missing = [key for key in own if key not in state]
-    extra = [key for key in state if key not in own]
-    misfit = [key for key in own if key in state and own[key].shape != state[key].shape]
-    if misfit:
-        key = misfit[0]
-        raise UserError(
-            f"{source} does not fit: {key} has shape {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-            f"{_and_others(misfit)}: choose the weights that belong to this model"
-        )
-    if missing or extra:
-        what = f"{missing[0]} is missing{_and_others(missing)}" if missing else f"{extra[0]} is left over{_and_others(extra)}"
-        raise UserError(f"{source} does not fit: {what}: choose the weights that belong to this model")
-    model.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()})
-
-
 def _fill(model: ModelT, state: State, source: str) -> ModelT:
     fill_strictly(model, state, source)
     return model.eval()
-
-
-def _and_others(keys: list[str]) -> str:
-    return f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
 
 
 def _need(state: Mapping[str, Tensor], keys: tuple[str, ...], source: str, kind: str) -> None:

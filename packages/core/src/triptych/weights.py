@@ -1,0 +1,161 @@
+"""Models as files: weights that fit or are refused, and folders of parts with their sizes."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from inspect import signature
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from triptych.checkpoint import write_atomically
+from triptych.errors import UserError
+
+CONFIG_FILE = "config.json"
+
+SizesT = TypeVar("SizesT")
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        UserError: if there is no such file, or it is not whole.
+    """
+    if not path.is_file():
+        raise UserError(f"there are no weights at {path}: give a safetensors file")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is no whole safetensors file ({error}): fetch it again") from error
+
+
+def fill_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Copies `state` into `model` in place, in the model's own precision.
+
+    Args:
+        model: what is filled.
+        state: tensors by name.
+        source: what the message calls them.
+
+    Raises:
+        UserError: if a tensor is missing, left over or of another shape; the first of each kind is named.
+    """
+    own = model.state_dict()
+    missing = [key for key in own if key not in state]
+    extra = [key for key in state if key not in own]
+    misfit = [key for key in own if key in state and own[key].shape != state[key].shape]
+    if misfit:
+        key = misfit[0]
+        raise UserError(
+            f"{source} does not fit: {key} has shape {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+            f"{_and_others(misfit)}: choose the weights that belong to this model"
+        )
+    if missing or extra:
+        what = f"{missing[0]} is missing{_and_others(missing)}" if missing else f"{extra[0]} is left over{_and_others(extra)}"
+        raise UserError(f"{source} does not fit: {what}: choose the weights that belong to this model")
+    model.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()})
+
+
+class ModelFolder:
+    """A model as files: `<part>.safetensors` for each of its parts, and their sizes in `config.json`.
+
+    Args:
+        path: the folder.
+        train: says how a part is trained, for messages; called with the part, or without one for the whole model.
+        hint: what else could be done where the folder holds no model.
+    """
+
+    def __init__(self, path: Path, *, train: Callable[..., str], hint: str) -> None:
+        self.path = path
+        self._train = train
+        self._hint = hint
+
+    def save(self, part: str, module: nn.Module, sizes: Mapping[str, Any]) -> None:
+        """Writes the weights of one part and notes its sizes; each file whole or not at all."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        partial = self.path / f".{part}.partial"
+        save_file({key: value.detach().contiguous().cpu() for key, value in module.state_dict().items()}, partial)
+        partial.chmod(0o644)  # safetensors leaves it to its owner alone
+        partial.replace(self.path / f"{part}.safetensors")
+        path = self.path / CONFIG_FILE
+        known = json.loads(path.read_text()) if path.exists() else {}
+        write_atomically(path, json.dumps({**known, part: dict(sizes)}, indent=1))
+
+    def load(self, part: str, module: nn.Module) -> None:
+        """Fills one part from its file, in the part's own precision, and leaves it in evaluation mode.
+
+        Raises:
+            UserError: if the file is missing, damaged or of another shape.
+        """
+        path = self.path / f"{part}.safetensors"
+        fill_strictly(module, read_safetensors(path), str(path))
+        module.eval()
+
+    def sizes(self) -> dict[str, dict[str, Any]]:
+        """The sizes of all parts.
+
+        Raises:
+            UserError: if the folder holds no model.
+        """
+        path = self.path / CONFIG_FILE
+        if not path.is_file():
+            raise UserError(f"{self.path} holds no model (no {CONFIG_FILE}): train one with '{self._train()}'; {self._hint}")
+        try:
+            sizes = json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"{path} cannot be read ({error}): train the model again") from error
+        if not isinstance(sizes, dict) or not all(isinstance(part, dict) for part in sizes.values()):
+            raise UserError(f"{path} is no table of the model's parts: train the model again")
+        return sizes
+
+    def sizes_of(self, part: str) -> dict[str, Any]:
+        """The sizes of one part.
+
+        Raises:
+            UserError: if the folder holds no model, or none of this part.
+        """
+        sizes = self.sizes()
+        if part not in sizes:
+            raise UserError(f"{self.path / CONFIG_FILE} says nothing of the {part}: train it with '{self._train(part)}'")
+        return dict(sizes[part])
+
+    def config_of(self, part: str, kind: type[SizesT], sizes: Mapping[str, Any] | None = None) -> SizesT:
+        """The sizes of one part as their dataclass.
+
+        Args:
+            part: which.
+            kind: the dataclass.
+            sizes: those that belong to it; None for all that `sizes_of` gives.
+
+        Raises:
+            UserError: if there is no such part, or a size is unknown or no number.
+        """
+        sizes = self.sizes_of(part) if sizes is None else sizes
+        known = set(signature(kind).parameters)
+        unknown = sorted(set(sizes) - known)
+        if unknown:
+            raise UserError(f"{self.path / CONFIG_FILE} gives the {part} the size '{unknown[0]}': it knows {', '.join(sorted(known))}")
+        wrong = [key for key, value in sizes.items() if not isinstance(value, bool | int | float | list)]
+        if wrong:
+            raise UserError(f"{self.path / CONFIG_FILE} says {wrong[0]}={sizes[wrong[0]]!r} of the {part}: it must be a number")
+        return kind(**sizes)
+
+    def hash(self, part: str) -> str:
+        """SHA-256 of the weights of one part.
+
+        Raises:
+            UserError: if the folder has no such part.
+        """
+        self.sizes_of(part)
+        path = self.path / f"{part}.safetensors"
+        if not path.is_file():
+            raise UserError(f"there are no weights at {path}: train them with '{self._train(part)}'")
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _and_others(keys: list[str]) -> str:
+    return f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
