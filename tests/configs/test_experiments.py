@@ -56,6 +56,18 @@ def test_tables_tell_the_recorded_numbers(document: str, wanted: slice) -> None:
         assert any(line[: len(row)] == row for line in told), f"{document} does not tell {row}"
 
 
+def test_the_table_of_searches_tells_the_recorded_numbers() -> None:
+    folder = ROOT / "experiments/var/search_strategies"
+    strategies = json.loads((folder / "results.json").read_text())["search_strategies"]["summary"]["strategies"]
+    lines = [[cell.strip("` ") for cell in line.strip("|").split("|")] for line in (folder / "README.md").read_text().splitlines()]
+    for name, row in strategies.items():
+        low, high = row["interval"]
+        told = [name, f"{100 * row['score']:.1f}", f"{100 * low:.1f} to {100 * high:.1f}", f"{1e3 * row['tflops']:.2f}"]
+        gain = row.get("over_single")
+        told.append(f"{100 * gain['mean']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]" if gain else "")
+        assert told in lines, name
+
+
 def test_the_default_job_keeps_its_promise() -> None:
     results = json.loads((ROOT / "experiments/gspo/clip_fraction/results.json").read_text())
     gains = [results[f"gspo-seed{seed}"]["summary"]["accuracy_gain"] for seed in (0, 1, 2)]

@@ -86,6 +86,7 @@ def memory_groups(
     *,
     patch: int,
     timesteps: Float[Tensor, "batch past"],
+    slots: Float[Tensor, "batch past"] | None = None,
     generators: Sequence[torch.Generator] | None = None,
 ) -> list[FrameGroup]:
     """The remembered frames of a batch of stories, re-noised, one group per run of ranks with one size.
@@ -97,6 +98,7 @@ def memory_groups(
         plan: shared by all stories.
         patch: pixels per side of a token.
         timesteps: noise of each rank; 0 gives clean frames.
+        slots: place of each rank on the axis of pairs; None for 1, 2, ...
         generators: of the noise, one per story; None adds none.
     """
     kept = len(plan.grids)
@@ -105,6 +107,8 @@ def memory_groups(
     order = torch.tensor([list(own) for own in ranks], device=frames.device)[:, :kept]
     rows = torch.arange(len(frames), device=frames.device)[:, None]
     chosen, said, noise = frames[rows, order], captions[rows, order], timesteps[:, :kept]
+    places = torch.arange(1, frames.shape[1] + 1).expand(len(frames), -1) if slots is None else slots
+    places = places.to(frames)
     # All stories share the plan: ranks lead, so that runs of ranks are runs of rows.
     by_rank = chosen.transpose(0, 1)
     groups, begin = [], 0
@@ -113,8 +117,8 @@ def memory_groups(
         if generators is not None:
             drawn = torch.stack([torch.randn(latents.shape[1:], generator=own) for own in generators]).to(latents)
             latents = interpolate(latents.flatten(0, 1), drawn.flatten(0, 1), times.flatten()).view_as(latents)
-        slots = torch.arange(begin + 1, begin + 1 + count, device=frames.device).float().expand(len(frames), -1)
-        groups.append(FrameGroup(latents, said[:, begin : begin + count], times, slots, is_memory=True))
+        own = places[:, begin : begin + count]
+        groups.append(FrameGroup(latents, said[:, begin : begin + count], times, own, is_memory=True))
         begin += count
     return groups
 

@@ -1,7 +1,7 @@
 """Training of the keyframe model: alternative next shots over one memory, or whole sequences with a noise level per frame."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from captain_cinema.conditioning import MemoryPolicy, memory_groups
 from captain_cinema.curriculum import Stage, draw_policy, stage_at
 from captain_cinema.data.captions import Caption, caption_indices
+from captain_cinema.data.stories import StoryShot
 from captain_cinema.data.tiny import StoryExample, TinyCinema
 from captain_cinema.flow import frame_losses, interpolate, loss_weights, sample_timesteps
 from captain_cinema.models import FrameGroup
@@ -16,7 +17,7 @@ from captain_cinema.models.mmdit import SmallMMDiT
 from triptych.errors import UserError
 from triptych.seeding import generator
 
-REGIMES = ("extend", "forcing")
+REGIMES = ("extend", "forcing", "causal")
 
 
 @dataclass
@@ -24,18 +25,22 @@ class KeyframeLossConfig:
     """What a training step shows the model.
 
     Attributes:
-        regime: `extend` (alternative next shots share a memory that carries no loss) or `forcing` (every frame of a
-            sequence has its own noise level and is a target; the paper's).
-        policies: shares of the memories that steps are trained with, by name in the config's `memories`.
+        regimes: shares of the kinds of steps. `extend`: alternative next shots share a memory that carries no loss.
+            `forcing`: every frame of a sequence has its own noise level and is a target, all see all (the paper's).
+            `causal`: likewise, but a frame sees itself and earlier ones.
+        policies: shares of the memories of `extend` steps, by name in the config's `memories`.
         context_noise: largest noise level of a memory frame; the paper's best is 0.25.
+        slot_gap: memory slots skip up to so many places at a time, so that longer memories than those of training are
+            no news.
         described: share of the targets whose caption describes character and place.
         timestep_mean, timestep_deviation, share_at_one: density of the targets' noise levels, see `sample_timesteps`.
         weight_floor: noise level below which the loss is weighted no higher.
     """
 
-    regime: str = "extend"
+    regimes: dict[str, float] = field(default_factory=lambda: {"extend": 1.0})
     policies: dict[str, float] = field(default_factory=dict)
     context_noise: float = 0.25
+    slot_gap: int = 0
     described: float = 0.15
     timestep_mean: float = 0.9
     timestep_deviation: float = 1.3
@@ -43,11 +48,17 @@ class KeyframeLossConfig:
     weight_floor: float = 0.25
 
     def __post_init__(self) -> None:
-        if self.regime not in REGIMES:
-            raise UserError(f"loss.regime is '{self.regime}': choose one of {', '.join(REGIMES)}")
-        for name in ("context_noise", "described"):
+        unknown = [name for name in self.regimes if name not in REGIMES]
+        if unknown or not sum(self.regimes.values()) > 0 or min(self.regimes.values()) < 0:
+            raise UserError(f"loss.regimes is {dict(self.regimes)}: give shares of {', '.join(REGIMES)}, at least one above 0")
+        for name in ("context_noise", "described", "share_at_one"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"loss.{name} is {getattr(self, name)}: it must lie between 0 and 1")
+        if self.slot_gap < 0 or not self.weight_floor > 0 or self.timestep_deviation < 0:
+            raise UserError(
+                f"loss.slot_gap is {self.slot_gap}, weight_floor {self.weight_floor}, timestep_deviation {self.timestep_deviation}: "
+                "give 0 or more, above 0, and 0 or more"
+            )
 
 
 class KeyframeStage:
@@ -89,12 +100,17 @@ class KeyframeStage:
         examples = self._data.examples(indices, num_past=num_past)
         # One stream per example: what befalls it does not depend on the rank that holds it.
         streams = [generator(self._seed, "keyframes", step, first + place) for place in range(len(examples))]
-        policy = self._memories[draw_policy(self._loss.policies, generator=generator(self._seed, "policy", step))]
+        regime = draw_policy(self._loss.regimes, generator=generator(self._seed, "regime", step))
         device = next(model.parameters()).device
-        memory = self._memory(examples, policy, num_past, streams) if num_past else []
-        target, data = self._targets(examples, streams)
+        memory: list[FrameGroup] = []
+        if regime == "extend":
+            policy = self._memories[draw_policy(self._loss.policies, generator=generator(self._seed, "policy", step))] if num_past else None
+            memory = self._memory(examples, policy, num_past, streams) if policy else []
+            target, data = self._targets(examples, streams)
+        else:
+            target, data = self._sequence(examples, num_past, streams)
         groups = [_to(group, device) for group in (*memory, target)]
-        predicted = model(groups, attention="extend")[-1].flatten(0, 1)
+        predicted = model(groups, attention="joint" if regime == "forcing" else regime)[-1].flatten(0, 1)
         errors = frame_losses(predicted, data.flatten(0, 1).to(device))
         weights = loss_weights(target.timesteps.flatten(), floor=self._loss.weight_floor).to(device)
         return {"loss": (weights * errors).mean(), "error": errors.detach().mean()}
@@ -108,31 +124,59 @@ class KeyframeStage:
         # The alternatives show one character at one place in several framings, so that they ask the past for the same.
         ranks = [policy.ranks([shot.tags for shot in example.story.shots], example.next_shots[0].tags) for example in examples]
         noise = torch.stack([self._loss.context_noise * torch.rand(num_past, generator=stream) for stream in streams])
-        return memory_groups(frames, captions, ranks, plan, patch=self._patch, timesteps=noise, generators=streams)
+        steps = [1 + _integers(num_past, self._loss.slot_gap, stream) for stream in streams]
+        slots = torch.stack(steps).cumsum(1)
+        return memory_groups(frames, captions, ranks, plan, patch=self._patch, timesteps=noise, slots=slots, generators=streams)
 
     def _targets(self, examples: Sequence[StoryExample], streams: Sequence[torch.Generator]) -> tuple[FrameGroup, Tensor]:
         data = torch.stack([example.next_frames for example in examples])
-        captions, timesteps, noise = [], [], []
-        for example, stream in zip(examples, streams, strict=True):
-            said: list[Caption] = []
-            for shot in example.next_shots:
-                described = float(torch.rand((), generator=stream)) < self._loss.described
-                looks = (example.story.characters[shot.name], example.story.places[shot.place]) if described else (None, None)
-                said.append(shot.caption.described(*looks))
-            captions.append(caption_indices(said))
-            timesteps.append(
+        said = [
+            [self._said(example, shot, stream) for shot in example.next_shots] for example, stream in zip(examples, streams, strict=True)
+        ]
+        noisy, times = self._noised(data, streams)
+        return FrameGroup(noisy, _indices(said), times, torch.zeros_like(times)), data
+
+    def _sequence(self, examples: Sequence[StoryExample], num_past: int, streams: Sequence[torch.Generator]) -> tuple[FrameGroup, Tensor]:
+        """The past and the first next shot; looks are described where they first appear, or nobody could draw them."""
+        data = torch.stack([torch.cat((example.past_frames, example.next_frames[:1])) for example in examples])
+        said = []
+        for example in examples:
+            shots = (*example.story.shots[:num_past], example.next_shots[0])
+            said.append(replace(example.story, shots=shots).captions(describe_first=True))
+        noisy, times = self._noised(data, streams)
+        slots = torch.arange(num_past, -1, -1).float().expand_as(times)  # the newest pair stands at 0, as a target does
+        return FrameGroup(noisy, _indices(said), times, slots), data
+
+    def _said(self, example: StoryExample, shot: StoryShot, stream: torch.Generator) -> Caption:
+        if float(torch.rand((), generator=stream)) >= self._loss.described:
+            return shot.caption
+        return shot.caption.described(example.story.characters[shot.name], example.story.places[shot.place])
+
+    def _noised(self, data: Tensor, streams: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+        times, noise = [], []
+        for stream in streams:
+            times.append(
                 sample_timesteps(
-                    len(said),
+                    data.shape[1],
                     mean=self._loss.timestep_mean,
                     deviation=self._loss.timestep_deviation,
                     share_at_one=self._loss.share_at_one,
                     generator=stream,
                 )
             )
-            noise.append(torch.randn(example.next_frames.shape, generator=stream))
-        times = torch.stack(timesteps)
-        noisy = interpolate(data.flatten(0, 1), torch.stack(noise).flatten(0, 1), times.flatten()).view_as(data)
-        return FrameGroup(noisy, torch.stack(captions), times, torch.zeros_like(times)), data
+            noise.append(torch.randn(data.shape[1:], generator=stream))
+        found = torch.stack(times)
+        return interpolate(data.flatten(0, 1), torch.stack(noise).flatten(0, 1), found.flatten()).view_as(data), found
+
+
+def _indices(captions: Sequence[Sequence[Caption]]) -> Tensor:
+    return torch.stack([caption_indices(said) for said in captions])
+
+
+def _integers(count: int, largest: int, stream: torch.Generator) -> Tensor:
+    """`count` whole numbers from 0 to a bound that is itself drawn from 0 to `largest`."""
+    bound = int(torch.randint(largest + 1, (), generator=stream))
+    return torch.randint(bound + 1, (count,), generator=stream)
 
 
 def _to(group: FrameGroup, device: torch.device) -> FrameGroup:

@@ -223,7 +223,9 @@ class KeyframeSampler:
             )
         noisy = torch.stack([self._noise(seed) for seed in seeds])[:, None].to(captions[0].device)
         said = torch.stack([own[index] for own in captions])[:, None]
-        attention = "causal" if self._drawing.mode == "causal" else "extend"
+        attention = self._drawing.mode
+        if attention == "causal":
+            memory = [_oldest_first(group) for group in reversed(memory)]
         frames = self._denoise(noisy, said, memory, attention)[:, 0]
         seconds = (time.perf_counter() - started) / len(boards)
         own_tokens = self._grid[0] * self._grid[1] + self._model.text_tokens
@@ -252,15 +254,17 @@ class KeyframeSampler:
         self, noisy: Tensor, said: Tensor, memory: Sequence[FrameGroup], attention: str, *, kept: Mapping[int, Tensor] | None = None
     ) -> Tensor:
         batch, count = noisy.shape[:2]
+        known = self._model.remember(memory) if memory and attention == "extend" else None
+        shown = [] if known is not None else list(memory)
         times = sampling_timesteps(self._drawing.num_steps, shift=self._drawing.shift).tolist()
-        slots = torch.arange(count, device=noisy.device).float().expand(batch, -1)
+        slots = torch.arange(count - 1, -1, -1, device=noisy.device).float().expand(batch, -1)  # the newest stands at 0
         own = torch.ones(batch, count, device=noisy.device)
         for index, frame in (kept or {}).items():
             own[:, index] = 0.0
             noisy[:, index] = frame
         for begin, end in itertools.pairwise(times):
             target = FrameGroup(noisy, said, own * begin, slots)
-            velocity = self._model.velocity([*memory, target], attention=attention)[-1]
+            velocity = self._model.velocity([*shown, target], attention=attention, memory=known)[-1]
             moved = euler_step(noisy.flatten(0, 1), velocity.flatten(0, 1), (own * begin).flatten(), (own * end).flatten())
             noisy = moved.view_as(noisy)
         return noisy.clamp(-1, 1)
@@ -273,6 +277,12 @@ class KeyframeSampler:
         for number, reference in enumerate(references, start=1):
             past.add(reference.frame, self._model.encode_captions([reference.caption])[0], reference.tags, -number)
         return past
+
+
+def _oldest_first(group: FrameGroup) -> FrameGroup:
+    """Ranks turned round: under causal attention the most important frame comes last and sees all others."""
+    flipped = (group.latents.flip(1), group.captions.flip(1), group.timesteps.flip(1), group.slots.flip(1))
+    return FrameGroup(*flipped, is_memory=group.is_memory)
 
 
 def _with_later(past: _Past, later: Mapping[int, Tensor], board: Storyboard, captions: Tensor) -> _Past:

@@ -9,6 +9,9 @@ from torch import Tensor
 
 ATTENTIONS = ("joint", "causal", "extend")
 
+# Keys and values of a memory's tokens, (batch, heads, tokens, width) each, of every block that looks at them.
+KeysValues = Sequence[tuple[Tensor, Tensor]]
+
 
 @dataclass(frozen=True)
 class FrameGroup:
@@ -54,12 +57,23 @@ class KeyframeModel(Protocol):
         """
         ...
 
-    def velocity(self, groups: Sequence[FrameGroup], *, attention: str = "extend") -> list[Float[Tensor, "..."]]:
+    def remember(self, groups: Sequence[FrameGroup]) -> KeysValues:
+        """What later calls of `velocity` need of a memory; it is the same at every step of a sampler.
+
+        Args:
+            groups: with `is_memory`, without targets.
+        """
+        ...
+
+    def velocity(
+        self, groups: Sequence[FrameGroup], *, attention: str = "extend", memory: KeysValues | None = None
+    ) -> list[Float[Tensor, "..."]]:
         """The velocity of every frame, one tensor per group in the shape of its latents.
 
         Args:
             groups: the sequence.
             attention: `joint` (every pair sees all), `causal` (itself and earlier ones) or `extend` (the memory and
                 itself).
+            memory: from `remember`, in place of the memory's groups; under `extend` attention only.
         """
         ...

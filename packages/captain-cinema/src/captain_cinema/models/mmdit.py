@@ -14,7 +14,7 @@ from torch.nn import functional
 from captain_cinema.data.captions import CAPTION_FIELDS, VOCABULARY_SIZES, caption_indices, parse_caption
 from captain_cinema.flow import velocity_of
 from captain_cinema.masks import causal_mask, local_mask, pair_of_tokens
-from captain_cinema.models import ATTENTIONS, FrameGroup
+from captain_cinema.models import ATTENTIONS, FrameGroup, KeysValues
 from triptych.errors import UserError
 
 # Words of one token are added up: a name with what is said of its looks, a place likewise.
@@ -118,20 +118,35 @@ class SmallMMDiT(nn.Module):
         """What captions of tiny cinema say, as indices; see `KeyframeModel`."""
         return caption_indices([parse_caption(caption) for caption in captions]).to(self.head.weight.device)
 
-    def velocity(self, groups: Sequence[FrameGroup], *, attention: str = "extend") -> list[Float[Tensor, "..."]]:
+    def remember(self, groups: Sequence[FrameGroup]) -> KeysValues:
+        """Keys and values of a memory; see `KeyframeModel`.
+
+        Raises:
+            UserError: if a frame is no whole number of patches.
+        """
+        assert all(group.is_memory for group in groups)
+        _, keys_values = self._run(groups, "extend", masked=False, memory=None)
+        return keys_values
+
+    def velocity(
+        self, groups: Sequence[FrameGroup], *, attention: str = "extend", memory: KeysValues | None = None
+    ) -> list[Float[Tensor, "..."]]:
         """The velocity of every frame; see `KeyframeModel`."""
-        predicted = self.predict(groups, attention=attention)
+        predicted = self.predict(groups, attention=attention, memory=memory)
         return [
             velocity_of(group.latents.flatten(0, 1), data.flatten(0, 1), group.timesteps.flatten(), floor=_DATA_FLOOR).view_as(data)
             for group, data in zip(groups, predicted, strict=True)
         ]
 
-    def predict(self, groups: Sequence[FrameGroup], *, attention: str = "extend", masked: bool = False) -> list[Float[Tensor, "..."]]:
+    def predict(
+        self, groups: Sequence[FrameGroup], *, attention: str = "extend", memory: KeysValues | None = None, masked: bool = False
+    ) -> list[Float[Tensor, "..."]]:
         """The data that every frame is predicted to be, in the shape of its latents.
 
         Args:
             groups: the sequence.
             attention: see `KeyframeModel.velocity`.
+            memory: see `KeyframeModel.velocity`.
             masked: run on one packed sequence with dense masks instead of folding pairs into the batch: the same
                 numbers, slower; for tests.
 
@@ -140,6 +155,13 @@ class SmallMMDiT(nn.Module):
         """
         if attention not in ATTENTIONS:
             raise UserError(f"attention is '{attention}': choose one of {', '.join(ATTENTIONS)}")
+        assert memory is None or (attention == "extend" and not masked)
+        streams, _ = self._run(groups, attention, masked=masked, memory=memory)
+        return [self._unembed(stream, group) for stream, group in zip(streams, groups, strict=True)]
+
+    def _run(
+        self, groups: Sequence[FrameGroup], attention: str, *, masked: bool, memory: KeysValues | None
+    ) -> "tuple[list[_Stream], KeysValues]":
         streams = [self._embed(group) for group in groups]
         if masked:
             self._double_masked(streams)
@@ -149,9 +171,12 @@ class SmallMMDiT(nn.Module):
                     block(stream, self.double_modulation(stream.time))
         for stream in streams:
             stream.join()
-        for block in self.single_blocks:
-            block(streams, [self.single_modulation(stream.time) for stream in streams], attention, masked)
-        return [self._unembed(stream, group) for stream, group in zip(streams, groups, strict=True)]
+        modulations = [self.single_modulation(stream.time) for stream in streams]
+        remembered = []
+        for index, block in enumerate(self.single_blocks):
+            past = None if memory is None else memory[index]
+            remembered.append(block(streams, modulations, attention, masked, past))
+        return streams, remembered
 
     def forward(self, groups: Sequence[FrameGroup], *, attention: str = "extend") -> list[Float[Tensor, "..."]]:
         """`predict`, under the name that strategies wrap."""
@@ -244,8 +269,7 @@ class _DoubleBlock(nn.Module):
     def forward(self, stream: _Stream, modulation: Tensor) -> None:
         """Updates text and image of a group in place; pairs are rows of the batch."""
         q, k, v, parts = self._projected(stream, modulation)
-        mixed = _merge(functional.scaled_dot_product_attention(q, k, v))
-        self._finish(stream, mixed, parts)
+        self._finish(stream, _attend(q, k, v), parts)
 
     def forward_masked(self, streams: Sequence[_Stream], modulations: Sequence[Tensor]) -> None:
         """The same on one packed sequence under a block-diagonal mask."""
@@ -292,8 +316,10 @@ class _SingleBlock(nn.Module):
         self.out = nn.Linear(5 * width, width)
         self.table = nn.Parameter(_gates(3, width))
 
-    def forward(self, streams: Sequence[_Stream], modulations: Sequence[Tensor], attention: str, masked: bool) -> None:
-        """Updates the joined tokens of all groups in place."""
+    def forward(
+        self, streams: Sequence[_Stream], modulations: Sequence[Tensor], attention: str, masked: bool, past: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Updates the joined tokens of all groups in place; returns keys and values of the memory."""
         heads, hidden, gates = [], [], []
         for stream, modulation in zip(streams, modulations, strict=True):
             shift, scale, gate = (modulation.unflatten(-1, (3, -1)) + self.table)[:, :, :, None].unbind(2)
@@ -301,9 +327,14 @@ class _SingleBlock(nn.Module):
             heads.append(self.attention.heads(qkv, stream.angles))
             hidden.append(functional.gelu(feed, approximate="tanh"))
             gates.append(gate)
-        mixed = _extend(streams, heads) if attention == "extend" and not masked else _packed(streams, heads, attention)
+        if attention == "extend" and not masked:
+            mixed, past = _extend(streams, heads, past)
+        else:
+            mixed = _packed(streams, heads, attention)
         for stream, own, feed, gate in zip(streams, mixed, hidden, gates, strict=True):
             stream.joined = stream.joined + gate * self.out(torch.cat((own, feed), dim=-1))
+        none = heads[0][1][:, 0, :, :0]
+        return (none, none) if past is None else past
 
 
 Heads = tuple[Tensor, Tensor, Tensor]
@@ -327,29 +358,34 @@ def _packed(streams: Sequence[_Stream], heads: Sequence[Heads], attention: str) 
     return [part.unflatten(1, shape) for part, shape in zip(split, shapes, strict=True)]
 
 
-def _extend(streams: Sequence[_Stream], heads: Sequence[Heads]) -> list[Tensor]:
+def _extend(
+    streams: Sequence[_Stream], heads: Sequence[Heads], past: tuple[Tensor, Tensor] | None
+) -> tuple[list[Tensor], tuple[Tensor, Tensor] | None]:
     """Attention without a mask: the memory among itself, every other pair with the memory and itself."""
     memory = [own for stream, own in zip(streams, heads, strict=True) if stream.is_memory]
-    past: Heads | None = None
     parts: list[Tensor] = []
     if memory:
-        q, k, v = (torch.cat([part.transpose(1, 2).flatten(2, 3) for part in kind], dim=2) for kind in zip(*memory, strict=True))
-        past = q, k, v
+        q, *past_pair = (torch.cat([part.transpose(1, 2).flatten(2, 3) for part in kind], dim=2) for kind in zip(*memory, strict=True))
+        past = past_pair[0], past_pair[1]
         sizes = [part[0].shape[1] * part[0].shape[3] for part in memory]
-        parts = list(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).split(sizes, dim=1))
+        parts = list(functional.scaled_dot_product_attention(q, *past).transpose(1, 2).flatten(2).split(sizes, dim=1))
     mixed = []
     for stream, (q, k, v) in zip(streams, heads, strict=True):
         if stream.is_memory:
             mixed.append(parts.pop(0).unflatten(1, (q.shape[1], q.shape[3])))
             continue
         if past is not None:
-            k, v = (torch.cat((kept[:, None].expand(-1, q.shape[1], -1, -1, -1), own), dim=3) for kept, own in ((past[1], k), (past[2], v)))
-        mixed.append(_merge(functional.scaled_dot_product_attention(q, k, v)))
-    return mixed
+            k, v = (
+                torch.cat((kept[:, None].expand(-1, q.shape[1], -1, -1, -1), own), dim=3) for kept, own in zip(past, (k, v), strict=True)
+            )
+        mixed.append(_attend(q, k, v))
+    return mixed, past
 
 
-def _merge(mixed: Float[Tensor, "batch frames heads tokens width"]) -> Float[Tensor, "batch frames tokens channels"]:
-    return mixed.transpose(2, 3).flatten(3)
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "batch frames tokens channels"]:
+    """Attention within every frame of (B, F, H, N, D); frames are rows of the batch, or the fused kernel is not used."""
+    rows = functional.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
+    return rows.transpose(1, 2).flatten(2).unflatten(0, q.shape[:2])
 
 
 def _norm(tokens: Tensor) -> Tensor:
