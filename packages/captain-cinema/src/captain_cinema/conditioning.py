@@ -17,7 +17,7 @@ KINDS = ("none", "uniform", "golden")
 ORDERS = ("time", "tags")
 
 
-@dataclass(frozen=True)
+@dataclass
 class MemoryPolicy:
     """Which past frames are remembered, and at what size.
 

@@ -23,7 +23,7 @@ from triptych.seeding import derive_seed
 MODES = ("extend", "causal", "joint")
 
 
-@dataclass(frozen=True)
+@dataclass
 class DrawingConfig:
     """How keyframes are drawn.
 
@@ -123,6 +123,10 @@ class KeyframeSampler:
         memory: which past frames a shot looks at.
         drawing: steps and mode.
         image_size: (height, width) of a keyframe in pixels.
+
+    Attributes:
+        drawing: steps and mode.
+        patch: pixels per side of a token.
     """
 
     def __init__(
@@ -130,7 +134,8 @@ class KeyframeSampler:
     ) -> None:
         self._model = model
         self._memory = memory
-        self._drawing = drawing
+        self.drawing = drawing
+        self.patch = model.patch
         self._size = image_size
         self._grid = image_size[0] // model.patch, image_size[1] // model.patch
 
@@ -183,7 +188,7 @@ class KeyframeSampler:
                     f"a frame of {frame.shape[-2]} x {frame.shape[-1]} pixels: the film's frames are {self._size[0]} x {self._size[1]}"
                 )
         captions = [self._model.encode_captions(board.captions()) for board in storyboards]
-        if self._drawing.mode == "joint":
+        if self.drawing.mode == "joint":
             return self._draw_together(storyboards, captions, kept)
         pasts = [self._referenced(references) for _ in storyboards]
         found: list[list[Keyframe]] = [[] for _ in storyboards]
@@ -218,12 +223,12 @@ class KeyframeSampler:
                 ranks,
                 plan,
                 patch=self._model.patch,
-                timesteps=torch.full((len(boards), num_past), self._drawing.context_noise),
+                timesteps=torch.full((len(boards), num_past), self.drawing.context_noise),
                 generators=[torch.Generator().manual_seed(derive_seed(seed, "context")) for seed in seeds],
             )
         noisy = torch.stack([self._noise(seed) for seed in seeds])[:, None].to(captions[0].device)
         said = torch.stack([own[index] for own in captions])[:, None]
-        attention = self._drawing.mode
+        attention = self.drawing.mode
         if attention == "causal":
             memory = [_oldest_first(group) for group in reversed(memory)]
         frames = self._denoise(noisy, said, memory, attention)[:, 0]
@@ -256,7 +261,7 @@ class KeyframeSampler:
         batch, count = noisy.shape[:2]
         known = self._model.remember(memory) if memory and attention == "extend" else None
         shown = [] if known is not None else list(memory)
-        times = sampling_timesteps(self._drawing.num_steps, shift=self._drawing.shift).tolist()
+        times = sampling_timesteps(self.drawing.num_steps, shift=self.drawing.shift).tolist()
         slots = torch.arange(count - 1, -1, -1, device=noisy.device).float().expand(batch, -1)  # the newest stands at 0
         own = torch.ones(batch, count, device=noisy.device)
         for index, frame in (kept or {}).items():

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar, cast
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -83,6 +84,8 @@ def entry_point(config_name: str, schema: type[ConfigT]) -> Callable[[Callable[[
             os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
                 ConfigStore.instance().store(name=f"{config_name}_schema", node=schema)
+                if not {"-m", "--multirun"} & set(sys.argv):
+                    sys.argv[1:] = [quote_text(argument, schema) for argument in sys.argv[1:]]
                 hydra.main(version_base="1.3", config_path=str(find_configs()), config_name=config_name)(task)()
             except (UserError, HydraException, OmegaConfBaseException) as error:
                 _refuse(error, schema, wants_traceback)
@@ -93,6 +96,28 @@ def entry_point(config_name: str, schema: type[ConfigT]) -> Callable[[Callable[[
         return command
 
     return decorate
+
+
+def quote_text(argument: str, schema: type[Any]) -> str:
+    """The override in quotes where its value is a text that Hydra would take for something else, or could not read.
+
+    Only for top-level settings of type `str`: a storyline holds semicolons, commas and brackets, and a shell takes away the
+    quotes that were meant for Hydra.
+
+    Example:
+        >>> from triptych.run import RunConfig
+        >>> quote_text("name=a; b", RunConfig)
+        "name='a; b'"
+    """
+    key, equals, value = argument.partition("=")
+    texts = {item.name for item in fields(schema) if item.type in (str, str | None, "str", "str | None")}
+    if not equals or key not in texts or value[:1] in ("'", '"'):
+        return argument
+    try:
+        plain = not OverridesParser.create().parse_override(argument).is_sweep_override()
+    except HydraException:
+        plain = False
+    return argument if plain else key + "='" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _refuse(error: Exception, schema: type[Any], wants_traceback: bool) -> NoReturn:

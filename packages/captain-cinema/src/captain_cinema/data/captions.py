@@ -108,6 +108,9 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
 CAPTION_FIELDS = tuple(_WORDS)
 VOCABULARY_SIZES = tuple(1 + len(words) for words in _WORDS.values())
 
+# What a caption means by silence: these values are written as nothing.
+_WITHOUT_SAYING = {"prop": "none", "action": "still"}
+
 # Phrases of several words first, so that the red box makes nobody red and who walks left stands where she stood.
 _PHRASES = [
     (phrase, field, value)
@@ -158,5 +161,5 @@ def caption_indices(captions: Sequence[Caption]) -> Int[Tensor, "captions fields
 
 
 def _index(caption: Caption, field: str) -> int:
-    value = getattr(caption, field)
+    value = getattr(caption, field) or _WITHOUT_SAYING.get(field)
     return 0 if value is None else 1 + list(_WORDS[field]).index(value)

@@ -32,6 +32,9 @@ from captain_cinema.data.drawing import (
     render_settings,
 )
 
+IDENTITIES = tuple(Identity(*values) for values in itertools.product(*IDENTITY_VALUES))
+SETTINGS = tuple(Setting(*values) for values in itertools.product(*SETTING_VALUES))
+
 _NUM_IDENTITY, _NUM_SETTING = len(IDENTITY_VALUES), len(SETTING_VALUES)
 
 
@@ -95,6 +98,29 @@ def read_action(clip: Float[Tensor, "frames 3 side side"], picture: Picture) -> 
     change = clip.float().cpu().diff(dim=0)
     distances = torch.stack([(change - frames.diff(dim=0)).square().mean() for frames in drawn])
     return ACTIONS[int(distances.argmin())]
+
+
+def every_identity(picture: Picture, *, image_size: int = 64) -> Float[Tensor, "identities 3 side side"]:
+    """The picture with every identity in turn and without its prop, in the order of `IDENTITIES`."""
+    return _composed(picture, range(len(IDENTITIES)), [SETTINGS.index(picture.setting)], image_size)
+
+
+def every_setting(picture: Picture, *, image_size: int = 64) -> Float[Tensor, "settings 3 side side"]:
+    """The picture with every set in turn and without its prop, in the order of `SETTINGS`."""
+    return _composed(picture, [IDENTITIES.index(picture.identity)], range(len(SETTINGS)), image_size)
+
+
+def _composed(picture: Picture, identities: Sequence[int], settings: Sequence[int], side: int) -> Tensor:
+    x, y, radius = places_of([picture])[0].tolist()
+    place = (x, y, radius)
+    rows, columns = _box(place, side)
+    bank = _identity_bank(place, side)
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    coverage = bank.coverage[list(identities)].unflatten(1, (1, height, width))
+    painted = bank.painted[list(identities)].unflatten(1, (3, height, width))
+    frames = _setting_bank(side)[list(settings)].expand(max(len(identities), len(settings)), -1, -1, -1).clone()
+    frames[:, :, rows, columns] = frames[:, :, rows, columns] * (1 - coverage) + painted
+    return frames
 
 
 def _read(frames: Tensor, place: tuple[float, float, float], side: int) -> tuple[Tensor, Tensor]:

@@ -100,7 +100,8 @@ class SmallMMDiT(nn.Module):
         self.text_tokens = self.encoder.num_tokens
         self.patches = nn.Linear(3 * patch * patch, width)
         self.text = nn.Linear(width, width)
-        self.time = nn.Sequential(nn.Linear(_TIME_CHANNELS, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.time = nn.Sequential(nn.Linear(_TIME_CHANNELS, width), nn.SiLU(), nn.Linear(width, width))
+        self.pooled = nn.Linear(width, width)  # the whole caption modulates every block beside the time, as in FLUX
         # One projection of the time for all blocks of a kind; each block adds a table of its own.
         self.double_modulation = nn.Linear(width, 6 * width)
         self.single_modulation = nn.Linear(width, 3 * width)
@@ -193,10 +194,11 @@ class SmallMMDiT(nn.Module):
         y, x = _token_places(rows, full), _token_places(columns, full)
         grid = torch.stack((y[:, None].expand(rows, columns), x[None].expand(rows, columns)), dim=-1).flatten(0, 1)
         places = torch.cat((torch.zeros(self.text_tokens, 2), grid)).to(tokens)
+        said = self.encoder(group.captions)
         return _Stream(
-            text=self.text(self.encoder(group.captions)),
+            text=self.text(said),
             image=tokens,
-            time=self.time(_sinusoid(group.timesteps)),
+            time=functional.silu(self.time(_sinusoid(group.timesteps)) + self.pooled(said.sum(-2))),
             slots=group.slots.to(tokens),
             places=places,
             head_width=self.config.width // self.config.num_heads,

@@ -10,7 +10,13 @@ from captain_cinema.storyboard import Storyboard
 
 
 class VideoGenerator(Protocol):
-    """Draws the frames between keyframes; each keyframe is the first frame of its shot (arXiv 2507.18634, section 3.4)."""
+    """Draws the frames between keyframes; each keyframe is the first frame of its shot (arXiv 2507.18634, section 3.4).
+
+    Attributes:
+        animates: whether characters act; else only the camera moves.
+    """
+
+    animates: bool
 
     def clips(
         self, storyboard: Storyboard, keyframes: Sequence[Float[Tensor, "channels height width"]], *, frames_per_second: int

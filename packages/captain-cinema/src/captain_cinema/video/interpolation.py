@@ -26,6 +26,8 @@ class CameraMoves:
         UserError: if the zoom lies outside 0 to 0.5, or the fade is negative.
     """
 
+    animates = False
+
     def __init__(self, *, zoom: float = 0.12, fade_seconds: float = 0.25) -> None:
         if not 0 <= zoom < 0.5 or fade_seconds < 0:
             raise UserError(f"video.zoom is {zoom} and video.fade_seconds {fade_seconds}: give 0 to 0.5, and 0 or more")
