@@ -27,7 +27,7 @@ LAUNCH := $(BIN)/python -m triptych.launch --standalone --nproc-per-node=$(NPROC
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install train-gspo evaluate-gspo train-var sample-var evaluate-var check test bench docs format clean
+.PHONY: help install train-gspo evaluate-gspo train-var sample-var evaluate-var train-cinema generate-cinema evaluate-cinema check test bench docs format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  %-16s %s\n", $$1, $$2 }'
@@ -48,6 +48,15 @@ sample-var: $(STAMP) ## pictures with a search at test time; ARGS='prompts="two 
 
 evaluate-var: $(STAMP) ## prompts fulfilled and compute spent by every search strategy
 	@$(LAUNCH) tts_var.evaluate $(ARGS)
+
+train-cinema: $(STAMP) ## Captain Cinema: a keyframe model with a memory, from nothing, and its first film
+	@$(LAUNCH) captain_cinema.train $(ARGS)
+
+generate-cinema: $(STAMP) ## a storyline becomes a film; ARGS='storyline="ada meets bo in the kitchen; bo leaves"'
+	@$(LAUNCH) captain_cinema.generate $(ARGS)
+
+evaluate-cinema: $(STAMP) ## who and what comes back right, by memory, length and gap, beside its ceiling
+	@$(LAUNCH) captain_cinema.evaluate $(ARGS)
 
 check: $(STAMP) ## formatting, lint, types and the laws of the architecture
 	@$(BIN)/ruff format --check .

@@ -84,9 +84,10 @@ def test_all_final_pictures_are_written(command: Callable, model: Path, tmp_path
     assert page.count('class="not-chosen"') == 2
 
 
-def test_two_processes_draw_the_pictures_of_one(command: Callable, model: Path, tmp_path: Path) -> None:
+def test_two_processes_draw_the_pictures_of_one(command: Callable, tmp_path: Path) -> None:
+    # With the shipped weights: those of a few steps rate all pictures alike, up to the last bit of a float.
     prompts = ["a red circle", "two squares", "a green ring"]
-    arguments = [f"generator.path={model}", f"prompts=[{','.join(prompts)}]"]
+    arguments = [f"prompts=[{','.join(prompts)}]"]
     assert command("sample_var", "name=one", *arguments).code == 0
     environment = {**os.environ, "TRIPTYCH_CONFIGS": str(ROOT / "configs"), "OMP_NUM_THREADS": "1"}
     launcher = [sys.executable, "-m", "triptych.launch", "--standalone", "--nproc-per-node=2", "-m", "tts_var.sample"]
