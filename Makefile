@@ -20,11 +20,7 @@ PINS := -c packages/constraints.txt -c packages/constraints-torch-$(TORCH).txt
 REASONING_GYM := -e packages/gspo-rl[reasoning-gym]
 EDITABLE := -e packages/core[wandb] -e packages/gspo-rl -e packages/captain-cinema -e packages/tts-var
 
-ifeq ($(NPROC),1)
-LAUNCH := $(BIN)/python -m
-else
-LAUNCH := $(BIN)/python -m triptych.launch --standalone --nproc-per-node=$(NPROC) -m
-endif
+LAUNCH = $(if $(filter 1,$(NPROC)),$(BIN)/python -m,$(BIN)/python -m triptych.launch --standalone --nproc-per-node=$(NPROC) -m)
 
 .DEFAULT_GOAL := help
 .PHONY: help install train-gspo evaluate-gspo train-var sample-var evaluate-var train-cinema generate-cinema evaluate-cinema check test bench docs format clean
@@ -49,6 +45,8 @@ sample-var: $(STAMP) ## pictures with a search at test time; ARGS='prompts="two 
 evaluate-var: $(STAMP) ## prompts fulfilled and compute spent by every search strategy
 	@$(LAUNCH) tts_var.evaluate $(ARGS)
 
+# Two processes unless the caller says otherwise: the run is long enough to notice and short enough to wait for.
+train-cinema: NPROC := $(if $(filter file,$(origin NPROC)),2,$(NPROC))
 train-cinema: $(STAMP) ## Captain Cinema: a keyframe model with a memory, from nothing, and its first film
 	@$(LAUNCH) captain_cinema.train $(ARGS)
 
