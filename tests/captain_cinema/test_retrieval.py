@@ -14,7 +14,9 @@ TAGS = st.sets(st.sampled_from(["ada", "bo", "cy", "attic", "park"]), max_size=3
 def test_orders_are_by_score_and_ties_go_to_the_newer_frame() -> None:
     assert by_time(4) == [3, 2, 1, 0]
     past = [{"ada", "attic"}, {"bo"}, {"ada", "attic"}, {"park"}]
-    assert by_tags(past, {"ada", "attic"}) == [2, 0, 3, 1]
+    assert by_tags(past, ["ada", "attic"]) == [2, 0, 3, 1]
+    # A face before a place, however old; two hits before one.
+    assert by_tags([{"bo"}, {"park"}, {"ada"}, {"bo", "park", "ada"}, set()], ["bo", "park"]) == [3, 0, 1, 4, 2]
     images = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [1.0, 1.0]])
     caption = torch.tensor([5.0, 0.0])
     # Cosines 1, 0, 1, 0.71: lengths do not count.
@@ -47,7 +49,7 @@ def test_cover_shows_everything_once_before_anything_twice(past: list[set[str]],
 
 def test_one_frame_rarely_holds_face_and_set() -> None:
     past = [{"bo", "park"}, {"ada", "kitchen"}, {"ada", "park"}, {"ada", "kitchen"}]
-    wanted = {"bo", "kitchen"}
+    wanted = ["kitchen", "bo"]
     assert by_tags(past, wanted) == [3, 1, 0, 2]
     assert cover(by_tags(past, wanted), past, wanted) == [3, 0, 1, 2]
     assert not is_covered(by_tags(past, wanted), past, wanted, 2)

@@ -73,7 +73,7 @@ class MemoryPolicy:
         )
         return MemoryPlan(plan.grids, text_tokens, num_past - len(plan.grids), plan.frames_per_level, plan.note)
 
-    def ranks(self, past: Sequence[Collection[str]], wanted: Collection[str]) -> list[int]:
+    def ranks(self, past: Sequence[Collection[str]], wanted: Sequence[str]) -> list[int]:
         """Indices into the past, most important first."""
         return by_time(len(past)) if self.order == "time" else cover(by_tags(past, wanted), past, wanted)
 

@@ -119,7 +119,7 @@ def make_film(config: FilmRun) -> None:
     board = _storyboard(config, config.seed)
     board, kept = _kept(board, config, config.seed)
     references = [
-        Reference(read_picture(Path(entry.path), (height, width)), entry.caption, frozenset(entry.tags)) for entry in config.references
+        Reference(read_picture(Path(entry.path), (height, width)), entry.caption, tuple(entry.tags)) for entry in config.references
     ]
     tracker = None if config.tracker is None else instantiate(config.tracker)
     with Run.open(config, tracker=tracker) as run:

@@ -5,7 +5,7 @@ Source: Captain Cinema (arXiv 2507.18634), sections 3.2 and 3.3.
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -66,7 +66,7 @@ class Reference:
 
     frame: Float[Tensor, "channels height width"]
     caption: str
-    tags: frozenset[str]
+    tags: Collection[str]
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,10 @@ class Keyframe:
 class _Past:
     frames: list[Tensor] = field(default_factory=list)
     captions: list[Tensor] = field(default_factory=list)
-    tags: list[frozenset[str]] = field(default_factory=list)
+    tags: list[Collection[str]] = field(default_factory=list)
     sources: list[int] = field(default_factory=list)
 
-    def add(self, frame: Tensor, caption: Tensor, tags: frozenset[str], source: int) -> None:
+    def add(self, frame: Tensor, caption: Tensor, tags: Collection[str], source: int) -> None:
         self.frames.append(frame)
         self.captions.append(caption)
         self.tags.append(tags)

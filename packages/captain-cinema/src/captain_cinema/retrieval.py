@@ -25,14 +25,16 @@ def by_time(num_past: int) -> list[int]:
     return list(range(num_past))[::-1]
 
 
-def by_tags(past: Sequence[Collection[str]], wanted: Collection[str]) -> list[int]:
-    """Frames by the number of wanted names and places that they show.
+def by_tags(past: Sequence[Collection[str]], wanted: Sequence[str]) -> list[int]:
+    """Frames by the number of wanted names and places that they show; among equals, those with earlier ones come first.
 
     Args:
         past: tags of every past frame, oldest first.
-        wanted: tags of the next shot.
+        wanted: tags of the next shot, most important first: a face before a place.
     """
-    return _ranked([float(len(set(wanted) & set(tags))) for tags in past])
+    tags = list(dict.fromkeys(wanted))
+    weights = {tag: 2.0 ** len(tags) + 2.0 ** (len(tags) - 1 - place) for place, tag in enumerate(tags)}
+    return _ranked([sum(weights.get(tag, 0.0) for tag in set(shown)) for shown in past])
 
 
 def by_text_image(caption: Float[Tensor, " channels"], images: Float[Tensor, "past channels"]) -> list[int]:

@@ -32,9 +32,9 @@ class Shot:
     seed: int | None = None
 
     @property
-    def tags(self) -> frozenset[str]:
-        """What another shot may share with this one: its characters and its place."""
-        return frozenset((*self.characters, *(() if self.place is None else (self.place,))))
+    def tags(self) -> tuple[str, ...]:
+        """What another shot may share with this one: its characters, then its place."""
+        return (*self.characters, *(() if self.place is None else (self.place,)))
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Storyboard:
                 for tag in tags
                 if tag not in known and table[tag].strip()
             ]
-            known |= shot.tags
+            known.update(shot.tags)
             found.append(". ".join([shot.caption, *described]))
         return found
 

@@ -49,9 +49,9 @@ class StoryShot:
     action: str = "still"
 
     @property
-    def tags(self) -> frozenset[str]:
-        """What another shot may have in common with this one."""
-        return frozenset((self.name, self.place))
+    def tags(self) -> tuple[str, ...]:
+        """What another shot may have in common with this one: its character, then its place."""
+        return (self.name, self.place)
 
     @property
     def caption(self) -> Caption:
@@ -85,7 +85,7 @@ class Story:
             identity = None if shot.name in seen or not describe_first else self.characters[shot.name]
             setting = None if shot.place in seen or not describe_first else self.places[shot.place]
             captions.append(shot.caption.described(identity, setting))
-            seen |= shot.tags
+            seen.update(shot.tags)
         return captions
 
 

@@ -83,7 +83,7 @@ def render_storyboard_page(
                 uri=png_uri(to_bytes(keyframe.frame[None])[0]),
                 clip=None if clip is None else "data:video/mp4;base64," + base64.b64encode(clip).decode(),
                 caption=shot.caption,
-                tags=sorted(shot.tags),
+                tags=list(shot.tags),
                 seconds=f"{shot.seconds:g} s",
                 cost=f"{keyframe.tokens} tokens, {keyframe.seconds:.2f} s" if keyframe.tokens else "kept as it was",
                 note=keyframe.note,
