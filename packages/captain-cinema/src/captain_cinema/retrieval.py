@@ -34,7 +34,7 @@ def by_tags(past: Sequence[Collection[str]], wanted: Sequence[str]) -> list[int]
     """
     tags = list(dict.fromkeys(wanted))
     weights = {tag: 2.0 ** len(tags) + 2.0 ** (len(tags) - 1 - place) for place, tag in enumerate(tags)}
-    return _ranked([sum(weights.get(tag, 0.0) for tag in set(shown)) for shown in past])
+    return _ranked([float(sum(weights.get(tag, 0.0) for tag in set(shown))) for shown in past])
 
 
 def by_text_image(caption: Float[Tensor, " channels"], images: Float[Tensor, "past channels"]) -> list[int]:

@@ -1,0 +1,127 @@
+"""Training steps of both models: what carries loss, what an example's place decides, and that memory is learned from."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from captain_cinema.conditioning import MemoryPolicy
+from captain_cinema.curriculum import Stage
+from captain_cinema.data.clips import TinyClips
+from captain_cinema.data.tiny import TinyCinema
+from captain_cinema.keyframe_stage import KeyframeLossConfig, KeyframeStage
+from captain_cinema.models.mmdit import MMDiTConfig, SmallMMDiT
+from captain_cinema.video.mmdit import ClipConditioning
+from captain_cinema.video_stage import VideoLossConfig, VideoStage
+from triptych.errors import UserError
+
+
+def small(**sizes: object) -> SmallMMDiT:
+    torch.manual_seed(0)
+    model = SmallMMDiT(MMDiTConfig(width=32, num_heads=2, num_single=1, **sizes))  # type: ignore[arg-type]
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.05)
+    return model
+
+
+def stage(model: SmallMMDiT, regime: str = "extend", pairs: int = 4, **loss: object) -> KeyframeStage:
+    memories = {"golden": MemoryPolicy(), "none": MemoryPolicy("none")}
+    config = KeyframeLossConfig(regimes={regime: 1.0}, policies={"golden": 1.0}, **loss)  # type: ignore[arg-type]
+    return KeyframeStage(model, TinyCinema(8, num_next=2), memories, [Stage(pairs, 10)], config, seed=0)
+
+
+@pytest.mark.parametrize("regime", ["causal", "extend", "forcing"])
+def test_a_batch_costs_what_its_halves_cost(regime: str) -> None:
+    model = small()
+    part = stage(model, regime)
+    whole = part.losses(model, [3, 1, 4, 2], step=5, first=0, batch_size=4)["loss"]
+    halves = [part.losses(model, indices, step=5, first=first, batch_size=4)["loss"] for indices, first in (([3, 1], 0), ([4, 2], 2))]
+    assert torch.allclose(whole, (halves[0] + halves[1]) / 2, rtol=1e-5)
+    assert not torch.allclose(whole, part.losses(model, [3, 1, 4, 2], step=6, first=0, batch_size=4)["loss"], rtol=1e-5)
+
+
+class Spy(torch.nn.Module):
+    """Hands on to a model and keeps what it was shown."""
+
+    def __init__(self, model: SmallMMDiT) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, groups: list, *, attention: str) -> list[Tensor]:
+        self.groups, self.attention = groups, attention
+        self.found = [value.detach().requires_grad_() for value in self.model(groups, attention=attention)]
+        return self.found
+
+
+def test_extend_gives_the_memory_no_loss_and_noise_within_its_bound() -> None:
+    spy = Spy(small())
+    stage(spy.model, context_noise=0.25).losses(spy, [0, 1], step=0, first=0, batch_size=2)["loss"].backward()
+    *memory, target = spy.groups
+    assert spy.attention == "extend"
+    assert memory
+    assert all(group.is_memory for group in memory)
+    assert all(float(group.timesteps.max()) <= 0.25 for group in memory)
+    assert all(value.grad is None for value in spy.found[:-1])
+    assert spy.found[-1].grad is not None
+    assert (target.slots == 0).all()
+    assert target.latents.shape == (2, 2, 3, 64, 64)
+
+
+@pytest.mark.parametrize(("regime", "attention"), [("causal", "causal"), ("forcing", "joint")])
+def test_forcing_gives_every_frame_its_own_noise_and_a_loss(regime: str, attention: str) -> None:
+    spy = Spy(small())
+    stage(spy.model, regime).losses(spy, [0, 1], step=0, first=0, batch_size=2)["loss"].backward()
+    (group,) = spy.groups
+    assert spy.attention == attention
+    assert group.latents.shape == (2, 4, 3, 64, 64)
+    assert len(set(group.timesteps.flatten().tolist()) - {1.0}) > 3
+    assert spy.found[0].grad is not None
+    assert (spy.found[0].grad.flatten(2).abs().amax(2) > 0).all()
+    assert group.slots[0].tolist() == [3, 2, 1, 0]
+
+
+def test_a_sequence_of_one_pair_has_no_memory() -> None:
+    spy = Spy(small())
+    stage(spy.model, pairs=1).losses(spy, [0], step=0, first=0, batch_size=1)
+    assert len(spy.groups) == 1
+
+
+def test_slots_skip_places_in_order() -> None:
+    spy = Spy(small())
+    gaps = set()
+    for step in range(6):
+        stage(spy.model, slot_gap=3).losses(spy, [0, 1], step=step, first=0, batch_size=2)
+        slots = torch.cat([group.slots for group in spy.groups[:-1]], dim=1)
+        steps = slots.diff(dim=1, prepend=torch.zeros(2, 1))
+        assert (steps >= 1).all()
+        gaps |= set(steps.flatten().tolist())
+    assert max(gaps) == 4.0
+
+
+def test_video_gives_the_keyframe_no_loss_and_the_shot_one_noise() -> None:
+    spy = Spy(small(says_action=True))
+    part = VideoStage(spy.model, TinyClips(4, num_shots=3), ClipConditioning(num_keyframes=2), VideoLossConfig(), seed=0)
+    part.losses(spy, [0, 1], step=0, first=0, batch_size=2)["loss"].backward()
+    *around, clip = spy.groups
+    assert spy.attention == "joint"
+    assert [group.latents.shape[1] for group in around] == [2]
+    assert clip.latents.shape == (2, 9, 3, 64, 64)
+    assert (clip.timesteps[:, 0] <= 0.1).all()
+    assert (clip.timesteps[:, 1:] == clip.timesteps[:, 1:2]).all()
+    assert spy.found[-1].grad is not None
+    assert (spy.found[-1].grad[:, 0] == 0).all()
+    assert (spy.found[-1].grad[:, 1:].flatten(2).abs().amax(2) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"regimes": {"all": 1.0}}, "loss.regimes is"),
+        ({"regimes": {"extend": 0.0}}, "at least one above 0"),
+        ({"context_noise": 2.0}, "loss.context_noise is 2.0"),
+        ({"weight_floor": 0.0}, "weight_floor 0.0"),
+    ],
+    ids=["regime", "shares", "noise", "floor"],
+)
+def test_losses_that_mean_nothing_are_refused(settings: dict[str, object], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        KeyframeLossConfig(**settings)  # type: ignore[arg-type]
