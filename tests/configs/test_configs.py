@@ -12,6 +12,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
+from captain_cinema import evaluate as evaluate_cinema
+from captain_cinema import train as train_cinema
+from captain_cinema.generate import FilmRun
 from gspo_rl.evaluate import EvaluateConfig
 from gspo_rl.train import TrainConfig
 from tts_var import evaluate as evaluate_var
@@ -22,10 +25,13 @@ from tts_var.batch_schedule import plan
 CONFIGS = Path(__file__).parents[2] / "configs"
 SCHEMAS = {
     "train_gspo": TrainConfig, "evaluate_gspo": EvaluateConfig, "train_var": train_var.TrainConfig, "sample_var": sample_var.SampleConfig,
-    "evaluate_var": evaluate_var.EvaluateConfig,
+    "evaluate_var": evaluate_var.EvaluateConfig, "train_cinema": train_cinema.TrainConfig, "generate_cinema": FilmRun,
+    "evaluate_cinema": evaluate_cinema.EvaluateConfig,
 }  # fmt: skip
 # The primary config in which a group's choices are tried; train_gspo for those not listed.
-PRIMARY_OF = dict.fromkeys(("generator", "reward", "features", "search"), "sample_var")
+PRIMARY_OF = dict.fromkeys(("generator", "reward", "features", "search"), "sample_var") | dict.fromkeys(
+    ("memory", "model", "video"), "generate_cinema"
+)
 GROUPS = sorted({path.name for path in CONFIGS.iterdir() if path.is_dir()} - {"experiment", "recipe"})
 CHOICES = [f"{path.parent.name}/{path.stem}" for group in GROUPS for path in sorted((CONFIGS / group).glob("*.yaml"))]
 EXPERIMENTS = [str(path.relative_to(CONFIGS / "experiment").with_suffix("")) for path in sorted((CONFIGS / "experiment").rglob("*.yaml"))]
@@ -33,6 +39,7 @@ ARGUMENTS_FROM_THE_ENTRY_POINT = {
     "policy": {"device"}, "rollout": {"policy"}, "strategy": {"world", "max_grad_norm"}, "tracker": {"directory", "run_id", "name", "config"},
     "objective": {"logprobs", "old_logprobs", "advantages", "mask"}, "task": set(),
     "generator": {"device"}, "reward": set(), "features": set(),
+    "model": {"device"}, "video": set(),
 }  # fmt: skip
 
 
@@ -86,6 +93,9 @@ def test_every_choice_names_something_that_takes_its_settings(choice: str) -> No
     primary = PRIMARY_OF.get(group, "train_gspo")
     if group == "search":
         plan(OmegaConf.to_object(composed(primary, f"search={name}")).search, num_scales=7)
+        return
+    if group == "memory":
+        OmegaConf.to_object(composed(primary, f"memory={name}")).memory.plan(8, short_side=8)
         return
     tree = OmegaConf.to_container(composed(primary, f"{group}={name}"), resolve=False)
     nodes = dict(targets(tree))

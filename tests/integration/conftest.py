@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 import pytest
 
+from captain_cinema import evaluate as evaluate_cinema
+from captain_cinema import generate as generate_cinema
+from captain_cinema import train as train_cinema
 from gspo_rl import evaluate, train
 from tts_var import evaluate as evaluate_var
 from tts_var import sample as sample_var
@@ -21,6 +24,9 @@ COMMANDS = {
     "train_var": train_var.main,
     "sample_var": sample_var.main,
     "evaluate_var": evaluate_var.main,
+    "train_cinema": train_cinema.main,
+    "generate_cinema": generate_cinema.main,
+    "evaluate_cinema": evaluate_cinema.main,
 }
 
 # The default job, made small: a second or two.

@@ -3,12 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from jaxtyping import Float
-from omegaconf import MISSING
 from torch import Tensor
 
 from captain_cinema.conditioning import MemoryPolicy
@@ -17,14 +14,16 @@ from captain_cinema.data.drawing import CLIP_FRAMES, Identity, Picture, Setting
 from captain_cinema.data.judge import read_action, read_frames
 from captain_cinema.film import contact_sheet, read_picture, title_card, to_bytes, write_film, write_picture
 from captain_cinema.keyframes import DrawingConfig, Keyframe, KeyframeSampler, Reference
+from captain_cinema.models import KeyframeModel
 from captain_cinema.planner import plan_storyboard
 from captain_cinema.report.storyboard_page import render_storyboard_page
 from captain_cinema.storyboard import Storyboard, read_storyboard
+from captain_cinema.video import VideoGenerator
 from triptych.console import get_logger
 from triptych.errors import UserError
 from triptych.provenance import provenance
 from triptych.report.render import ReportConfig, Samples
-from triptych.run import Run, RunConfig
+from triptych.run import Run
 from triptych.seeding import derive_seed
 
 _logger = get_logger("film")
@@ -45,8 +44,8 @@ class ReferenceConfig:
         tags: names and places that it shows; shots that share them remember it first.
     """
 
-    path: str = MISSING
-    caption: str = MISSING
+    path: str = ""
+    caption: str = ""
     tags: list[str] = field(default_factory=list)
 
 
@@ -88,56 +87,80 @@ class FilmConfig:
             raise UserError(f"redraw is {self.redraw} but there are no keyframes to keep: set keyframes_from to an earlier film")
 
 
-@dataclass
-class FilmRun(RunConfig, FilmConfig):
-    """Settings of `cinema-generate`: those of a film, and
+@dataclass(frozen=True)
+class Script:
+    """Everything that a film is drawn from.
 
     Attributes:
-        memory: which earlier keyframes a shot looks at (group `memory`).
-        drawing: how keyframes are drawn.
-        model: the keyframe model (group `model`).
-        video: what draws the clips (group `video`).
+        board: the storyboard.
+        kept: keyframes that are not drawn anew, by 0-based shot.
+        references: frames from outside.
     """
 
-    memory: MemoryPolicy = field(default_factory=MemoryPolicy)
-    drawing: DrawingConfig = field(default_factory=DrawingConfig)
-    model: Any = MISSING
-    video: Any = MISSING
-
-    def __post_init__(self) -> None:
-        RunConfig.__post_init__(self)
-        FilmConfig.__post_init__(self)
+    board: Storyboard
+    kept: dict[int, Float[Tensor, "3 height width"]]
+    references: tuple[Reference, ...]
 
 
-def make_film(config: FilmRun) -> None:
-    """Draws, animates and writes a film into the run's folder; one process draws, others wait.
+def read_script(film: FilmConfig, *, seed: int) -> Script:
+    """Plans or reads the storyboard and reads all pictures that a film begins with.
+
+    Args:
+        film: what is filmed.
+        seed: deals looks to a planned storyboard and seeds to redrawn shots.
 
     Raises:
         UserError: if the storyline, the storyboard, a reference or an earlier film cannot be used.
     """
-    height, width = config.image_size
-    board = _storyboard(config, config.seed)
-    board, kept = _kept(board, config, config.seed)
-    references = [
-        Reference(read_picture(Path(entry.path), (height, width)), entry.caption, tuple(entry.tags)) for entry in config.references
-    ]
-    tracker = None if config.tracker is None else instantiate(config.tracker)
-    with Run.open(config, tracker=tracker) as run:
-        if run.world.is_main:
-            model = instantiate(config.model, device=run.device)
-            video = instantiate(config.video)
-            if height % model.patch or width % model.patch:
-                raise UserError(f"image_size is {config.image_size}: both must be multiples of {model.patch}")
-            sampler = KeyframeSampler(model, config.memory, config.drawing, image_size=(height, width))
-            model.encode_captions(board.captions())  # an unknown word is told before anything is written
-            config.memory.plan(
-                len(board.shots), short_side=min(height, width) // model.patch, aspect=width / height, text_tokens=model.text_tokens
-            )
-            run.begin({})
-            keyframes = sampler.draw(board, fixed=kept, references=references)
-            clips = video.clips(board, [keyframe.frame for keyframe in keyframes], frames_per_second=config.frames_per_second)
-            _write(config, run, board, keyframes, clips, references, model.patch, animated=video.animates)
-        run.world.barrier()
+    board, kept = _kept(_storyboard(film, seed), film, seed)
+    size = (film.image_size[0], film.image_size[1])
+    nameless = [entry for entry in film.references if not entry.path or not entry.caption]
+    if nameless:
+        raise UserError(f"references has {nameless[0]}: each needs a path and a caption")
+    references = tuple(Reference(read_picture(Path(entry.path), size), entry.caption, tuple(entry.tags)) for entry in film.references)
+    return Script(board, kept, references)
+
+
+def make_film(
+    run: Run,
+    film: FilmConfig,
+    script: Script,
+    *,
+    model: KeyframeModel,
+    video: VideoGenerator,
+    memory: MemoryPolicy,
+    drawing: DrawingConfig,
+) -> None:
+    """Draws, animates and writes a film into the run's folder; call it on one process.
+
+    Args:
+        run: not begun yet: nothing is written before all that can be refused is known.
+        film: how it is written.
+        script: what is filmed.
+        model: the keyframe model.
+        video: what draws the clips.
+        memory: which earlier keyframes a shot looks at.
+        drawing: how keyframes are drawn.
+
+    Raises:
+        UserError: if the size, the budget or a caption does not fit the model.
+    """
+    height, width = film.image_size
+    if height % model.patch or width % model.patch:
+        raise UserError(f"image_size is {film.image_size}: both must be multiples of {model.patch}")
+    board = script.board
+    sampler = KeyframeSampler(model, memory, drawing, image_size=(height, width))
+    model.encode_captions([*board.captions(), *(reference.caption for reference in script.references)])
+    grid = {"short_side": min(height, width) // model.patch, "aspect": width / height, "text_tokens": model.text_tokens}
+    memory.plan(len(board.shots), **grid)
+    run.begin({})
+    keyframes = sampler.draw(board, fixed=script.kept, references=script.references)
+    clips = video.clips(board, [keyframe.frame for keyframe in keyframes], frames_per_second=film.frames_per_second)
+    _write(run, film, script, keyframes, clips, shown=_settings(memory, drawing), patch=model.patch, animated=video.animates)
+
+
+def _settings(memory: MemoryPolicy, drawing: DrawingConfig) -> dict[str, str]:
+    return {"memory": f"{memory.kind}, by {memory.order}", "drawing": f"{drawing.mode}, {drawing.num_steps} steps"}
 
 
 def _storyboard(film: FilmConfig, seed: int) -> Storyboard:
@@ -172,35 +195,36 @@ def _kept(board: Storyboard, film: FilmConfig, seed: int) -> tuple[Storyboard, d
 
 
 def _write(
-    config: FilmRun,
     run: Run,
-    board: Storyboard,
+    film: FilmConfig,
+    script: Script,
     keyframes: Sequence[Keyframe],
     clips: Sequence[Float[Tensor, "frames 3 height width"]],
-    references: Sequence[Reference],
-    patch: int,
     *,
+    shown: Mapping[str, str],
+    patch: int,
     animated: bool,
 ) -> None:
+    board = script.board
     for folder in ("keyframes", "clips"):
         (run.directory / folder).mkdir(exist_ok=True)
     made = provenance()
     signed = {"Software": f"triptych {made['commit']}", "Seed": str(board.seed)}
-    large = [to_bytes(clip, scale=config.scale) for clip in clips]
+    large = [to_bytes(clip, scale=film.scale) for clip in clips]
     pages = []
     for number, (shot, keyframe, clip) in enumerate(zip(board.shots, keyframes, large, strict=True), start=1):
         texts = {**signed, "Title": board.title, "Description": shot.caption}
         write_picture(run.directory / _keyframe_file(number), to_bytes(keyframe.frame[None])[0], texts)
         path = run.directory / "clips" / f"{number:03d}.mp4"
-        write_film(path, [clip], frames_per_second=config.frames_per_second, metadata={"title": shot.caption})
+        write_film(path, [clip], frames_per_second=film.frames_per_second, metadata={"title": shot.caption})
         pages.append(path.read_bytes())
     size = (large[0].shape[1], large[0].shape[2])
-    title = title_card(board.title, size)[None].expand(round(config.title_seconds * config.frames_per_second), -1, -1, -1)
+    title = title_card(board.title, size)[None].expand(round(film.title_seconds * film.frames_per_second), -1, -1, -1)
     write_film(
-        run.directory / "film.mp4", [title, *large], frames_per_second=config.frames_per_second, metadata={"title": board.title, **signed}
+        run.directory / "film.mp4", [title, *large], frames_per_second=film.frames_per_second, metadata={"title": board.title, **signed}
     )
     sheet = contact_sheet(
-        [to_bytes(keyframe.frame[None], scale=config.scale)[0] for keyframe in keyframes], [shot.caption for shot in board.shots]
+        [to_bytes(keyframe.frame[None], scale=film.scale)[0] for keyframe in keyframes], [shot.caption for shot in board.shots]
     )
     write_picture(run.directory / "contact_sheet.png", sheet, {**signed, "Title": board.title})
     board.write(run.directory / "storyboard.json")
@@ -209,13 +233,15 @@ def _write(
         verdict_of(board, index, keyframe.frame, clip if animated else None)
         for index, (keyframe, clip) in enumerate(zip(keyframes, clips, strict=True))
     ]
-    shown = {
-        "memory": f"{config.memory.kind}, by {config.memory.order}",
-        "drawing": f"{config.drawing.mode}, {config.drawing.num_steps} steps",
-        "seed": str(board.seed),
-        "commit": str(made["commit"]),
-    }
-    page = render_storyboard_page(board, keyframes, clips=pages, verdicts=verdicts, references=references, patch=patch, settings=shown)
+    page = render_storyboard_page(
+        board,
+        keyframes,
+        clips=pages,
+        verdicts=verdicts,
+        references=script.references,
+        patch=patch,
+        settings={**shown, "seed": str(board.seed), "commit": str(made["commit"])},
+    )
     run.write_text("storyboard.html", page)
     _finish(run, board, keyframes, verdicts)
 

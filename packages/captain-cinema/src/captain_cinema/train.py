@@ -13,7 +13,8 @@ from omegaconf import MISSING
 from captain_cinema.conditioning import MemoryPolicy
 from captain_cinema.curriculum import Stage as CurriculumStage
 from captain_cinema.curriculum import stage_at
-from captain_cinema.filming import FilmConfig, FilmRun, make_film
+from captain_cinema.filming import FilmConfig
+from captain_cinema.generate import FilmRun, generate
 from captain_cinema.keyframe_stage import KeyframeLossConfig, KeyframeStage
 from captain_cinema.keyframes import DrawingConfig, KeyframeSampler
 from captain_cinema.models.mmdit import MMDiTConfig, SmallMMDiT
@@ -63,7 +64,7 @@ class KeyframeSettings:
     Attributes:
         model: sizes.
         loss: regimes, memories and noise.
-        curriculum: lengths of sequences; the learning rate warms up anew and decays within every stage.
+        curriculum: lengths of sequences; the learning rate decays over all of them and warms up anew in each.
         optimizer: AdamW and its learning-rate curve.
         trainer: the loop.
     """
@@ -217,7 +218,7 @@ def main(config: TrainConfig) -> None:
         model={"_target_": "captain_cinema.small_model.load_keyframe_model", "path": str(folder.path)},
         video=_video_node(config, folder),
     )
-    make_film(film)
+    generate(film)
 
 
 def _video_node(config: TrainConfig, folder: ModelFolder) -> dict[str, Any]:
@@ -275,9 +276,10 @@ def _keyframes(config: TrainConfig) -> _Plan:
     )
 
     def learning_rate(step: int) -> float:
+        # One decay over all stages; a boundary changes what is learned, so the rate warms up anew.
         index, within = stage_at(step, settings.curriculum)
-        part = settings.curriculum[index]
-        return part.learning_rate_scale * learning_rate_at(within, part.num_steps, settings.optimizer)
+        warm = min(1.0, (within + 1) / max(1, settings.optimizer.warmup_steps)) if index else 1.0
+        return warm * settings.curriculum[index].learning_rate_scale * learning_rate_at(step, loop.max_steps, settings.optimizer)
 
     def finish(run: Run, trained: SmallMMDiT) -> dict[str, Any]:
         return probe_memories(trained, config.memories, config.drawing, config.probe)
