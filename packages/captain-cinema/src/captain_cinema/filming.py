@@ -151,8 +151,7 @@ def make_film(
     board = script.board
     sampler = KeyframeSampler(model, memory, drawing, image_size=(height, width))
     model.encode_captions([*board.captions(), *(reference.caption for reference in script.references)])
-    grid = {"short_side": min(height, width) // model.patch, "aspect": width / height, "text_tokens": model.text_tokens}
-    memory.plan(len(board.shots), **grid)
+    memory.plan(len(board.shots), short_side=min(height, width) // model.patch, aspect=width / height, text_tokens=model.text_tokens)
     run.begin({})
     keyframes = sampler.draw(board, fixed=script.kept, references=script.references)
     clips = video.clips(board, [keyframe.frame for keyframe in keyframes], frames_per_second=film.frames_per_second)

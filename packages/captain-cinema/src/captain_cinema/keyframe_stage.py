@@ -33,7 +33,9 @@ class KeyframeLossConfig:
         slot_gap: memory slots skip up to so many places at a time, so that longer memories than those of training are
             no news.
         described: share of the targets whose caption describes character and place.
-        timestep_mean, timestep_deviation, share_at_one: density of the targets' noise levels, see `sample_timesteps`.
+        timestep_mean: mean of the logit of the targets' noise levels, see `sample_timesteps`.
+        timestep_deviation: its standard deviation.
+        share_at_one: share of pure noise beside them.
         weight_floor: noise level below which the loss is weighted no higher.
     """
 

@@ -45,19 +45,14 @@ def load_video_model(path: str | None = None, *, device: str | torch.device = "c
 
 
 def load_clips(
-    path: str | None = None,
-    *,
-    conditioning: ClipConditioning | None = None,
-    num_steps: int = 8,
-    shift: float = 1.0,
-    device: str | torch.device = "cpu",
+    path: str | None = None, *, conditioning: ClipConditioning | None = None, num_steps: int = 8, shift: float = 1.0
 ) -> DiffusionClips:
-    """The video model as what draws the clips of a film.
+    """The video model as what draws the clips of a film, on the CPU.
 
     Raises:
         UserError: if there is no model, a file is damaged or of another shape, or a number is out of range.
     """
-    return DiffusionClips(load_video_model(path, device=device), conditioning=conditioning, num_steps=num_steps, shift=shift)
+    return DiffusionClips(load_video_model(path), conditioning=conditioning, num_steps=num_steps, shift=shift)
 
 
 def _load(folder: ModelFolder, part: str, *, says_action: bool) -> SmallMMDiT:

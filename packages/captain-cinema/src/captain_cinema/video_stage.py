@@ -22,7 +22,9 @@ class VideoLossConfig:
 
     Attributes:
         keyframe_noise: largest noise level of the shot's own keyframe: drawn ones are not perfect.
-        timestep_mean, timestep_deviation, share_at_one: density of the clips' noise levels, see `sample_timesteps`.
+        timestep_mean: mean of the logit of the clips' noise levels, see `sample_timesteps`.
+        timestep_deviation: its standard deviation.
+        share_at_one: share of pure noise beside them.
         weight_floor: noise level below which the loss is weighted no higher.
     """
 

@@ -122,8 +122,8 @@ class DiffusionClips:
         self, storyboard: Storyboard, keyframes: Sequence[Float[Tensor, "channels height width"]], *, frames_per_second: int
     ) -> list[Float[Tensor, "frames channels height width"]]:
         """See `VideoGenerator`."""
-        frames = torch.stack(list(keyframes))
         said = self._model.encode_captions([shot.caption for shot in storyboard.shots])
+        frames = torch.stack(list(keyframes)).to(said.device)
         found = []
         for index, shot in enumerate(storyboard.shots):
             seed = derive_seed(storyboard.seed, "clip", index) if shot.seed is None else derive_seed(shot.seed, "clip")
