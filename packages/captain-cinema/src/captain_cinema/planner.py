@@ -4,6 +4,7 @@ Every beat of the storyline becomes a shot for each character it names, or two w
 """
 
 import re
+import textwrap
 from collections.abc import Sequence
 
 import torch
@@ -71,7 +72,7 @@ def plan_storyboard(storyline: str, *, seed: int = 0) -> Storyboard:
             caption = Caption(name, place, framing, side, held, happens)
             shots.append(Shot(caption.text, (name,), place))
     return Storyboard(
-        title=storyline.strip()[:80],
+        title=textwrap.shorten(storyline, 80, placeholder=" ..."),
         characters={
             name: _described(Identity(*look), None) for name, look in zip(cast, _deal(IDENTITY_VALUES, len(cast), stream), strict=True)
         },

@@ -164,6 +164,9 @@ def explain(error: BaseException, schema: type[Any]) -> str | None:
         return f"cannot read '{error.override}': write key=value, and quote values that hold spaces, commas or brackets"
     unknown = re.search(r"Could not override '([^']+)'", told)
     if unknown:
+        table = re.search(r"To append to your config use \+(\S+)=\{\s*([^:\s]+)\s*:\s*([^,}]+)", told)
+        if table:
+            return f"{table.group(1)} has no such key: add keys one by one, as in +{table.group(1)}.{table.group(2)}={table.group(3)}"
         return f"unknown setting {unknown.group(1)}{_suggest(unknown.group(1), schema)}"
     missing_group = re.search(
         r"Could not find '([^']+)'\s+Available options in '([^']+)':\s+(.*?)(?:Config search path|$)", told, re.DOTALL
