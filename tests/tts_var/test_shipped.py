@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from triptych.errors import UserError
+from triptych.packing import RECORD_FILE, add_evaluation, pack
 from tts_var.batch_schedule import SearchConfig
 from tts_var.data.checker import check_image
 from tts_var.data.drawing import draw_scenes, training_pair
 from tts_var.data.prompts import evaluation_prompts
 from tts_var.models.infinity import InfinityGenerator
-from tts_var.packing import RECORD_FILE, add_evaluation, pack
 from tts_var.reward_stage import near_miss
 from tts_var.rewards import ClipReward
 from tts_var.search import Search
-from tts_var.small_model import CONFIG_FILE, STAGE_OF, load_small_world, shipped_folder
+from tts_var.small_model import CONFIG_FILE, STAGE_OF, load_small_world, model_folder, shipped_folder
 
 FOLDER = shipped_folder()
 
@@ -95,11 +95,11 @@ def test_choosing_by_the_reward_helps(generator: InfinityGenerator) -> None:
 
 def test_packing_needs_a_finished_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no model"):
-        pack(tmp_path / "run", tmp_path / "target")
+        pack(tmp_path / "run", model_folder(tmp_path / "run" / "model"), tmp_path / "target", stage_of=STAGE_OF)
     (tmp_path / "run" / "model").mkdir(parents=True)
     (tmp_path / "run" / "model" / CONFIG_FILE).write_text("{}")
     with pytest.raises(UserError, match="no finished run"):
-        pack(tmp_path / "run", tmp_path / "target")
+        pack(tmp_path / "run", model_folder(tmp_path / "run" / "model"), tmp_path / "target", stage_of=STAGE_OF)
     assert not (tmp_path / "target").exists()
     assert set(STAGE_OF) == {"tokenizer", "transformer", "text_encoder", "reward"}
 
@@ -110,4 +110,4 @@ def test_the_quality_is_that_of_the_packed_weights(tmp_path: Path) -> None:
     for name in ("summary.json", "provenance.json"):
         (tmp_path / name).write_text("{}")
     with pytest.raises(UserError, match="is an evaluation of elsewhere"):
-        add_evaluation(tmp_path, tmp_path)
+        add_evaluation(tmp_path, tmp_path, key="generator", shipped=FOLDER)
