@@ -32,7 +32,8 @@ class KeyframeLossConfig:
         context_noise: largest noise level of a memory frame; the paper's best is 0.25.
         slot_gap: memory slots skip up to so many places at a time, so that longer memories than those of training are
             no news.
-        described: share of the targets whose caption describes character and place.
+        described: share of the targets whose caption describes character and place although there is a memory.
+        described_alone: share of those without a memory: nothing else could tell.
         timestep_mean: mean of the logit of the targets' noise levels, see `sample_timesteps`.
         timestep_deviation: its standard deviation.
         share_at_one: share of pure noise beside them.
@@ -44,6 +45,7 @@ class KeyframeLossConfig:
     context_noise: float = 0.25
     slot_gap: int = 0
     described: float = 0.15
+    described_alone: float = 0.8
     timestep_mean: float = 0.9
     timestep_deviation: float = 1.3
     share_at_one: float = 0.15
@@ -53,7 +55,7 @@ class KeyframeLossConfig:
         unknown = [name for name in self.regimes if name not in REGIMES]
         if unknown or not sum(self.regimes.values()) > 0 or min(self.regimes.values()) < 0:
             raise UserError(f"loss.regimes is {dict(self.regimes)}: give shares of {', '.join(REGIMES)}, at least one above 0")
-        for name in ("context_noise", "described", "share_at_one"):
+        for name in ("context_noise", "described", "described_alone", "share_at_one"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"loss.{name} is {getattr(self, name)}: it must lie between 0 and 1")
         if self.slot_gap < 0 or not self.weight_floor > 0 or self.timestep_deviation < 0:
@@ -108,7 +110,7 @@ class KeyframeStage:
         if regime == "extend":
             policy = self._memories[draw_policy(self._loss.policies, generator=generator(self._seed, "policy", step))] if num_past else None
             memory = self._memory(examples, policy, num_past, streams) if policy else []
-            target, data = self._targets(examples, streams)
+            target, data = self._targets(examples, streams, described=self._loss.described if memory else self._loss.described_alone)
         else:
             target, data = self._sequence(examples, num_past, streams)
         groups = [_to(group, device) for group in (*memory, target)]
@@ -130,10 +132,13 @@ class KeyframeStage:
         slots = torch.stack(steps).cumsum(1)
         return memory_groups(frames, captions, ranks, plan, patch=self._patch, timesteps=noise, slots=slots, generators=streams)
 
-    def _targets(self, examples: Sequence[StoryExample], streams: Sequence[torch.Generator]) -> tuple[FrameGroup, Tensor]:
+    def _targets(
+        self, examples: Sequence[StoryExample], streams: Sequence[torch.Generator], *, described: float
+    ) -> tuple[FrameGroup, Tensor]:
         data = torch.stack([example.next_frames for example in examples])
         said = [
-            [self._said(example, shot, stream) for shot in example.next_shots] for example, stream in zip(examples, streams, strict=True)
+            [_said(example, shot, stream, described) for shot in example.next_shots]
+            for example, stream in zip(examples, streams, strict=True)
         ]
         noisy, times = self._noised(data, streams)
         return FrameGroup(noisy, _indices(said), times, torch.zeros_like(times)), data
@@ -148,11 +153,6 @@ class KeyframeStage:
         noisy, times = self._noised(data, streams)
         slots = torch.arange(num_past, -1, -1).float().expand_as(times)  # the newest pair stands at 0, as a target does
         return FrameGroup(noisy, _indices(said), times, slots), data
-
-    def _said(self, example: StoryExample, shot: StoryShot, stream: torch.Generator) -> Caption:
-        if float(torch.rand((), generator=stream)) >= self._loss.described:
-            return shot.caption
-        return shot.caption.described(example.story.characters[shot.name], example.story.places[shot.place])
 
     def _noised(self, data: Tensor, streams: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
         times, noise = [], []
@@ -169,6 +169,12 @@ class KeyframeStage:
             noise.append(torch.randn(data.shape[1:], generator=stream))
         found = torch.stack(times)
         return interpolate(data.flatten(0, 1), torch.stack(noise).flatten(0, 1), found.flatten()).view_as(data), found
+
+
+def _said(example: StoryExample, shot: StoryShot, stream: torch.Generator, described: float) -> Caption:
+    if float(torch.rand((), generator=stream)) >= described:
+        return shot.caption
+    return shot.caption.described(example.story.characters[shot.name], example.story.places[shot.place])
 
 
 def _indices(captions: Sequence[Sequence[Caption]]) -> Tensor:
