@@ -6,6 +6,7 @@ from torch import Tensor
 
 from captain_cinema.conditioning import MemoryPolicy
 from captain_cinema.curriculum import Stage
+from captain_cinema.data.captions import CAPTION_FIELDS
 from captain_cinema.data.clips import TinyClips
 from captain_cinema.data.tiny import TinyCinema
 from captain_cinema.keyframe_stage import KeyframeLossConfig, KeyframeStage
@@ -79,10 +80,14 @@ def test_forcing_gives_every_frame_its_own_noise_and_a_loss(regime: str, attenti
     assert group.slots[0].tolist() == [3, 2, 1, 0]
 
 
-def test_a_sequence_of_one_pair_has_no_memory() -> None:
-    spy = Spy(small())
-    stage(spy.model, pairs=1).losses(spy, [0], step=0, first=0, batch_size=1)
-    assert len(spy.groups) == 1
+def test_captions_describe_where_there_is_nothing_to_remember() -> None:
+    colour = CAPTION_FIELDS.index("colour")
+    for pairs, described in ((1, True), (4, False)):
+        spy = Spy(small())
+        stage(spy.model, pairs=pairs, described=0.0, described_alone=1.0).losses(spy, [0, 1], step=0, first=0, batch_size=2)
+        assert (len(spy.groups) == 1) == (pairs == 1)
+        assert ((spy.groups[-1].captions[..., colour] > 0) == described).all()
+        assert all((group.captions[..., colour] == 0).all() for group in spy.groups[:-1])  # or the text would answer for the frame
 
 
 def test_slots_skip_places_in_order() -> None:
