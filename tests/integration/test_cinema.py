@@ -188,7 +188,7 @@ def test_a_longer_training_goes_on_exactly(command: Callable, tmp_path: Path) ->
 
 
 def test_two_processes_train_as_one(command: Callable, tmp_path: Path) -> None:
-    only = [*TINY, *FEW, "film.storyline=null", "stages=[keyframes,video]"]
+    only = [*TINY, *FEW, "film.storyline=ada jumps in the attic", "stages=[keyframes,video]"]
     assert command("train_cinema", "name=one", *only).code == 0
     environment = {**os.environ, "TRIPTYCH_CONFIGS": str(ROOT / "configs"), "OMP_NUM_THREADS": "1"}
     launcher = [sys.executable, "-m", "triptych.launch", "--standalone", "--nproc-per-node=2", "-m", "captain_cinema.train"]
@@ -197,6 +197,7 @@ def test_two_processes_train_as_one(command: Callable, tmp_path: Path) -> None:
         one, two = (load_file(tmp_path / "outputs" / name / "model" / f"{part}.safetensors") for name in ("one", "two"))
         # The gradients are the same up to rounding, which the first steps of Adam turn into at most a step's length.
         assert max(float((one[key] - two[key]).abs().max()) for key in one) < 1e-3
+    assert (tmp_path / "outputs" / "two" / "film" / "film.mp4").is_file()
 
 
 def test_evaluation_tells_every_memory_beside_its_ceiling(command: Callable, model: Path, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def make_film(
     memory: MemoryPolicy,
     drawing: DrawingConfig,
 ) -> None:
-    """Draws, animates and writes a film into the run's folder; call it on one process.
+    """Draws, animates and writes a film into the run's folder; call it on every process: one draws, the others wait.
 
     Args:
         run: not begun yet: nothing is written before all that can be refused is known.
@@ -153,9 +153,11 @@ def make_film(
     model.encode_captions([*board.captions(), *(reference.caption for reference in script.references)])
     memory.plan(len(board.shots), short_side=min(height, width) // model.patch, aspect=width / height, text_tokens=model.text_tokens)
     run.begin({})
-    keyframes = sampler.draw(board, fixed=script.kept, references=script.references)
-    clips = video.clips(board, [keyframe.frame for keyframe in keyframes], frames_per_second=film.frames_per_second)
-    _write(run, film, script, keyframes, clips, shown=_settings(memory, drawing), patch=model.patch, animated=video.animates)
+    if run.world.is_main:
+        keyframes = sampler.draw(board, fixed=script.kept, references=script.references)
+        clips = video.clips(board, [keyframe.frame for keyframe in keyframes], frames_per_second=film.frames_per_second)
+        _write(run, film, script, keyframes, clips, shown=_settings(memory, drawing), patch=model.patch, animated=video.animates)
+    run.world.barrier()
 
 
 def _settings(memory: MemoryPolicy, drawing: DrawingConfig) -> dict[str, str]:

@@ -45,10 +45,8 @@ def generate(config: FilmRun) -> None:
     script = read_script(config, seed=config.seed)
     tracker = None if config.tracker is None else instantiate(config.tracker)
     with Run.open(config, tracker=tracker) as run:
-        if run.world.is_main:
-            model, video = instantiate(config.model, device=run.device), instantiate(config.video)
-            make_film(run, config, script, model=model, video=video, memory=config.memory, drawing=config.drawing)
-        run.world.barrier()
+        model, video = instantiate(config.model, device=run.device), instantiate(config.video)
+        make_film(run, config, script, model=model, video=video, memory=config.memory, drawing=config.drawing)
 
 
 if __name__ == "__main__":
