@@ -25,6 +25,7 @@ from captain_cinema.video.mmdit import ClipConditioning
 from captain_cinema.video_stage import VideoLossConfig, VideoStage
 from triptych.cli import entry_point
 from triptych.console import get_logger
+from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.optim import OptimizerConfig, learning_rate_at
 from triptych.report.render import Chart, ReportConfig
@@ -203,8 +204,15 @@ def main(config: TrainConfig) -> None:
     builders = {"keyframes": _keyframes, "video": _video}
     if config.film.storyline is not None:
         plan_storyboard(config.film.storyline, seed=config.seed)  # told before the training, not after it
-    for name in config.stages:
-        _train(config, name, builders[name])
+    # One group of processes for all runs: a second one on the same store would meet the addresses of the first.
+    with World.join(config.device, timeout_seconds=config.timeout_seconds):
+        for name in config.stages:
+            _train(config, name, builders[name])
+        _film(config)
+
+
+def _film(config: TrainConfig) -> None:
+    """The film at the end, where there is a keyframe model."""
     folder = _folder(config)
     if config.film.storyline is None or not (folder.path / "keyframes.safetensors").is_file():
         return

@@ -12,6 +12,7 @@ from torch import nn
 
 from triptych.cli import entry_point
 from triptych.console import get_logger
+from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.optim import OptimizerConfig
 from triptych.report.render import Chart, ReportConfig
@@ -165,8 +166,10 @@ def main(config: TrainConfig) -> None:
         config.tokenizer.model.build()
         config.reward.model.build()
         config.transformer.model.build(config.scales, config.tokenizer.model.latent_channels)
-    for name in config.stages:
-        _train(config, name, builders[name])
+    # One group of processes for all runs: a second one on the same store would meet the addresses of the first.
+    with World.join(config.device, timeout_seconds=config.timeout_seconds):
+        for name in config.stages:
+            _train(config, name, builders[name])
     _logger.info("sample             python -m tts_var.sample generator.path=%s", _folder(config).path)
 
 
