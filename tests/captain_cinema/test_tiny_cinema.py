@@ -168,7 +168,11 @@ def test_silence_about_box_and_action_means_none() -> None:
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("ada in the attic with a dragon", "says 'dragon', which tiny cinema does not know"), ("ada and bo", "says both")],
+    [
+        ("ada in the attic with a dragon", "says 'dragon', which tiny cinema does not know"),
+        ("ada and bo", "says both"),
+        ("ада", "says 'ада'"),
+    ],
 )
 def test_a_caption_of_another_world_is_refused(text: str, told: str) -> None:
     with pytest.raises(UserError, match=told):

@@ -106,7 +106,7 @@ def memory_groups(
         return []
     order = torch.tensor([list(own) for own in ranks], device=frames.device)[:, :kept]
     rows = torch.arange(len(frames), device=frames.device)[:, None]
-    chosen, said, noise = frames[rows, order], captions[rows, order], timesteps[:, :kept]
+    chosen, said, noise = frames[rows, order], captions[rows, order], timesteps[:, :kept].to(frames)
     places = torch.arange(1, frames.shape[1] + 1).expand(len(frames), -1) if slots is None else slots
     places = places.to(frames)
     # All stories share the plan: ranks lead, so that runs of ranks are runs of rows.

@@ -114,19 +114,19 @@ def write_picture(path: Path, picture: UInt8[Tensor, "height width 3"], metadata
         raise UserError(f"{path} cannot be written ({error.strerror})") from error
 
 
-def read_picture(path: Path, size: tuple[int, int]) -> Float[Tensor, "3 height width"]:
-    """A reference picture in [-1, 1], cut to the middle in the film's aspect and brought to its size.
+def read_picture(path: Path, size: tuple[int, int] | None) -> Float[Tensor, "3 height width"]:
+    """A reference picture in [-1, 1], cut to the middle in the film's aspect and brought to its size; None keeps it as it is.
 
     Raises:
         UserError: if the file is no picture.
     """
-    height, width = size
     try:
         with Image.open(path) as opened:
             picture = opened.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"reference {path} is no picture that can be read: give a PNG or JPEG") from error
     wide, high = picture.size
+    height, width = (high, wide) if size is None else size
     factor = min(wide / width, high / height)
     left, top = (wide - width * factor) / 2, (high - height * factor) / 2
     box = (left, top, left + width * factor, top + height * factor)

@@ -76,10 +76,10 @@ class FilmConfig:
     title_seconds: float = 1.5
 
     def __post_init__(self) -> None:
-        if self.frames_per_second < 1 or self.scale < 1 or self.title_seconds < 0:
+        if self.frames_per_second < 1 or self.scale < 1 or not 0 <= self.title_seconds <= 60:
             raise UserError(
                 f"frames_per_second is {self.frames_per_second}, scale {self.scale}, title_seconds {self.title_seconds}: "
-                "give 1 or more, 1 or more, and 0 or more"
+                "give 1 or more, 1 or more, and 0 to 60"
             )
         if len(self.image_size) != 2 or min(self.image_size) < 1:
             raise UserError(f"image_size is {self.image_size}: give height and width in pixels")
@@ -152,10 +152,13 @@ def make_film(
     sampler = KeyframeSampler(model, memory, drawing, image_size=(height, width))
     model.encode_captions([*board.captions(), *(reference.caption for reference in script.references)])
     memory.plan(len(board.shots), short_side=min(height, width) // model.patch, aspect=width / height, text_tokens=model.text_tokens)
-    run.begin({})
+    if drawing.mode == "joint" and script.references:
+        raise UserError("drawing.mode is joint, which remembers nothing: leave references out, or draw with mode extend")
     if run.world.is_main:
         keyframes = sampler.draw(board, fixed=script.kept, references=script.references)
         clips = video.clips(board, [keyframe.frame for keyframe in keyframes], frames_per_second=film.frames_per_second)
+    run.begin({})  # empties the folder of an earlier film: not before there is a new one
+    if run.world.is_main:
         _write(run, film, script, keyframes, clips, shown=_settings(memory, drawing), patch=model.patch, animated=video.animates)
     run.world.barrier()
 
@@ -185,13 +188,16 @@ def _kept(board: Storyboard, film: FilmConfig, seed: int) -> tuple[Storyboard, d
     for number in film.redraw:
         shots[number - 1] = replace(shots[number - 1], seed=derive_seed(seed, "redraw", number))
     kept = {}
-    for number in range(1, len(shots) + 1):
-        path = Path(film.keyframes_from) / _keyframe_file(number)
-        if number in film.redraw or not path.exists():
-            continue  # a shot that was added has no keyframe yet
-        kept[number - 1] = read_picture(path, (film.image_size[0], film.image_size[1]))
-    if not kept:
-        raise UserError(f"keyframes_from is {film.keyframes_from}, which holds no {_keyframe_file(1)}: name the folder of a film")
+    folder = Path(film.keyframes_from)
+    earlier = read_storyboard(folder / "storyboard.json").shots
+    for number, (shot, before) in enumerate(zip(shots, earlier, strict=False), start=1):
+        # A shot that shows something else than its namesake of the earlier film has no keyframe yet.
+        if number in film.redraw or (shot.caption, shot.tags) != (before.caption, before.tags):
+            continue
+        frame = read_picture(folder / _keyframe_file(number), None)
+        if list(frame.shape[-2:]) != film.image_size:
+            raise UserError(f"{folder / _keyframe_file(number)} has {frame.shape[-2]} x {frame.shape[-1]} pixels, not {film.image_size}")
+        kept[number - 1] = frame
     return replace(board, shots=tuple(shots)), kept
 
 

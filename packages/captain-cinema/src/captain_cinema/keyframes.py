@@ -188,6 +188,7 @@ class KeyframeSampler:
                     f"a frame of {frame.shape[-2]} x {frame.shape[-1]} pixels: the film's frames are {self._size[0]} x {self._size[1]}"
                 )
         captions = [self._model.encode_captions(board.captions()) for board in storyboards]
+        kept = {index: frames.to(captions[0].device) for index, frames in kept.items()}
         if self.drawing.mode == "joint":
             return self._draw_together(storyboards, captions, kept)
         pasts = [self._referenced(references) for _ in storyboards]
@@ -280,7 +281,8 @@ class KeyframeSampler:
     def _referenced(self, references: Sequence[Reference]) -> _Past:
         past = _Past()
         for number, reference in enumerate(references, start=1):
-            past.add(reference.frame, self._model.encode_captions([reference.caption])[0], reference.tags, -number)
+            said = self._model.encode_captions([reference.caption])[0]
+            past.add(reference.frame.to(said.device), said, reference.tags, -number)
         return past
 
 

@@ -209,7 +209,7 @@ def _most_likely(
     image_size: int,
 ) -> int | None:
     """Index of the candidate under which the noisy remembered frames are most likely."""
-    if context_noise <= 0.5 and any(grid[0] * patch == image_size for grid in shown.values()):
+    if context_noise <= 1 / 3 and any(grid[0] * patch == image_size for grid in shown.values()):
         # The judge reads a frame in full at such noise without an error.
         return candidates.index(truth)
     cost: Tensor | None = None

@@ -11,6 +11,7 @@ from triptych.errors import UserError
 
 VERSION = 1
 DEFAULT_SECONDS = 1.5
+MAX_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ class Storyboard:
         for number, shot in enumerate(self.shots, start=1):
             if not shot.caption.strip():
                 raise UserError(f"shot {number} has no caption: say what it shows")
-            if not 0 < shot.seconds < float("inf"):
-                raise UserError(f"shot {number} lasts {shot.seconds} seconds: the duration must be above 0")
+            if not 0 < shot.seconds <= MAX_SECONDS:
+                raise UserError(f"shot {number} lasts {shot.seconds} seconds: the duration must be above 0 and at most {MAX_SECONDS:g}")
             strangers = [name for name in shot.characters if name not in self.characters]
             if strangers:
                 raise UserError(
@@ -122,6 +123,9 @@ def _storyboard(tree: Any) -> Storyboard:
     if not isinstance(tree, dict) or tree.get("version") != VERSION:
         raise UserError(f"its version is not {VERSION}: write it with 'make generate-cinema' and edit that")
     values = _checked({key: value for key, value in tree.items() if key != "version"}, Storyboard, "the storyboard")
+    title, seed = values.get("title", ""), values.get("seed", 0)
+    if not isinstance(title, str) or isinstance(seed, bool) or not isinstance(seed, int):
+        raise UserError(f"its title is {title!r} and its seed {seed!r}: give a text and a whole number")
     shots = values.get("shots", [])
     if not isinstance(shots, list):
         raise UserError("its shots are no list")
@@ -141,6 +145,8 @@ def _shot(tree: Any, number: int) -> Shot:
     if not isinstance(characters, list) or not all(isinstance(name, str) for name in characters):
         raise UserError(f"shot {number}: its characters must be a list of names")
     values["characters"] = tuple(characters)
+    if not isinstance(values.get("place"), str | None):
+        raise UserError(f"shot {number} is at {values['place']}: its place must be one name, or null")
     seconds, seed = values.get("seconds", DEFAULT_SECONDS), values.get("seed")
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise UserError(f"shot {number} lasts '{seconds}' seconds: give a number")

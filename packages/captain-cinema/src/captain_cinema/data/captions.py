@@ -118,7 +118,7 @@ _PHRASES = [
     for value, phrase in words.items()
     if phrase
 ]
-_SILENT_WORDS = {"a", "an", "and", "at", "in", "of", "on", "shot", "the", "with", "to"}
+_SILENT_WORDS = {"a", "an", "and", "at", "in", "of", "on", "shot", "still", "the", "with", "to"}
 
 
 def parse_caption(text: str) -> Caption:
@@ -131,7 +131,7 @@ def parse_caption(text: str) -> Caption:
         >>> parse_caption("ada in the attic, wide shot, on the left, with the red box").prop
         'red'
     """
-    left = " ".join(re.findall(r"[a-z]+", text.lower()))
+    left = " ".join(re.findall(r"\w+", text.lower()))
     said: dict[str, str] = {}
     for phrase, field, value in _PHRASES:
         pattern = rf"\b{phrase}\b"
