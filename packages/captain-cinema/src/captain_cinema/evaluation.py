@@ -13,10 +13,9 @@ from captain_cinema.data.captions import caption_indices
 from captain_cinema.data.clips import TinyClips
 from captain_cinema.data.drawing import ACTIONS
 from captain_cinema.data.judge import read_action, read_frames
-from captain_cinema.data.stories import Story, sample_story
+from captain_cinema.data.stories import sample_story
 from captain_cinema.keyframes import KeyframeSampler
-from captain_cinema.probe import IDENTITY_PARTS, SETTING_PARTS, Outcome, draw_returns, sample_returns
-from captain_cinema.storyboard import Shot, Storyboard
+from captain_cinema.probe import IDENTITY_PARTS, Outcome, draw_returns, sample_returns, shares_right, undescribed_storyboard
 from captain_cinema.video.mmdit import DiffusionClips
 from triptych.distributed import World
 from triptych.errors import UserError
@@ -132,7 +131,11 @@ def evaluate_films(sampler: KeyframeSampler, config: EvaluationConfig, *, seed: 
     mine: list[FilmOutcome] = []
     if len(share):
         stories = [sample_story(config.film_shots, generator=generator(seed, "film", index)) for index in share]
-        boards = [_described(story, derive_seed(seed, "film noise", index)) for story, index in zip(stories, share, strict=True)]
+        boards = [
+            # Looks are told where they first appear.
+            undescribed_storyboard("film", story.shots, story.captions(describe_first=True), seed=derive_seed(seed, "film noise", index))
+            for story, index in zip(stories, share, strict=True)
+        ]
         for story, keyframes in zip(stories, sampler.draw_many(boards), strict=True):
             pictures = [story.picture(shot) for shot in story.shots]
             readings = read_frames(torch.stack([keyframe.frame for keyframe in keyframes]), pictures)
@@ -224,15 +227,5 @@ def summarise_films(rows: Sequence[FilmOutcome]) -> dict[str, float]:
 
 
 def _shares(rows: Sequence[Outcome]) -> dict[str, float]:
-    found = {part: fmean(row.right[part] for row in rows) for part in (*IDENTITY_PARTS, *SETTING_PARTS)}
-    found |= {name: fmean(getattr(row, name) for row in rows) for name in ("identity", "set", "identity_ceiling", "set_ceiling")}
-    found["colour_ceiling"] = fmean(row.colour_ceiling for row in rows)
-    return found | {"residual": fmean(row.residual for row in rows)}
-
-
-def _described(story: Story, seed: int) -> Storyboard:
-    """The story as captions; looks are told where they first appear."""
-    captions = story.captions(describe_first=True)
-    shots = tuple(Shot(caption.text, (shot.name,), shot.place) for caption, shot in zip(captions, story.shots, strict=True))
-    named, located = sorted({shot.name for shot in story.shots}), sorted({shot.place for shot in story.shots})
-    return Storyboard("film", dict.fromkeys(named, ""), dict.fromkeys(located, ""), shots, seed)
+    others = ("identity_ceiling", "set_ceiling", "colour_ceiling", "residual")
+    return shares_right(rows) | {name: fmean(getattr(row, name) for row in rows) for name in others}

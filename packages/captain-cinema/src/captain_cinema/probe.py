@@ -6,6 +6,7 @@ best reader of the same memory could know.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from captain_cinema.data.captions import Caption
 from captain_cinema.data.drawing import Identity, Picture, Setting, draw_pictures
 from captain_cinema.data.judge import IDENTITIES, SETTINGS, every_identity, every_setting, read_frames
 from captain_cinema.data.stories import Story, StoryShot, gap_of, next_shots, sample_story
@@ -52,9 +54,8 @@ class Return:
     @property
     def storyboard(self) -> Storyboard:
         """The story as captions alone; nobody is described."""
-        shots = tuple(Shot(shot.caption.text, (shot.name,), shot.place) for shot in (*self.story.shots, self.shot))
-        named, located = sorted({shot.characters[0] for shot in shots}), sorted({str(shot.place) for shot in shots})
-        return Storyboard("probe", dict.fromkeys(named, ""), dict.fromkeys(located, ""), shots, self.seed)
+        shots = (*self.story.shots, self.shot)
+        return undescribed_storyboard("probe", shots, [shot.caption for shot in shots], seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,19 @@ class Outcome:
     def set(self) -> bool:
         """Whether wall, ground and decoration are all right."""
         return all(self.right[part] for part in SETTING_PARTS)
+
+
+def undescribed_storyboard(title: str, shots: Sequence[StoryShot], captions: Sequence[Caption], *, seed: int) -> Storyboard:
+    """Shots of a story under captions of their own; its tables describe nobody and no place."""
+    named, located = sorted({shot.name for shot in shots}), sorted({shot.place for shot in shots})
+    told = tuple(Shot(caption.text, (shot.name,), shot.place) for shot, caption in zip(shots, captions, strict=True))
+    return Storyboard(title, dict.fromkeys(named, ""), dict.fromkeys(located, ""), told, seed)
+
+
+def shares_right(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Share of the outcomes in which each part, the identity and the set are right."""
+    found = {part: fmean(outcome.right[part] for outcome in outcomes) for part in (*IDENTITY_PARTS, *SETTING_PARTS)}
+    return found | {"identity": fmean(outcome.identity for outcome in outcomes), "set": fmean(outcome.set for outcome in outcomes)}
 
 
 def sample_returns(count: int, num_past: int, *, seed: int, gap_law: str = "uniform", min_gap: int = 1) -> list[Return]:

@@ -1,9 +1,8 @@
 """`python -m captain_cinema.train`: the models of tiny cinema, how well memory works, and a first film."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from captain_cinema.keyframe_stage import KeyframeLossConfig, KeyframeStage
 from captain_cinema.keyframes import DrawingConfig, KeyframeSampler
 from captain_cinema.models.mmdit import MMDiTConfig, SmallMMDiT
 from captain_cinema.planner import plan_storyboard
-from captain_cinema.probe import Outcome, draw_returns, sample_returns
+from captain_cinema.probe import draw_returns, sample_returns, shares_right
 from captain_cinema.small_model import STAGE_OF, model_folder
 from captain_cinema.video.mmdit import ClipConditioning
 from captain_cinema.video_stage import VideoLossConfig, VideoStage
@@ -32,30 +31,12 @@ from triptych.report.render import Chart, ReportConfig
 from triptych.run import Run, RunConfig
 from triptych.seeding import derive_seed
 from triptych.tracking.jsonl import read_rows
-from triptych.training import Stage, TrainerConfig, fit
+from triptych.training import LoopConfig, Stage, TrainerConfig, fit
 from triptych.weights import ModelFolder
 
 _logger = get_logger("train")
 
 STAGES = tuple(STAGE_OF)
-
-
-@dataclass
-class TrainingLoopConfig:
-    """The loop of one stage.
-
-    Attributes:
-        batch_size: examples per optimizer step, over all ranks.
-        log_every: steps between two rows of metrics.jsonl.
-    """
-
-    batch_size: int = 8
-    log_every: int = 20
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "log_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"trainer.{name} is {getattr(self, name)}: it must be 1 or more")
 
 
 @dataclass
@@ -74,7 +55,7 @@ class KeyframeSettings:
     loss: KeyframeLossConfig = field(default_factory=KeyframeLossConfig)
     curriculum: list[CurriculumStage] = field(default_factory=list)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    trainer: TrainingLoopConfig = field(default_factory=TrainingLoopConfig)
+    trainer: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
         if not self.curriculum:
@@ -194,7 +175,7 @@ class _Plan:
     trainer: TrainerConfig
     optimizer: OptimizerConfig
     learning_rate: Callable[[int], float] | None
-    finish: Callable[[Run, SmallMMDiT], dict[str, Any]]
+    finish: Callable[[SmallMMDiT], dict[str, Any]]
     charts: list[Chart]
 
 
@@ -266,7 +247,7 @@ def _train(config: TrainConfig, name: str, build: Callable[[TrainConfig], _Plan]
             last = read_rows(run.directory / "metrics.jsonl")[-1]
             summary = {"stage": name, "seed": config.seed, "steps": steps, "seconds": seconds, "world_size": run.world.size}
             summary |= {key: value for key, value in last.items() if key != "step"}
-            found = plan.finish(run, plan.model.eval())
+            found = plan.finish(plan.model.eval())
             headline = {key: f"{value:.2f}" for key, value in found.pop("headline", {}).items()}
             report = run.finish(summary | found, report=ReportConfig(title=f"{config.name}: {name}", headline=headline, charts=plan.charts))
             _logger.info("report             %s", report)
@@ -289,7 +270,7 @@ def _keyframes(config: TrainConfig) -> _Plan:
         warm = min(1.0, (within + 1) / max(1, settings.optimizer.warmup_steps)) if index else 1.0
         return warm * settings.curriculum[index].learning_rate_scale * learning_rate_at(step, loop.max_steps, settings.optimizer)
 
-    def finish(run: Run, trained: SmallMMDiT) -> dict[str, Any]:
+    def finish(trained: SmallMMDiT) -> dict[str, Any]:
         return probe_memories(trained, config.memories, config.drawing, config.probe)
 
     return _Plan(stage, model, loop, settings.optimizer, learning_rate, finish, [Chart("Loss", {"loss": "loss", "error": "squared error"})])
@@ -300,7 +281,7 @@ def _video(config: TrainConfig) -> _Plan:
     model = SmallMMDiT(settings.model)
     stage = VideoStage(model, instantiate(settings.data), settings.conditioning, settings.loss, seed=config.seed)
     charts = [Chart("Loss", {"loss": "loss", "error": "squared error"})]
-    return _Plan(stage, model, settings.trainer, settings.optimizer, None, lambda run, trained: {}, charts)
+    return _Plan(stage, model, settings.trainer, settings.optimizer, None, lambda trained: {}, charts)
 
 
 def probe_memories(model: SmallMMDiT, memories: dict[str, MemoryPolicy], drawing: DrawingConfig, probe: ProbeConfig) -> dict[str, Any]:
@@ -314,12 +295,6 @@ def probe_memories(model: SmallMMDiT, memories: dict[str, MemoryPolicy], drawing
         _logger.info("memory %-11s %s", name, told)
     headline = {f"colour of who returns, memory {name}": found["colour"] for name, found in shares.items()}
     return {"returns": shares, "headline": headline}
-
-
-def shares_right(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Share of the outcomes in which each part, the identity and the set are right."""
-    found = {part: fmean(outcome.right[part] for outcome in outcomes) for part in outcomes[0].right}
-    return found | {"identity": fmean(outcome.identity for outcome in outcomes), "set": fmean(outcome.set for outcome in outcomes)}
 
 
 def _folder(config: TrainConfig) -> ModelFolder:

@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
 
 from triptych.checkpoint import write_atomically
 from triptych.console import get_logger, setup_logging
 from triptych.errors import UserError
-from triptych.weights import CONFIG_FILE, ModelFolder
+from triptych.weights import CONFIG_FILE, ModelFolder, read_safetensors, write_safetensors
 
 _logger = get_logger("packing")
 
@@ -45,10 +44,7 @@ def pack(run: Path, model: ModelFolder, target: Path, *, stage_of: Mapping[str, 
     files = {}
     for part in stage_of:
         path = target / f"{part}.safetensors"
-        partial = path.with_suffix(".partial")
-        save_file({name: value.to(torch.float16) for name, value in load_file(model.path / path.name).items()}, partial)
-        partial.chmod(0o644)  # safetensors leaves them to their owner alone
-        partial.replace(path)
+        write_safetensors(path, {name: value.to(torch.float16) for name, value in read_safetensors(model.path / path.name).items()})
         files[path.name] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
     record = {"made": made, "files": files}
     write_atomically(target / CONFIG_FILE, json.dumps(sizes, indent=1) + "\n")

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import torch
@@ -41,23 +41,32 @@ class Stage(Protocol):
 
 
 @dataclass
-class TrainerConfig:
-    """The loop of one stage.
+class LoopConfig:
+    """The loop of a stage whose length is said elsewhere.
 
     Attributes:
-        max_steps: optimizer steps.
         batch_size: examples per optimizer step, over all ranks.
         log_every: steps between two rows of metrics.jsonl.
     """
 
-    max_steps: int = 1000
     batch_size: int = 32
     log_every: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_size", "log_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"trainer.{name} is {getattr(self, name)}: it must be 1 or more")
+        for item in fields(self):
+            if getattr(self, item.name) < 1:
+                raise UserError(f"trainer.{item.name} is {getattr(self, item.name)}: it must be 1 or more")
+
+
+@dataclass
+class TrainerConfig(LoopConfig):
+    """The loop of one stage.
+
+    Attributes:
+        max_steps: optimizer steps.
+    """
+
+    max_steps: int = 1000
 
 
 def fit(

@@ -33,6 +33,14 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is no whole safetensors file ({error}): fetch it again") from error
 
 
+def write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Writes tensors to a file that everybody may read, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    save_file({key: value.detach().contiguous().cpu() for key, value in state.items()}, partial)
+    partial.chmod(0o644)  # safetensors leaves it to its owner alone
+    partial.replace(path)
+
+
 def fill_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Copies `state` into `model` in place, in the model's own precision.
 
@@ -77,10 +85,7 @@ class ModelFolder:
     def save(self, part: str, module: nn.Module, sizes: Mapping[str, Any]) -> None:
         """Writes the weights of one part and notes its sizes; each file whole or not at all."""
         self.path.mkdir(parents=True, exist_ok=True)
-        partial = self.path / f".{part}.partial"
-        save_file({key: value.detach().contiguous().cpu() for key, value in module.state_dict().items()}, partial)
-        partial.chmod(0o644)  # safetensors leaves it to its owner alone
-        partial.replace(self.path / f"{part}.safetensors")
+        write_safetensors(self.path / f"{part}.safetensors", module.state_dict())
         path = self.path / CONFIG_FILE
         known = json.loads(path.read_text()) if path.exists() else {}
         write_atomically(path, json.dumps({**known, part: dict(sizes)}, indent=1))
