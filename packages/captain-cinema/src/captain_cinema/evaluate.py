@@ -12,6 +12,7 @@ from captain_cinema.conditioning import MemoryPolicy
 from captain_cinema.evaluation import (
     EvaluationConfig,
     OutcomeStore,
+    compare,
     evaluate_actions,
     evaluate_films,
     evaluate_returns,
@@ -97,7 +98,14 @@ def _conclude(config: EvaluateConfig, run: Run, store: OutcomeStore, actions: di
         name: summarise(rows, confidence=config.evaluation.confidence, seed=config.seed) | {"film": summarise_films(store.films[name])}
         for name, rows in store.returns.items()
     }
-    summary = {"seed": config.seed, "num_stories": config.evaluation.num_stories, "memories": memories, "actions": actions}
+    compared = compare(store.returns, confidence=config.evaluation.confidence, seed=config.seed)
+    summary = {
+        "seed": config.seed,
+        "num_stories": config.evaluation.num_stories,
+        "memories": memories,
+        "compared": compared,
+        "actions": actions,
+    }
     lines = [
         json.dumps({"memory": name, "length": length, **asdict(row)})
         for name, table in store.returns.items()
@@ -107,7 +115,7 @@ def _conclude(config: EvaluateConfig, run: Run, store: OutcomeStore, actions: di
     run.write_text("outcomes.jsonl", "".join(line + "\n" for line in lines))
     columns = (
         "memory", "tokens per shot", "seconds per shot", "identity", "its interval", "its ceiling", "set", "its interval", "its ceiling",
-        "colour", "shape", "hat", "badge", "film: as at first",
+        "colour", "shape", "hat", "badge", "shows both", "film: as at first",
     )  # fmt: skip
     table = [
         (
@@ -123,7 +131,7 @@ def _conclude(config: EvaluateConfig, run: Run, store: OutcomeStore, actions: di
                     f"{row[f'{part}_ceiling']:.2f}",
                 )
             ),
-            *(f"{row[part]:.2f}" for part in ("colour", "shape", "hat", "badge")),
+            *(f"{row[part]:.2f}" for part in ("colour", "shape", "hat", "badge", "covered")),
             f"{row['film']['same_identity']:.2f}" if row["film"] else "",
         )
         for name, row in memories.items()
@@ -149,6 +157,16 @@ def _conclude(config: EvaluateConfig, run: Run, store: OutcomeStore, actions: di
     ]
     best = max(memories, key=lambda name: memories[name]["identity"])
     samples = [Samples("Memories, one set of weights", columns, table)]
+    if compared:
+        gains = [
+            (
+                row["memory"],
+                row["against"],
+                *("{:+.2f} [{:+.2f}, {:+.2f}]".format(row[part], *row[f"{part}_interval"]) for part in ("identity", "set")),
+            )
+            for row in compared
+        ]
+        samples.append(Samples("Gains, paired by story", ("memory", "against", "identity", "set"), gains))
     if actions:
         samples.append(
             Samples("Clips whose action is recognised", ("action", "share"), [(key, f"{value:.2f}") for key, value in actions.items()])

@@ -15,14 +15,23 @@ from captain_cinema.data.drawing import ACTIONS
 from captain_cinema.data.judge import read_action, read_frames
 from captain_cinema.data.stories import sample_story
 from captain_cinema.keyframes import KeyframeSampler
-from captain_cinema.probe import IDENTITY_PARTS, Outcome, draw_returns, sample_returns, shares_right, undescribed_storyboard
+from captain_cinema.probe import IDENTITY_PARTS, Outcome, draw_returns, sample_returns, shares_right, storyboard_of
 from captain_cinema.video.mmdit import DiffusionClips
 from triptych.distributed import World
 from triptych.errors import UserError
-from triptych.evaluation.statistics import bootstrap_interval
+from triptych.evaluation.statistics import bootstrap_interval, paired_difference
 from triptych.seeding import derive_seed, generator
 
 GAPS = ((1, 1), (2, 3), (4, 7), (8, 15), (16, 1000))
+
+# What a memory must be held against: the other compression at as many tokens, the other order, and whole frames.
+RIVALS = (
+    ("golden", "uniform_retrieved"),
+    ("golden", "golden_time"),
+    ("golden", "best"),
+    ("golden", "full"),
+    ("golden_time", "uniform"),
+)
 
 
 @dataclass
@@ -132,8 +141,7 @@ def evaluate_films(sampler: KeyframeSampler, config: EvaluationConfig, *, seed: 
     if len(share):
         stories = [sample_story(config.film_shots, generator=generator(seed, "film", index)) for index in share]
         boards = [
-            # Looks are told where they first appear.
-            undescribed_storyboard("film", story.shots, story.captions(describe_first=True), seed=derive_seed(seed, "film noise", index))
+            storyboard_of(story, title="film", seed=derive_seed(seed, "film noise", index), described=True)
             for story, index in zip(stories, share, strict=True)
         ]
         for story, keyframes in zip(stories, sampler.draw_many(boards), strict=True):
@@ -216,6 +224,28 @@ def summarise(outcomes: Mapping[int, Sequence[Outcome]], *, confidence: float, s
     return found
 
 
+def compare(outcomes: Mapping[str, Mapping[int, Sequence[Outcome]]], *, confidence: float, seed: int) -> list[dict[str, Any]]:
+    """Paired differences between the memories of `RIVALS` that were evaluated, over the same stories.
+
+    Returns:
+        Rows of `memory`, `against`, and for `identity` and `set` the mean gain and its interval.
+    """
+    found: list[dict[str, Any]] = []
+    for name, rival in RIVALS:
+        if name not in outcomes or rival not in outcomes:
+            continue
+        row: dict[str, Any] = {"memory": name, "against": rival}
+        for part in ("identity", "set"):
+            after, before = (
+                torch.tensor([float(getattr(row, part)) for rows in outcomes[memory].values() for row in rows], dtype=torch.float64)
+                for memory in (name, rival)
+            )
+            gain = paired_difference(before, after, generator=generator(seed, "paired", part), confidence=confidence)
+            row |= {part: gain.mean, f"{part}_interval": [gain.low, gain.high]}
+        found.append(row)
+    return found
+
+
 def summarise_films(rows: Sequence[FilmOutcome]) -> dict[str, float]:
     """Self-consistency of films: shares of returning characters that look as at first, in every part and in all."""
     if not rows:
@@ -227,5 +257,5 @@ def summarise_films(rows: Sequence[FilmOutcome]) -> dict[str, float]:
 
 
 def _shares(rows: Sequence[Outcome]) -> dict[str, float]:
-    others = ("identity_ceiling", "set_ceiling", "colour_ceiling", "residual")
+    others = ("identity_ceiling", "set_ceiling", "colour_ceiling", "covered", "residual")
     return shares_right(rows) | {name: fmean(getattr(row, name) for row in rows) for name in others}

@@ -191,6 +191,11 @@ class KeyframeSampler:
         kept = {index: frames.to(captions[0].device) for index, frames in kept.items()}
         if self.drawing.mode == "joint":
             return self._draw_together(storyboards, captions, kept)
+        # Under causal attention the past carries its captions as they were drawn; a memory is named alone, as in training,
+        # so that who returns is known by sight.
+        named = captions
+        if self.drawing.mode == "extend":
+            named = [self._model.encode_captions([shot.caption for shot in board.shots]) for board in storyboards]
         pasts = [self._referenced(references) for _ in storyboards]
         found: list[list[Keyframe]] = [[] for _ in storyboards]
         for index in range(count):
@@ -199,13 +204,13 @@ class KeyframeSampler:
             else:
                 later = {place: frames for place, frames in sorted(kept.items()) if place > index}
                 views = [
-                    _with_later(past, {place: frames[row] for place, frames in later.items()}, storyboards[row], captions[row])
+                    _with_later(past, {place: frames[row] for place, frames in later.items()}, storyboards[row], named[row])
                     for row, past in enumerate(pasts)
                 ]
                 drawn = self._draw_shot(storyboards, captions, views, index)
             for row, keyframe in enumerate(drawn):
                 found[row].append(keyframe)
-                pasts[row].add(keyframe.frame, captions[row][index], storyboards[row].shots[index].tags, index)
+                pasts[row].add(keyframe.frame, named[row][index], storyboards[row].shots[index].tags, index)
         return found
 
     def _draw_shot(self, boards: Sequence[Storyboard], captions: Sequence[Tensor], pasts: Sequence[_Past], index: int) -> list[Keyframe]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from captain_cinema.data.captions import NAMES, PLACES, Caption
+from captain_cinema.data.captions import NAMES, PLACES, Caption, look_text
 from captain_cinema.data.drawing import BODY_COLOURS, IDENTITY_VALUES, POSITIONS, SETTING_VALUES, SIZES, Identity, Setting
 from captain_cinema.storyboard import Shot, Storyboard
 from triptych.errors import UserError
@@ -74,18 +74,14 @@ def plan_storyboard(storyline: str, *, seed: int = 0) -> Storyboard:
     return Storyboard(
         title=textwrap.shorten(storyline, 80, placeholder=" ..."),
         characters={
-            name: _described(Identity(*look), None) for name, look in zip(cast, _deal(IDENTITY_VALUES, len(cast), stream), strict=True)
+            name: look_text(Identity(*look), None) for name, look in zip(cast, _deal(IDENTITY_VALUES, len(cast), stream), strict=True)
         },
         places={
-            spot: _described(None, Setting(*look)) for spot, look in zip(scenery, _deal(SETTING_VALUES, len(scenery), stream), strict=True)
+            spot: look_text(None, Setting(*look)) for spot, look in zip(scenery, _deal(SETTING_VALUES, len(scenery), stream), strict=True)
         },
         shots=tuple(shots),
         seed=seed,
     )
-
-
-def _described(identity: Identity | None, setting: Setting | None) -> str:
-    return Caption().described(identity, setting).text.strip("(), ")
 
 
 def _first_place(beats: Sequence[str], stream: torch.Generator) -> str:

@@ -14,12 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from captain_cinema.data.captions import Caption
-from captain_cinema.data.drawing import Identity, Picture, Setting, draw_pictures
+from captain_cinema.data.captions import look_text
+from captain_cinema.data.drawing import BODY_COLOURS, Identity, Picture, Setting, draw_pictures
 from captain_cinema.data.judge import IDENTITIES, SETTINGS, every_identity, every_setting, read_frames
 from captain_cinema.data.stories import Story, StoryShot, gap_of, next_shots, sample_story
 from captain_cinema.keyframes import KeyframeSampler
 from captain_cinema.memory import Grid
+from captain_cinema.retrieval import is_covered
 from captain_cinema.storyboard import Shot, Storyboard
 from triptych.seeding import derive_seed, generator
 
@@ -54,8 +55,8 @@ class Return:
     @property
     def storyboard(self) -> Storyboard:
         """The story as captions alone; nobody is described."""
-        shots = (*self.story.shots, self.shot)
-        return undescribed_storyboard("probe", shots, [shot.caption for shot in shots], seed=self.seed)
+        whole = replace(self.story, shots=(*self.story.shots, self.shot))
+        return storyboard_of(whole, title="probe", seed=self.seed, described=False)
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,10 @@ class Outcome:
         residual: distance to the nearest frame of this world, see `Reading`.
         tokens: of memory and shot.
         seconds: of drawing.
-        identity_ceiling, set_ceiling: whether the best reader of the memory would know.
+        identity_ceiling, set_ceiling: whether the best reader of the memory would know, 1 or 0; chance where it holds
+            no view.
         colour_ceiling: likewise for the colour.
+        covered: whether the memory shows both the character and the place.
     """
 
     right: dict[str, bool]
@@ -79,9 +82,10 @@ class Outcome:
     residual: float
     tokens: int
     seconds: float
-    identity_ceiling: bool
-    set_ceiling: bool
-    colour_ceiling: bool
+    identity_ceiling: float
+    set_ceiling: float
+    colour_ceiling: float
+    covered: bool
 
     @property
     def identity(self) -> bool:
@@ -94,11 +98,20 @@ class Outcome:
         return all(self.right[part] for part in SETTING_PARTS)
 
 
-def undescribed_storyboard(title: str, shots: Sequence[StoryShot], captions: Sequence[Caption], *, seed: int) -> Storyboard:
-    """Shots of a story under captions of their own; its tables describe nobody and no place."""
-    named, located = sorted({shot.name for shot in shots}), sorted({shot.place for shot in shots})
-    told = tuple(Shot(caption.text, (shot.name,), shot.place) for shot, caption in zip(shots, captions, strict=True))
-    return Storyboard(title, dict.fromkeys(named, ""), dict.fromkeys(located, ""), told, seed)
+def storyboard_of(story: Story, *, title: str, seed: int, described: bool) -> Storyboard:
+    """A story as captions alone.
+
+    Args:
+        story: with all its shots.
+        title: of the storyboard.
+        seed: of the storyboard.
+        described: whether its tables say how everybody and every place looks, which joins the caption where they first
+            appear.
+    """
+    people = {name: look_text(story.characters[name], None) if described else "" for name in sorted({shot.name for shot in story.shots})}
+    places = {name: look_text(None, story.places[name]) if described else "" for name in sorted({shot.place for shot in story.shots})}
+    shots = tuple(Shot(shot.caption.text, (shot.name,), shot.place) for shot in story.shots)
+    return Storyboard(title, people, places, shots, seed)
 
 
 def shares_right(outcomes: Sequence[Outcome]) -> dict[str, float]:
@@ -140,7 +153,7 @@ def draw_returns(
         sampler: the model and its memory.
         returns: stories of equally long pasts.
         batch_size: stories drawn side by side.
-        ceilings: whether to read the memories; else all ceilings are False.
+        ceilings: whether to read the memories; else all ceilings are chance.
 
     Returns:
         Outcomes and drawn frames.
@@ -167,7 +180,7 @@ def draw_returns(
             kept = {entry.source: entry.grid for entry in keyframe.remembered}
             known_identity = read_identity(item, kept, patch=patch, context_noise=context_noise) if ceilings else None
             known_setting = read_setting(item, kept, patch=patch, context_noise=context_noise) if ceilings else None
-            name_gap, place_gap = (gap_of(item.story.shots, tag) for tag in (item.shot.name, item.shot.place))
+            name_gap, place_gap = (gap_of(item.story.shots, tag) for tag in item.shot.tags)
             assert name_gap is not None
             assert place_gap is not None
             outcomes.append(
@@ -178,13 +191,19 @@ def draw_returns(
                     reading.residual,
                     keyframe.tokens,
                     keyframe.seconds,
-                    known_identity == wanted.identity,
-                    known_setting == wanted.setting,
-                    known_identity is not None and known_identity.colour == wanted.identity.colour,
+                    _chance(known_identity, wanted.identity, len(IDENTITIES)),
+                    _chance(known_setting, wanted.setting, len(SETTINGS)),
+                    _chance(known_identity and known_identity.colour, wanted.identity.colour, len(BODY_COLOURS)),
+                    is_covered(list(kept), [shot.tags for shot in item.story.shots], item.shot.tags, len(kept)),
                 )
             )
             frames.append(keyframe.frame)
     return outcomes, torch.stack(frames)
+
+
+def _chance(known: object | None, wanted: object, count: int) -> float:
+    """How likely the best guess is right: one of `count` where nothing is known."""
+    return 1 / count if known is None else float(known == wanted)
 
 
 def read_identity(item: Return, kept: Mapping[int, Grid], *, patch: int, context_noise: float, image_size: int = 64) -> Identity | None:

@@ -85,6 +85,11 @@ class Caption:
         return Caption(**said)
 
 
+def look_text(identity: Identity | None, setting: Setting | None) -> str:
+    """How a character or a place looks, in the words of captions."""
+    return Caption().described(identity, setting).text.strip("(), ")
+
+
 def _plain(values: Sequence[str], pattern: str = "{}", **special: str) -> dict[str, str]:
     return {value: special.get(value.replace(" ", "_"), pattern.format(value)) for value in values}
 

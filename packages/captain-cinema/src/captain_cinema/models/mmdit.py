@@ -23,6 +23,7 @@ _TOKEN_OF_FIELD = {
     "size": 2, "position": 3, "prop": 4, "action": 5,
 }  # fmt: skip
 _TIME_CHANNELS = 128
+_PLACE_OCTAVES = 4
 _DATA_FLOOR = 0.05
 
 
@@ -99,9 +100,13 @@ class SmallMMDiT(nn.Module):
         self.encoder = CaptionEncoder(width, says_action=config.says_action)
         self.text_tokens = self.encoder.num_tokens
         self.patches = nn.Linear(3 * patch * patch, width)
+        # Rotary angles tell only how far apart two tokens are; what a body covers depends on where they are.
+        self.places = nn.Linear(4 * _PLACE_OCTAVES, width, bias=False)
         self.text = nn.Linear(width, width)
         self.time = nn.Sequential(nn.Linear(_TIME_CHANNELS, width), nn.SiLU(), nn.Linear(width, width))
         self.pooled = nn.Linear(width, width)  # the whole caption modulates every block beside the time, as in FLUX
+        # What happens in a clip depends on the moment: so its frames' blocks are told it, and not how far apart two frames are alone.
+        self.moment = nn.Linear(_TIME_CHANNELS, width) if config.says_action else None
         # One projection of the time for all blocks of a kind; each block adds a table of its own.
         self.double_modulation = nn.Linear(width, 6 * width)
         self.single_modulation = nn.Linear(width, 3 * width)
@@ -195,10 +200,13 @@ class SmallMMDiT(nn.Module):
         grid = torch.stack((y[:, None].expand(rows, columns), x[None].expand(rows, columns)), dim=-1).flatten(0, 1)
         places = torch.cat((torch.zeros(self.text_tokens, 2), grid)).to(tokens)
         said = self.encoder(group.captions)
+        modulated = self.time(_sinusoid(group.timesteps)) + self.pooled(said.sum(-2))
+        if self.moment is not None:
+            modulated = modulated + self.moment(_sinusoid(group.slots.to(tokens) / 1000))
         return _Stream(
             text=self.text(said),
-            image=tokens,
-            time=functional.silu(self.time(_sinusoid(group.timesteps)) + self.pooled(said.sum(-2))),
+            image=tokens + self.places(_waves((grid + 0.5) / full).to(tokens)),
+            time=functional.silu(modulated),
             slots=group.slots.to(tokens),
             places=places,
             head_width=self.config.width // self.config.num_heads,
@@ -415,6 +423,12 @@ def _sinusoid(timesteps: Tensor) -> Tensor:
     frequencies = torch.exp(-torch.log(torch.tensor(10000.0)) * torch.arange(half) / half).to(timesteps)
     angles = 1000.0 * timesteps[..., None] * frequencies
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+
+def _waves(places: Float[Tensor, "tokens 2"]) -> Float[Tensor, "tokens channels"]:
+    """Sines and cosines, an octave apart, of places in units of the frame."""
+    angles = (places[:, :, None] * torch.pi * 2.0 ** torch.arange(_PLACE_OCTAVES)).flatten(1)
+    return torch.cat((angles.sin(), angles.cos()), dim=-1)
 
 
 def _angles(slots: Float[Tensor, "batch frames"], places: Float[Tensor, "tokens 2"], head_width: int) -> tuple[Tensor, Tensor]:
