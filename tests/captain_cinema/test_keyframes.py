@@ -9,10 +9,11 @@ from captain_cinema.conditioning import MemoryPolicy, memory_groups
 from captain_cinema.data.captions import caption_indices, parse_caption
 from captain_cinema.data.drawing import draw_pictures
 from captain_cinema.data.stories import sample_story
+from captain_cinema.evaluation import compare
 from captain_cinema.keyframes import MODES, DrawingConfig, KeyframeSampler, Reference
 from captain_cinema.memory import MemoryPlan
 from captain_cinema.models.mmdit import MMDiTConfig, SmallMMDiT
-from captain_cinema.probe import Return, draw_returns, read_identity, read_setting, sample_returns
+from captain_cinema.probe import IDENTITY_PARTS, SETTING_PARTS, Outcome, Return, draw_returns, read_identity, read_setting, sample_returns
 from captain_cinema.storyboard import Shot, Storyboard
 from triptych.errors import UserError
 
@@ -71,6 +72,19 @@ def test_a_shot_remembers_what_its_policy_says(model: SmallMMDiT) -> None:
     assert none[5].remembered == ()
     assert none[5].tokens == 64 + model.text_tokens
     assert newest[5].tokens == 3 * (64 + model.text_tokens)
+
+
+def test_a_memory_is_named_and_not_described(model: SmallMMDiT) -> None:
+    film = board(4, count=2)
+    name = film.shots[0].characters[0]
+    told = replace(film, characters={**film.characters, name: "red, circle, cap, bar"})
+    fixed = {0: torch.zeros(3, 64, 64)}
+    second = replace(film.shots[1], characters=(name,), caption=film.shots[1].caption.replace(film.shots[1].characters[0], name))
+    film, told = replace(film, shots=(film.shots[0], second)), replace(told, shots=(film.shots[0], second))
+    for mode, same in (("extend", True), ("causal", False)):
+        sampler = KeyframeSampler(model, MemoryPolicy(), DrawingConfig(mode=mode, num_steps=1))
+        one, other = (sampler.draw(entry, fixed=fixed)[1].frame for entry in (film, told))
+        assert torch.equal(one, other) == same, mode
 
 
 def test_a_reference_is_remembered_from_the_first_shot(model: SmallMMDiT) -> None:
@@ -160,6 +174,23 @@ def test_policies_that_mean_nothing_are_refused(settings: dict[str, object], tol
         MemoryPolicy(**settings)
 
 
+def test_memories_are_compared_story_by_story() -> None:
+    def outcome(*, identity: bool, setting: bool) -> Outcome:
+        right = dict.fromkeys(IDENTITY_PARTS, identity) | dict.fromkeys(SETTING_PARTS, setting)
+        return Outcome(right, 1, 1, 0.0, 1, 0.0, 1.0, 1.0, 1.0, True)
+
+    good, bad = outcome(identity=True, setting=True), outcome(identity=False, setting=True)
+    found = compare(
+        {"golden": {8: [good] * 3 + [bad], 16: [good] * 4}, "uniform_retrieved": {8: [bad] * 4, 16: [good] * 4}, "mine": {8: [bad]}},
+        confidence=0.95,
+        seed=0,
+    )
+    assert [(row["memory"], row["against"]) for row in found] == [("golden", "uniform_retrieved")]
+    assert found[0]["identity"] == pytest.approx(3 / 8)
+    assert found[0]["identity_interval"][0] < 3 / 8 < found[0]["identity_interval"][1]
+    assert (found[0]["set"], found[0]["set_interval"]) == (0.0, [0.0, 0.0])
+
+
 def test_a_budget_below_one_frame_is_refused() -> None:
     with pytest.raises(UserError, match="holds not one frame"):
         MemoryPolicy(budget_tokens=10).plan(8, short_side=8)
@@ -201,6 +232,16 @@ def test_an_exact_model_draws_exactly_and_the_probe_says_so() -> None:
     assert len(exact) >= 4  # two stories may share a caption; the painter knows one picture for both
     assert all(outcomes[index].identity and outcomes[index].set and outcomes[index].residual < 1e-3 for index in exact)
     assert all(outcome.character_gap >= 2 for outcome in outcomes)
+
+
+def test_without_a_memory_the_ceiling_is_chance(model: SmallMMDiT) -> None:
+    returns = sample_returns(2, 3, seed=0)
+    outcomes, _ = draw_returns(KeyframeSampler(model, MemoryPolicy("none"), DrawingConfig(num_steps=1)), returns)
+    for outcome in outcomes:
+        assert (outcome.identity_ceiling, outcome.set_ceiling, outcome.colour_ceiling) == (1 / 384, 1 / 96, 1 / 6)
+        assert not outcome.covered
+    outcomes, _ = draw_returns(KeyframeSampler(model, MemoryPolicy("uniform"), DrawingConfig(num_steps=1)), returns)
+    assert all(outcome.covered and outcome.identity_ceiling == outcome.set_ceiling == 1 for outcome in outcomes)
 
 
 def test_ceilings_fall_with_size_and_noise_and_are_nothing_without_a_view() -> None:

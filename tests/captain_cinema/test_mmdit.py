@@ -8,7 +8,7 @@ from torch import Tensor
 
 from captain_cinema.data.captions import VOCABULARY_SIZES
 from captain_cinema.models import ATTENTIONS, FrameGroup
-from captain_cinema.models.mmdit import MMDiTConfig, SmallMMDiT, _token_places
+from captain_cinema.models.mmdit import MMDiTConfig, SmallMMDiT, _token_places, _waves
 from triptych.errors import UserError
 
 
@@ -122,6 +122,29 @@ def test_moving_all_slots_changes_nothing(model: SmallMMDiT, groups: list[FrameG
     assert (first - third).abs().max() > 1e-4
 
 
+def test_a_clip_knows_its_moments_and_a_keyframe_its_neighbours_alone() -> None:
+    torch.manual_seed(2)
+    sizes = MMDiTConfig(width=32, num_heads=2, num_single=1)
+    single = group(1, 8, memory=False, first=0, seed=5)
+    later = replace(single, slots=single.slots + 3)
+    for config, moves in ((sizes, False), (replace(sizes, says_action=True), True)):
+        own = SmallMMDiT(config).eval()
+        with torch.no_grad():
+            own.moment is None or own.moment.weight.normal_(std=0.1)  # type: ignore[union-attr]
+            for layer in (own.double_modulation, own.single_modulation):
+                layer.weight.normal_(std=0.1)
+            change = (own.predict([single], attention="joint")[0] - own.predict([later], attention="joint")[0]).abs().max()
+        assert (change > 1e-3) == moves, change
+
+
+def test_tokens_know_where_they_lie_whatever_the_size() -> None:
+    full, half = _waves((torch.arange(8.0)[:, None].expand(8, 2) + 0.5) / 8), _waves((_token_places(4, 8)[:, None].expand(4, 2) + 0.5) / 8)
+    between = _waves((torch.arange(8.0)[:, None].expand(8, 2).view(4, 2, 2).mean(1) + 0.5) / 8)
+    assert torch.allclose(half, between)
+    assert torch.cdist(full, full).fill_diagonal_(9).min() > 0.3
+    assert full.abs().max() <= 1
+
+
 def test_a_frame_at_half_size_stands_at_the_mean_of_its_parents() -> None:
     assert torch.equal(_token_places(4, 8), _token_places(8, 8).view(4, 2).mean(1))
     assert torch.equal(_token_places(8, 8), torch.arange(8.0))
@@ -139,8 +162,14 @@ def test_predictions_move_with_what_the_caption_says(model: SmallMMDiT, groups: 
 
 @pytest.mark.parametrize(
     ("sizes", "told"),
-    [({"width": 60}, "multiple of 8"), ({"image_size": 60}, "no multiple of patch"), ({"num_double": 0, "num_single": 0}, "one at least")],
-    ids=["heads", "patches", "blocks"],
+    [
+        ({"width": 60}, "multiple of 8"),
+        ({"image_size": 60}, "no multiple of patch"),
+        ({"num_double": 0, "num_single": 0}, "one at least"),
+        ({"num_heads": 0}, "num_heads is 0"),
+        ({"patch": 0}, "patch is 0"),
+    ],
+    ids=["heads", "patches", "blocks", "no head", "no patch"],
 )
 def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, int], told: str) -> None:
     with pytest.raises(UserError, match=told):

@@ -35,6 +35,11 @@ def test_a_box_is_carried_until_it_is_dropped() -> None:
     assert [parse_caption(shot.caption).prop for shot in board.shots] == [None, "red", "red", None, None]
 
 
+def test_what_is_looked_at_is_no_place() -> None:
+    board = plan_storyboard("ada looks at the moon in the garden; bo returns to the attic with the light in the cellar")
+    assert [shot.place for shot in board.shots] == ["garden", "attic"]
+
+
 def test_looks_are_dealt_by_the_seed_and_told_once() -> None:
     board = plan_storyboard(STORYLINE, seed=1)
     assert board.characters != plan_storyboard(STORYLINE, seed=2).characters

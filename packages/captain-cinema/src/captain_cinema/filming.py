@@ -1,5 +1,6 @@
 """From a storyboard to a film in a folder: keyframes, clips, titles, contact sheet and the page that shows it all."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -217,18 +218,26 @@ def _write(
         (run.directory / folder).mkdir(exist_ok=True)
     made = provenance()
     signed = {"Software": f"triptych {made['commit']}", "Seed": str(board.seed)}
-    large = [to_bytes(clip, scale=film.scale) for clip in clips]
     pages = []
-    for number, (shot, keyframe, clip) in enumerate(zip(board.shots, keyframes, large, strict=True), start=1):
+    for number, (shot, keyframe, clip) in enumerate(zip(board.shots, keyframes, clips, strict=True), start=1):
         texts = {**signed, "Title": board.title, "Description": shot.caption}
         write_picture(run.directory / _keyframe_file(number), to_bytes(keyframe.frame[None])[0], texts)
         path = run.directory / "clips" / f"{number:03d}.mp4"
-        write_film(path, [clip], frames_per_second=film.frames_per_second, metadata={"title": shot.caption})
+        write_film(
+            path,
+            [to_bytes(clip, scale=film.scale)],
+            frames_per_second=film.frames_per_second,
+            metadata={"title": shot.caption, **signed},
+        )
         pages.append(path.read_bytes())
-    size = (large[0].shape[1], large[0].shape[2])
+    size = (film.scale * film.image_size[0], film.scale * film.image_size[1])
     title = title_card(board.title, size)[None].expand(round(film.title_seconds * film.frames_per_second), -1, -1, -1)
+    large = (to_bytes(clip, scale=film.scale) for clip in clips)  # one at a time: enlarged ones fill the memory
     write_film(
-        run.directory / "film.mp4", [title, *large], frames_per_second=film.frames_per_second, metadata={"title": board.title, **signed}
+        run.directory / "film.mp4",
+        itertools.chain([title], large),
+        frames_per_second=film.frames_per_second,
+        metadata={"title": board.title, **signed},
     )
     sheet = contact_sheet(
         [to_bytes(keyframe.frame[None], scale=film.scale)[0] for keyframe in keyframes], [shot.caption for shot in board.shots]

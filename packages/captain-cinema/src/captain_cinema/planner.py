@@ -90,11 +90,12 @@ def _first_place(beats: Sequence[str], stream: torch.Generator) -> str:
 
 
 def _place_of(beat: str, number: int) -> str | None:
-    for word in re.findall(r"\b(?:in|into|at|to|inside)\s+(?:the|a|an)\s+([a-z]+)", beat.lower()):
-        if word in PLACES:
-            return str(word)
-        raise UserError(f"beat {number} of the storyline ('{beat}') is at '{word}': tiny cinema knows {', '.join(PLACES)}")
-    return next((place for place in PLACES if re.search(rf"\b{place}\b", beat.lower())), None)
+    words = re.findall(r"[a-z]+", beat.lower())
+    known = next((word for word in words if word in PLACES), None)
+    told = re.search(r"\b(?:in|into|at|to|inside)\s+(?:the|a|an)\s+([a-z]+)", beat.lower())
+    if known is None and told is not None:
+        raise UserError(f"beat {number} of the storyline ('{beat}') is at '{told.group(1)}': tiny cinema knows {', '.join(PLACES)}")
+    return known
 
 
 def _prop_of(beat: str, number: int) -> str | None:

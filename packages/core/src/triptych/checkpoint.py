@@ -218,10 +218,10 @@ class Checkpointer:
         )
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces the file `path` by `text` (UTF-8) in one step: a reader sees the old content or the new, never a part."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replaces the file `path` by bytes, or a text in UTF-8, in one step: a reader sees the old content or the new, never a part."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
     _sync(partial)
     partial.replace(path)
     _sync(path.parent)

@@ -53,6 +53,9 @@ class MMDiTConfig:
     says_action: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("width", "num_heads", "image_size", "patch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: it must be 1 or more")
         if self.width % self.num_heads or (self.width // self.num_heads) % 8:
             raise UserError(f"width {self.width} with {self.num_heads} heads: the width of a head must be a multiple of 8")
         if self.image_size % self.patch:
