@@ -137,6 +137,22 @@ def test_a_clip_knows_its_moments_and_a_keyframe_its_neighbours_alone() -> None:
         assert (change > 1e-3) == moves, change
 
 
+def test_a_video_model_starts_as_the_model_of_its_keyframes() -> None:
+    torch.manual_seed(3)
+    sizes = MMDiTConfig(width=32, num_heads=2, num_single=1)
+    known = SmallMMDiT(sizes)
+    for parameter in known.parameters():
+        parameter.data.normal_(std=0.1)
+    clips = SmallMMDiT(replace(sizes, says_action=True))
+    clips.start_from(known)
+    taken = dict(clips.named_parameters())
+    assert all(torch.equal(taken.pop(name), value) for name, value in known.named_parameters())
+    assert sorted(taken) == ["encoder.embeddings.action.weight", "moment.bias", "moment.weight"]
+    assert all(not value.any() for value in taken.values())
+    with pytest.raises(UserError, match="give both the same sizes"):
+        clips.start_from(SmallMMDiT(replace(sizes, num_single=2)))
+
+
 def test_tokens_know_where_they_lie_whatever_the_size() -> None:
     full, half = _waves((torch.arange(8.0)[:, None].expand(8, 2) + 0.5) / 8), _waves((_token_places(4, 8)[:, None].expand(4, 2) + 0.5) / 8)
     between = _waves((torch.arange(8.0)[:, None].expand(8, 2).view(4, 2, 2).mean(1) + 0.5) / 8)

@@ -19,7 +19,7 @@ from captain_cinema.keyframes import DrawingConfig, KeyframeSampler
 from captain_cinema.models.mmdit import MMDiTConfig, SmallMMDiT
 from captain_cinema.planner import plan_storyboard
 from captain_cinema.probe import draw_returns, sample_returns, shares_right
-from captain_cinema.small_model import STAGE_OF, model_folder
+from captain_cinema.small_model import STAGE_OF, load_keyframe_model, model_folder
 from captain_cinema.video.mmdit import ClipConditioning
 from captain_cinema.video_stage import VideoLossConfig, VideoStage
 from triptych.cli import entry_point
@@ -72,6 +72,7 @@ class VideoSettings:
         data: shots in motion, as a Hydra node.
         model: sizes.
         conditioning: keyframes of other shots.
+        from_keyframes: whether it starts from the keyframe model in the same folder, of the same sizes, or from nothing.
         loss: noise.
         optimizer: AdamW and its learning-rate curve.
         trainer: the loop.
@@ -79,6 +80,7 @@ class VideoSettings:
 
     data: Any = MISSING
     model: MMDiTConfig = field(default_factory=lambda: MMDiTConfig(says_action=True))
+    from_keyframes: bool = True
     conditioning: ClipConditioning = field(default_factory=ClipConditioning)
     loss: VideoLossConfig = field(default_factory=VideoLossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -279,6 +281,14 @@ def _keyframes(config: TrainConfig) -> _Plan:
 def _video(config: TrainConfig) -> _Plan:
     settings = config.video
     model = SmallMMDiT(settings.model)
+    if settings.from_keyframes:
+        folder = _folder(config)
+        if not (folder.path / "keyframes.safetensors").is_file():
+            raise UserError(
+                f"{folder.path} holds no keyframe model for the video model to start from: "
+                "give stages=[keyframes,video], or video.from_keyframes=false"
+            )
+        model.start_from(load_keyframe_model(str(folder.path)))
     stage = VideoStage(model, instantiate(settings.data), settings.conditioning, settings.loss, seed=config.seed)
     charts = [Chart("Loss", {"loss": "loss", "error": "squared error"})]
     return _Plan(stage, model, settings.trainer, settings.optimizer, None, lambda trained: {}, charts)

@@ -4,7 +4,7 @@ Shapes are suffixed: B batch, F frames (pairs) of a group, N tokens of a pair, C
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -70,17 +70,22 @@ class CaptionEncoder(nn.Module):
     def __init__(self, width: int, *, says_action: bool) -> None:
         super().__init__()
         self.num_tokens = 6 if says_action else 5
-        self._fields = [index for index, field in enumerate(CAPTION_FIELDS) if _TOKEN_OF_FIELD[field] < self.num_tokens]
-        self.embeddings = nn.ModuleList(nn.Embedding(VOCABULARY_SIZES[index], width) for index in self._fields)
-        for embedding in self.embeddings:
+        self.embeddings = nn.ModuleDict(
+            {
+                field: nn.Embedding(size, width)
+                for field, size in zip(CAPTION_FIELDS, VOCABULARY_SIZES, strict=True)
+                if _TOKEN_OF_FIELD[field] < self.num_tokens
+            }
+        )
+        for embedding in self.embeddings.values():
             assert isinstance(embedding, nn.Embedding)
             nn.init.normal_(embedding.weight, std=0.5)
 
     def forward(self, indices: Int[Tensor, "*rest fields"]) -> Float[Tensor, "*rest tokens width"]:
         """Tokens of captions given by `caption_indices`."""
         tokens: list[Tensor | None] = [None] * self.num_tokens
-        for embedding, index in zip(self.embeddings, self._fields, strict=True):
-            place = _TOKEN_OF_FIELD[CAPTION_FIELDS[index]]
+        for field, embedding in self.embeddings.items():
+            place, index = _TOKEN_OF_FIELD[field], CAPTION_FIELDS.index(field)
             value = embedding(indices[..., index])
             # What is left unsaid adds nothing to what is said beside it.
             known = tokens[place]
@@ -122,6 +127,21 @@ class SmallMMDiT(nn.Module):
             nn.init.zeros_(layer.bias)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
+
+    def start_from(self, other: "SmallMMDiT") -> None:
+        """Takes over the weights of a model that knows less, as a video model does those of the model of its keyframes.
+
+        What the other lacks (what happens, and when) begins at 0, so that every frame starts as a keyframe.
+
+        Raises:
+            UserError: if the sizes differ.
+        """
+        sizes = replace(other.config, says_action=self.config.says_action)
+        if sizes != self.config:
+            raise UserError(f"a model of {self.config} cannot start from one of {other.config}: give both the same sizes")
+        missing = self.load_state_dict(other.state_dict(), strict=False).missing_keys
+        for name in missing:
+            nn.init.zeros_(self.get_parameter(name))
 
     def encode_captions(self, captions: Sequence[str]) -> Int[Tensor, "captions fields"]:
         """What captions of tiny cinema say, as indices; see `KeyframeModel`."""
