@@ -123,7 +123,7 @@ def test_video_gives_the_keyframe_no_loss_and_the_shot_one_noise() -> None:
         ({"regimes": {"all": 1.0}}, "loss.regimes is"),
         ({"regimes": {"extend": 0.0}}, "at least one above 0"),
         ({"context_noise": 2.0}, "loss.context_noise is 2.0"),
-        ({"weight_floor": 0.0}, "weight_floor 0.0"),
+        ({"weight_floor": 0.0}, "weight_floor is 0.0"),
     ],
     ids=["regime", "shares", "noise", "floor"],
 )

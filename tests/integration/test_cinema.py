@@ -171,6 +171,8 @@ def test_weights_of_another_shape_are_refused(command: Callable, model: Path) ->
         (["keyframes.curriculum=[]"], ["has no stage"]),
         (["film.storyline=somebody waits"], ["names nobody"]),
         (["+keyframes.loss.regimes.all=1.0"], ["loss.regimes"]),
+        (["stages=[video]"], ["holds no keyframe model for the video model to start from", "video.from_keyframes=false"]),
+        (["video.model.width=48", "stages=[keyframes,video]"], ["give both the same sizes"]),
     ],
     ids=lambda value: value[0] if len(value) == 1 and "=" in value[0] else None,
 )
@@ -183,7 +185,7 @@ def test_a_longer_training_goes_on_exactly(command: Callable, tmp_path: Path) ->
     """Across a boundary of the curriculum and a change of regimes and memories."""
     stages = "keyframes.curriculum=[{num_pairs: 1, num_steps: 1}, {num_pairs: 3, num_steps: 3}]"
     mixed = ["+keyframes.loss.regimes.forcing=0.6", "+keyframes.loss.regimes.causal=0.4", "+keyframes.loss.policies.recent=0.9"]
-    only = [*TINY, stages, *mixed, "film.storyline=null", "checkpoint.every_steps=1"]
+    only = [*TINY, stages, *mixed, "film.storyline=null", "checkpoint.every_steps=1", "keyframes.trainer.log_every=2"]
     assert command("train_cinema", "name=through", *only).code == 0
     assert command("train_cinema", "name=twice", *only).code == 0
     assert command("train_cinema", "name=twice", *only, "resume_step=3").code == 0
@@ -216,11 +218,16 @@ def test_evaluation_tells_every_memory_beside_its_ceiling(command: Callable, mod
     assert outcome.code == 0, outcome.err
     folder = tmp_path / "outputs" / "evaluate-cinema"
     summary = json.loads((folder / "summary.json").read_text())
-    assert list(summary["memories"]) == ["none", "recent", "uniform", "uniform_retrieved", "golden_time", "golden", "full"]
+    assert list(summary["memories"]) == ["none", "recent", "best", "uniform", "uniform_retrieved", "golden_time", "golden", "full"]
+    assert [(row["memory"], row["against"]) for row in summary["compared"]] == [
+        ("golden", "uniform_retrieved"), ("golden", "golden_time"), ("golden", "best"), ("golden", "full"), ("golden_time", "uniform"),
+    ]  # fmt: skip
     for row in summary["memories"].values():
         assert {"identity", "set", "tokens_per_shot", "seconds_per_shot", "identity_ceiling", "by_gap", "film"} <= set(row)
         assert set(row["by_length"]) == {"3", "9"}
-    assert summary["memories"]["none"]["identity_ceiling"] == 0.0
+    assert summary["memories"]["none"]["identity_ceiling"] == pytest.approx(1 / 384)
+    assert summary["memories"]["none"]["covered"] == 0.0 < summary["memories"]["golden_time"]["covered"]
+    assert summary["memories"]["golden"]["covered"] == summary["memories"]["full"]["covered"] == 1.0
     assert summary["memories"]["full"]["identity_ceiling"] == 1.0
     assert summary["memories"]["none"]["tokens_per_shot"] < summary["memories"]["golden"]["tokens_per_shot"]
     assert set(summary["actions"]) >= {"all", "shuffled"}

@@ -6,11 +6,47 @@ Source: flow matching (arXiv 2210.02747), rectified flow (arXiv 2209.03003), the
 (arXiv 2403.03206).
 """
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from triptych.errors import UserError
+
+
+@dataclass
+class NoiseLevels:
+    """How the noise levels of training targets are drawn, and what their losses weigh.
+
+    Attributes:
+        timestep_mean: mean of the logit of the targets' noise levels, see `sample_timesteps`.
+        timestep_deviation: its standard deviation.
+        share_at_one: share of pure noise beside them.
+        weight_floor: noise level below which the loss is weighted no higher.
+
+    Raises:
+        UserError: if a value is out of range.
+    """
+
+    timestep_mean: float = 0.9
+    timestep_deviation: float = 1.3
+    share_at_one: float = 0.15
+    weight_floor: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share_at_one <= 1:
+            raise UserError(f"loss.share_at_one is {self.share_at_one}: it must lie between 0 and 1")
+        if not self.weight_floor > 0 or self.timestep_deviation < 0:
+            raise UserError(
+                f"loss.weight_floor is {self.weight_floor} and timestep_deviation {self.timestep_deviation}: give above 0, and 0 or more"
+            )
+
+    def sample(self, count: int, *, generator: torch.Generator) -> Float[Tensor, " frames"]:
+        """`count` noise levels, float32."""
+        return sample_timesteps(
+            count, mean=self.timestep_mean, deviation=self.timestep_deviation, share_at_one=self.share_at_one, generator=generator
+        )
 
 
 def interpolate(

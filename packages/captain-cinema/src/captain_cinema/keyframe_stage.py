@@ -11,7 +11,7 @@ from captain_cinema.curriculum import Stage, draw_policy, stage_at
 from captain_cinema.data.captions import Caption, caption_indices
 from captain_cinema.data.stories import StoryShot
 from captain_cinema.data.tiny import StoryExample, TinyCinema
-from captain_cinema.flow import frame_losses, interpolate, loss_weights, sample_timesteps
+from captain_cinema.flow import NoiseLevels, frame_losses, interpolate, loss_weights
 from captain_cinema.models import FrameGroup
 from captain_cinema.models.mmdit import SmallMMDiT
 from triptych.errors import UserError
@@ -21,7 +21,7 @@ REGIMES = ("extend", "forcing", "causal")
 
 
 @dataclass
-class KeyframeLossConfig:
+class KeyframeLossConfig(NoiseLevels):
     """What a training step shows the model.
 
     Attributes:
@@ -34,10 +34,6 @@ class KeyframeLossConfig:
             no news.
         described: share of the targets whose caption describes character and place although there is a memory.
         described_alone: share of those without a memory: nothing else could tell.
-        timestep_mean: mean of the logit of the targets' noise levels, see `sample_timesteps`.
-        timestep_deviation: its standard deviation.
-        share_at_one: share of pure noise beside them.
-        weight_floor: noise level below which the loss is weighted no higher.
     """
 
     regimes: dict[str, float] = field(default_factory=lambda: {"extend": 1.0})
@@ -46,23 +42,17 @@ class KeyframeLossConfig:
     slot_gap: int = 0
     described: float = 0.15
     described_alone: float = 0.8
-    timestep_mean: float = 0.9
-    timestep_deviation: float = 1.3
-    share_at_one: float = 0.15
-    weight_floor: float = 0.25
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         unknown = [name for name in self.regimes if name not in REGIMES]
         if unknown or not sum(self.regimes.values()) > 0 or min(self.regimes.values()) < 0:
             raise UserError(f"loss.regimes is {dict(self.regimes)}: give shares of {', '.join(REGIMES)}, at least one above 0")
-        for name in ("context_noise", "described", "described_alone", "share_at_one"):
+        for name in ("context_noise", "described", "described_alone"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"loss.{name} is {getattr(self, name)}: it must lie between 0 and 1")
-        if self.slot_gap < 0 or not self.weight_floor > 0 or self.timestep_deviation < 0:
-            raise UserError(
-                f"loss.slot_gap is {self.slot_gap}, weight_floor {self.weight_floor}, timestep_deviation {self.timestep_deviation}: "
-                "give 0 or more, above 0, and 0 or more"
-            )
+        if self.slot_gap < 0:
+            raise UserError(f"loss.slot_gap is {self.slot_gap}: it must be 0 or more")
 
 
 class KeyframeStage:
@@ -157,15 +147,7 @@ class KeyframeStage:
     def _noised(self, data: Tensor, streams: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
         times, noise = [], []
         for stream in streams:
-            times.append(
-                sample_timesteps(
-                    data.shape[1],
-                    mean=self._loss.timestep_mean,
-                    deviation=self._loss.timestep_deviation,
-                    share_at_one=self._loss.share_at_one,
-                    generator=stream,
-                )
-            )
+            times.append(self._loss.sample(data.shape[1], generator=stream))
             noise.append(torch.randn(data.shape[1:], generator=stream))
         found = torch.stack(times)
         return interpolate(data.flatten(0, 1), torch.stack(noise).flatten(0, 1), found.flatten()).view_as(data), found

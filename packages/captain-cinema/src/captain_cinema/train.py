@@ -1,7 +1,7 @@
 """`python -m captain_cinema.train`: the models of tiny cinema, how well memory works, and a first film."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,11 @@ from omegaconf import MISSING
 from captain_cinema.conditioning import MemoryPolicy
 from captain_cinema.curriculum import Stage as CurriculumStage
 from captain_cinema.curriculum import stage_at
-from captain_cinema.filming import FilmConfig
+from captain_cinema.filming import FilmConfig, read_script
 from captain_cinema.generate import FilmRun, generate
 from captain_cinema.keyframe_stage import KeyframeLossConfig, KeyframeStage
 from captain_cinema.keyframes import DrawingConfig, KeyframeSampler
 from captain_cinema.models.mmdit import MMDiTConfig, SmallMMDiT
-from captain_cinema.planner import plan_storyboard
 from captain_cinema.probe import draw_returns, sample_returns, shares_right
 from captain_cinema.small_model import STAGE_OF, load_keyframe_model, model_folder
 from captain_cinema.video.mmdit import ClipConditioning
@@ -143,7 +142,14 @@ class TrainConfig(RunConfig):
         unknown = [stage for stage in self.stages if stage not in STAGES]
         if unknown or not self.stages:
             raise UserError(f"stages is {self.stages}: choose among {', '.join(STAGES)}")
-        for name, used in (("probe.memories", self.probe.memories), ("keyframes.loss.policies", self.keyframes.loss.policies)):
+        both = "keyframes" in self.stages and "video" in self.stages and self.video.from_keyframes
+        if both and replace(self.keyframes.model, says_action=True) != self.video.model:
+            raise UserError(
+                f"keyframes.model is {self.keyframes.model} and video.model {self.video.model}: the second starts from the first, so give "
+                "both the same sizes, or set video.from_keyframes=false"
+            )
+        used_by = {"probe.memories": self.probe.memories, "keyframes.loss.policies": self.keyframes.loss.policies, "the film": ["golden"]}
+        for name, used in used_by.items():
             strangers = [memory for memory in used if memory not in self.memories]
             if strangers:
                 raise UserError(f"{name} has '{strangers[0]}', which is no memory: choose among {', '.join(self.memories)}")
@@ -186,7 +192,7 @@ def main(config: TrainConfig) -> None:
     """Trains the stages asked for, probes the memory, and makes a film; finished stages are left alone."""
     builders = {"keyframes": _keyframes, "video": _video}
     if config.film.storyline is not None:
-        plan_storyboard(config.film.storyline, seed=config.seed)  # told before the training, not after it
+        read_script(config.film, seed=config.seed)  # told before the training, not after it
     # One group of processes for all runs: a second one on the same store would meet the addresses of the first.
     with World.join(config.device, timeout_seconds=config.timeout_seconds):
         for name in config.stages:

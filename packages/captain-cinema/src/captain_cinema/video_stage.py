@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from captain_cinema.data.captions import caption_indices
 from captain_cinema.data.clips import TinyClips
-from captain_cinema.flow import frame_losses, interpolate, loss_weights, sample_timesteps
+from captain_cinema.flow import NoiseLevels, frame_losses, interpolate, loss_weights
 from captain_cinema.models import FrameGroup
 from captain_cinema.models.mmdit import SmallMMDiT
 from captain_cinema.video.mmdit import ClipConditioning
@@ -17,31 +17,19 @@ from triptych.seeding import generator
 
 
 @dataclass
-class VideoLossConfig:
+class VideoLossConfig(NoiseLevels):
     """What a training step shows the video model.
 
     Attributes:
         keyframe_noise: largest noise level of the shot's own keyframe: drawn ones are not perfect.
-        timestep_mean: mean of the logit of the clips' noise levels, see `sample_timesteps`.
-        timestep_deviation: its standard deviation.
-        share_at_one: share of pure noise beside them.
-        weight_floor: noise level below which the loss is weighted no higher.
     """
 
     keyframe_noise: float = 0.1
-    timestep_mean: float = 0.9
-    timestep_deviation: float = 1.3
-    share_at_one: float = 0.15
-    weight_floor: float = 0.25
 
     def __post_init__(self) -> None:
-        for name in ("keyframe_noise", "share_at_one"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"loss.{name} is {getattr(self, name)}: it must lie between 0 and 1")
-        if not self.weight_floor > 0 or self.timestep_deviation < 0:
-            raise UserError(
-                f"loss.weight_floor is {self.weight_floor} and timestep_deviation {self.timestep_deviation}: give above 0, and 0 or more"
-            )
+        super().__post_init__()
+        if not 0 <= self.keyframe_noise <= 1:
+            raise UserError(f"loss.keyframe_noise is {self.keyframe_noise}: it must lie between 0 and 1")
 
 
 class VideoStage:
@@ -87,13 +75,7 @@ class VideoStage:
 
     def _times(self, num_frames: int, stream: torch.Generator) -> Tensor:
         """One noise level for the shot, another for its keyframe."""
-        (level,) = sample_timesteps(
-            1,
-            mean=self._loss.timestep_mean,
-            deviation=self._loss.timestep_deviation,
-            share_at_one=self._loss.share_at_one,
-            generator=stream,
-        )
+        (level,) = self._loss.sample(1, generator=stream)
         times = level.expand(num_frames).clone()
         times[0] = torch.minimum(level, self._loss.keyframe_noise * torch.rand((), generator=stream))
         return times

@@ -1,14 +1,18 @@
 """The loop of supervised training: a stage says what a batch of examples costs; the loop shares, steps, logs and saves."""
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from triptych.checkpoint import Saveable
 from triptych.data import ShuffledOrder
+from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.optim import OptimizerConfig, build_adamw, learning_rate_at
 from triptych.run import Run
@@ -101,10 +105,11 @@ def fit(
         raise UserError(f"trainer.batch_size is {trainer.batch_size}, which {world.size} processes cannot share evenly: choose a multiple")
     model = strategy.prepare(stage.model, lambda module: build_adamw(module, optimizer))
     order = ShuffledOrder(stage.num_examples, seed=run.seed)
-    first = run.begin({"strategy": strategy}, columns=columns) or 0
+    sums = _Sums(world)
+    components: dict[str, Saveable] = {"strategy": strategy, "sums": sums}
+    first = run.begin(components, columns=columns) or 0
     started = time.monotonic()
     model.train()
-    sums: dict[str, Tensor] = {}
     skipped = 0
     for step in range(first, trainer.max_steps):
         share = world.share(trainer.batch_size)
@@ -118,19 +123,45 @@ def fit(
             raise UserError(
                 f"the loss is not finite for 3 steps in a row (step {step + 1}): lower optimizer.learning_rate; checkpoints are intact"
             )
-        for key, value in metrics.items():
-            sums[key] = sums.get(key, torch.zeros((), device=world.device)) + value.detach() / world.size
+        sums.add({key: value.detach() / world.size for key, value in metrics.items()})
         done = step + 1
         if done % trainer.log_every == 0 or done == trainer.max_steps:
             count = (done - 1) % trainer.log_every + 1
-            names = sorted(sums)
-            totals = world.all_reduce_sum(torch.stack([sums[name] for name in names])) / count
-            row = dict(zip(names, totals.tolist(), strict=True))
+            sums.reduce()
+            row = {key: float(value) / count for key, value in sums.values.items()}
             elapsed = time.monotonic() - started
             row |= {"grad_norm": report.grad_norm, "timing/examples_per_second": (done - first) * trainer.batch_size / elapsed}
             run.log(row, step=done)
-            sums = {}
+            sums.values = {}
         if run.is_due(done) or done == trainer.max_steps:
-            run.checkpoint(done, {"strategy": strategy})
+            sums.reduce()
+            run.checkpoint(done, components)
     model.eval()
     return time.monotonic() - started
+
+
+class _Sums:
+    """Metrics summed since the last row; part of a checkpoint, so that a run that goes on writes the same rows."""
+
+    def __init__(self, world: World) -> None:
+        self.values: dict[str, Tensor] = {}
+        self._world = world
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        for key, value in values.items():
+            self.values[key] = self.values[key] + value if key in self.values else value
+
+    def reduce(self) -> None:
+        """Rank 0 holds the sums over all ranks from now on, the others 0."""
+        names = sorted(self.values)
+        if names:
+            totals = self._world.all_reduce_sum(torch.stack([self.values[name] for name in names]))
+            self.values = dict(zip(names, totals if self._world.is_main else torch.zeros_like(totals), strict=True))
+
+    def save(self, directory: Path) -> None:
+        if self._world.is_main:
+            (directory / "sums.json").write_text(json.dumps({key: float(value) for key, value in self.values.items()}))
+
+    def load(self, directory: Path) -> None:
+        found = json.loads((directory / "sums.json").read_text())
+        self.values = {key: torch.tensor(value if self._world.is_main else 0.0, device=self._world.device) for key, value in found.items()}
