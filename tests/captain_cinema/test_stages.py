@@ -117,6 +117,28 @@ def test_video_gives_the_keyframe_no_loss_and_the_shot_one_noise() -> None:
     assert (spy.found[-1].grad[:, 1:].flatten(2).abs().amax(2) > 0).all()
 
 
+def test_a_step_may_show_some_frames_of_every_clip_at_their_moments() -> None:
+    spy = Spy(small(says_action=True))
+    data = TinyClips(4, num_shots=3)
+    loss = VideoLossConfig(
+        whole_clips=0.5, some_frames=3, keyframe_noise=0.0, share_at_one=0.0, timestep_mean=-20.0, timestep_deviation=0.0
+    )
+    part = VideoStage(spy.model, data, ClipConditioning(num_keyframes=2), loss, seed=0)
+    counts, seen = set(), set()
+    for step in range(8):
+        part.losses(spy, [0, 1], step=step, first=0, batch_size=2)
+        clip = spy.groups[-1]
+        counts.add(clip.slots.shape[1])
+        for example, slots, frames in zip(data.examples([0, 1]), clip.slots.long(), clip.latents, strict=True):
+            # Without noise the frames are those of their moments.
+            assert (frames - example.clip[slots]).abs().max() < 1e-4
+            assert slots[0] == 0
+            assert (slots.diff() > 0).all()
+            seen |= set(slots.tolist())
+    assert counts == {4, 9}
+    assert seen == set(range(9))
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [

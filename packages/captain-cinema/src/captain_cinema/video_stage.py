@@ -22,14 +22,22 @@ class VideoLossConfig(NoiseLevels):
 
     Attributes:
         keyframe_noise: largest noise level of the shot's own keyframe: drawn ones are not perfect.
+        whole_clips: share of the steps that show all frames of a clip. The others show the keyframe and `some_frames`
+            later ones, drawn for each clip: frames of one clip are much alike, so more clips teach more.
+        some_frames: how many.
     """
 
     keyframe_noise: float = 0.1
+    whole_clips: float = 1.0
+    some_frames: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.keyframe_noise <= 1:
-            raise UserError(f"loss.keyframe_noise is {self.keyframe_noise}: it must lie between 0 and 1")
+        for name in ("keyframe_noise", "whole_clips"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"loss.{name} is {getattr(self, name)}: it must lie between 0 and 1")
+        if self.some_frames < 1:
+            raise UserError(f"loss.some_frames is {self.some_frames}: it must be 1 or more")
 
 
 class VideoStage:
@@ -61,17 +69,25 @@ class VideoStage:
         captions = torch.stack([caption_indices([shot.caption for shot in example.story.shots]) for example in examples]).to(device)
         shots = [example.index for example in examples]
         around = self._conditioning.groups(keyframes, captions, shots, patch=self._patch)
-        data = torch.stack([example.clip for example in examples])
-        noise = torch.stack([torch.randn(example.clip.shape, generator=stream) for example, stream in zip(examples, streams, strict=True)])
+        moments = torch.stack([self._moments(examples[0].clip.shape[0], step, stream) for stream in streams])
+        data = torch.stack([example.clip[own] for example, own in zip(examples, moments, strict=True)])
+        noise = torch.stack([torch.randn(data.shape[1:], generator=stream) for stream in streams])
         times = torch.stack([self._times(data.shape[1], stream) for stream in streams])
         noisy = interpolate(data.flatten(0, 1), noise.flatten(0, 1), times.flatten()).view_as(data)
         said = captions[torch.arange(len(examples)), shots][:, None].expand(-1, data.shape[1], -1)
-        slots = torch.arange(data.shape[1]).float().expand_as(times)
-        target = FrameGroup(noisy.to(device), said, times.to(device), slots.to(device))
+        target = FrameGroup(noisy.to(device), said, times.to(device), moments.float().to(device))
         predicted = model([*around, target], attention="joint")[-1][:, 1:].flatten(0, 1)
         errors = frame_losses(predicted, data[:, 1:].flatten(0, 1).to(device))
         weights = loss_weights(times[:, 1:].flatten(), floor=self._loss.weight_floor).to(device)
         return {"loss": (weights * errors).mean(), "error": errors.detach().mean()}
+
+    def _moments(self, num_frames: int, step: int, stream: torch.Generator) -> Tensor:
+        """The frames of a clip that are shown, in order, the keyframe first; equally many for all clips of a step."""
+        whole = float(torch.rand((), generator=generator(self._seed, "whole clips", step))) < self._loss.whole_clips
+        if whole or self._loss.some_frames >= num_frames - 1:
+            return torch.arange(num_frames)
+        later = 1 + torch.randperm(num_frames - 1, generator=stream)[: self._loss.some_frames]
+        return torch.cat((torch.zeros(1, dtype=torch.long), later.sort().values))
 
     def _times(self, num_frames: int, stream: torch.Generator) -> Tensor:
         """One noise level for the shot, another for its keyframe."""
