@@ -131,7 +131,7 @@ class SmallMMDiT(nn.Module):
     def start_from(self, other: "SmallMMDiT") -> None:
         """Takes over the weights of a model that knows less, as a video model does those of the model of its keyframes.
 
-        What the other lacks (what happens, and when) begins at 0, so that every frame starts as a keyframe.
+        What the other lacks (what happens, and when) stays as it is: at 0 it would be too faint to be heard for long.
 
         Raises:
             UserError: if the sizes differ.
@@ -139,9 +139,7 @@ class SmallMMDiT(nn.Module):
         sizes = replace(other.config, says_action=self.config.says_action)
         if sizes != self.config:
             raise UserError(f"a model of {self.config} cannot start from one of {other.config}: give both the same sizes")
-        missing = self.load_state_dict(other.state_dict(), strict=False).missing_keys
-        for name in missing:
-            nn.init.zeros_(self.get_parameter(name))
+        self.load_state_dict(other.state_dict(), strict=False)
 
     def encode_captions(self, captions: Sequence[str]) -> Int[Tensor, "captions fields"]:
         """What captions of tiny cinema say, as indices; see `KeyframeModel`."""
