@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from captain_cinema.data.captions import CAPTION_FIELDS, VOCABULARY_SIZES, caption_indices, parse_caption
 from captain_cinema.flow import velocity_of
-from captain_cinema.masks import causal_mask, local_mask, pair_of_tokens
+from captain_cinema.masks import causal_mask, local_mask, pair_of_tokens, shared_memory_mask
 from captain_cinema.models import ATTENTIONS, FrameGroup, KeysValues
 from triptych.errors import UserError
 
@@ -379,9 +379,9 @@ def _packed(streams: Sequence[_Stream], heads: Sequence[Heads], attention: str) 
     if attention == "joint":
         mask = None
     elif attention == "extend":
-        counts = torch.tensor([frames * tokens for frames, tokens in shapes])
-        memory = torch.tensor([stream.is_memory for stream in streams]).repeat_interleave(counts)
-        mask = memory[None, :] | local_mask(pairs)
+        remembered = [stream.is_memory for stream in streams]
+        assert remembered == sorted(remembered, reverse=True), "a memory comes first"
+        mask = shared_memory_mask(pairs, sum(frames for (frames, _), memory in zip(shapes, remembered, strict=True) if memory))
     else:
         mask = causal_mask(pairs) if attention == "causal" else local_mask(pairs)
     mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask.to(q.device))
