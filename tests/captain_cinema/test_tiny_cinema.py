@@ -99,7 +99,7 @@ def test_actions_are_read_from_motion_alone(action: str) -> None:
         assert read_action(clip[:1].expand_as(clip), picture) == "still"
         mixed = torch.cat((clip[:1], clip[1 + torch.randperm(len(clip) - 1, generator=stream)]))
         mixed_right += read_action(mixed, picture) == action
-    assert action == "still" or mixed_right < 9
+    assert action == "still" or mixed_right <= 4
 
 
 @given(st.integers(0, 10**6), st.integers(1, 24))
