@@ -61,7 +61,9 @@ def test_actions_are_recognised_as_often_as_recorded(record: dict[str, Any]) -> 
     right = sum(
         read_action(clip, example.story.picture(shot)) == shot.action for clip, example, shot in zip(drawn, examples, shots, strict=True)
     )
-    assert abs(right / 20 - record["evaluation"]["summary"]["actions"]["all"]) < 4 * (0.25 / 20) ** 0.5
+    recorded = record["evaluation"]["summary"]["actions"]
+    assert recorded["all"] >= recorded["shuffled"] + 0.3
+    assert right / 20 >= recorded["all"] - 4 * (0.25 / 20) ** 0.5
 
 
 def test_the_readme_tells_the_recorded_numbers(record: dict[str, Any]) -> None:
