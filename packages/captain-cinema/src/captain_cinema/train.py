@@ -238,8 +238,8 @@ def _train(config: TrainConfig, name: str, build: Callable[[TrainConfig], _Plan]
         settings=asdict(getattr(config, name)),
     )
     tracker = None if config.tracker is None else instantiate(config.tracker)
-    _logger.info("stage %s", name)
     with Run.open(stage_run, tracker=tracker) as run:
+        _logger.info("stage %s", name)
         # Layers that initialise themselves draw from torch's own stream.
         torch.manual_seed(derive_seed(config.seed, name))
         plan = build(config)

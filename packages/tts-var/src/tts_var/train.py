@@ -195,8 +195,8 @@ def _train(config: TrainConfig, name: str, build: Callable[[TrainConfig], _Plan]
         tokenizer=None if name == "tokenizer" else _folder(config).hash("tokenizer"),
     )
     tracker = None if config.tracker is None else instantiate(config.tracker)
-    _logger.info("stage %s", name)
     with Run.open(stage_run, tracker=tracker) as run:
+        _logger.info("stage %s", name)
         steps = getattr(config, name).trainer.max_steps
         parts = [part for part, stage in STAGE_OF.items() if stage == name]
         if run.is_finished(steps) and all((_folder(config).path / f"{part}.safetensors").is_file() for part in parts):
