@@ -86,6 +86,8 @@ def test_a_chart_without_data_is_left_out(folder: Path) -> None:
 
 @example(0.0, 5e-324)
 @example(5e-324, 5e-324)
+@example(0.0, 9e-13)
+@example(1e6, 1e6 + 1e-9)
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
 def test_ticks_enclose_the_range_at_even_distances(a: float, b: float) -> None:
     low, high = min(a, b), max(a, b)

@@ -175,14 +175,15 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
         >>> nice_ticks(0, 97)
         [0.0, 50.0, 100.0]
     """
-    if high - low < 1e-300:  # equal, or so near that their distance has no logarithm
+    if high - low < max(1e-300, 1e-8 * max(abs(low), abs(high))):  # equal, or so near that even distances would be rounded away
         margin = 0.5 * abs(low) if abs(low) > 1e-300 else 0.5
         low, high = low - margin, high + margin
     raw = (high - low) / count
-    magnitude = 10.0 ** math.floor(math.log10(raw))
+    exponent = math.floor(math.log10(raw))
+    magnitude = 10.0**exponent
     step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= raw)
     first, last = math.floor(low / step), math.ceil(high / step)
-    return [round(index * step, 12) for index in range(first, last + 1)]
+    return [round(index * step, 12 - exponent) for index in range(first, last + 1)]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
