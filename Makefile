@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(TORCH)
 PINS := -c packages/constraints.txt -c packages/constraints-torch-$(TORCH).txt
 REASONING_GYM := -e packages/gspo-rl[reasoning-gym]
-EDITABLE := -e packages/core[wandb] -e packages/gspo-rl -e packages/captain-cinema -e packages/tts-var
+EDITABLE := -e packages/core[deepspeed,wandb] -e packages/gspo-rl -e packages/captain-cinema -e packages/tts-var
 
 LAUNCH = $(if $(filter 1,$(NPROC)),$(BIN)/python -m,$(BIN)/python -m triptych.launch --standalone --nproc-per-node=$(NPROC) -m)
 

@@ -105,6 +105,8 @@ def test_every_choice_names_something_that_takes_its_settings(choice: str) -> No
         return
     if choice == "task/reasoning_gym":
         pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed")
+    if choice.startswith("strategy/deepspeed"):
+        pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
     if choice == "tracker/wandb":
         pytest.importorskip("wandb", reason="wandb is not installed")
     check_signature(group, nodes[group])

@@ -1,16 +1,12 @@
-"""Real gloo processes: collectives, the strategy's contract, and checkpoints written by several ranks."""
+"""Which process this is, and what real gloo processes tell one another."""
 
-from pathlib import Path
+import os
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-from triptych.checkpoint import Checkpointer
-from triptych.distributed import World
+from triptych.distributed import World, read_slurm
 from triptych.errors import UserError
-from triptych.optim import OptimizerConfig, build_adamw
-from triptych.strategy.ddp import DDPStrategy
 from triptych.testing import run_distributed
 
 
@@ -30,45 +26,7 @@ def test_devices_that_do_not_exist_are_refused() -> None:
             pass
 
 
-def _model() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1))
-
-
-def _train(world: World, folder: Path | None, steps: int = 10) -> tuple[list[float], list[float], Tensor]:
-    """Ten steps on eight examples, each step in micro-batches of uneven number over ranks; losses, norms and weights."""
-    strategy = DDPStrategy(world, max_grad_norm=0.5)
-    model = _model()
-    forward = strategy.prepare(model, lambda module: build_adamw(module, OptimizerConfig(weight_decay=0.1)))
-    draw = torch.Generator().manual_seed(1)
-    inputs, targets = torch.randn(steps, 8, 6, generator=draw), torch.randn(steps, 8, 1, generator=draw)
-    checkpointer = None if folder is None else Checkpointer(folder, world)
-    first = 0
-    if checkpointer is not None:
-        first = checkpointer.restore({"model": strategy}) or 0
-    losses, norms = [], []
-    for step in range(first, steps):
-        mine = world.share(8)
-        # rank 0 cuts its share into pieces of 1, other ranks of 3: the number of micro-batches differs
-        width = 1 if world.rank == 0 else 3
-        pieces = [mine[start : start + width] for start in range(0, len(mine), width)]
-        total = torch.zeros(())
-        for place, piece in enumerate(pieces):
-            with strategy.microbatch(last=place + 1 == len(pieces)):
-                rows = torch.tensor(list(piece))
-                loss = (forward(inputs[step][rows]) - targets[step][rows]).square().sum() / 8
-                strategy.backward(loss)
-            total += loss.detach()
-        norms.append(strategy.step(1e-2).grad_norm)
-        losses.append(float(world.all_reduce_sum(total)))
-        if checkpointer is not None and step + 1 == 5 and first == 0:
-            checkpointer.save(5, {"model": strategy})
-            break
-    weights = torch.cat([parameter.flatten() for _, parameter in strategy.full_parameters()])
-    return losses, norms, weights
-
-
-def _all(world: World, folder: Path) -> dict[str, object]:
+def _all(world: World) -> dict[str, object]:
     """Several checks in one start of the processes."""
     results: dict[str, object] = {}
     results["sum"] = world.all_reduce_sum(torch.tensor([1.0, world.rank])).tolist()
@@ -81,60 +39,47 @@ def _all(world: World, folder: Path) -> dict[str, object]:
                 raise UserError("the file is broken")
     except UserError as error:
         results["main_first"] = str(error)
-    results["uninterrupted"] = _train(world, None)
-    results["first_half"] = _train(world, folder)
-    results["second_half"] = _train(world, folder)
     return results
 
 
-def test_two_ranks_equal_one(tmp_path: Path) -> None:
-    losses, norms, weights = _train(World(), None)
-    ranks = run_distributed(_all, world_size=2, args=(tmp_path / "c",))
+def test_ranks_tell_one_another() -> None:
+    ranks = run_distributed(_all, world_size=2)
     for rank, results in enumerate(ranks):
         assert results["sum"] == [2.0, 1.0]
         assert results["gather"] == [[0, 7], [1, 7]]
         assert results["objects"] == [0, 1, 1]
         assert results["broadcast"] == {"from": 0}
         assert results["main_first"] == "the file is broken", f"rank {rank} must not wait for ever"
-        together = results["uninterrupted"]
-        # Sums over eight float32 terms in another order, through ten steps.
-        assert together[0] == pytest.approx(losses, rel=1e-5)
-        assert together[1] == pytest.approx(norms, rel=1e-5)
-        torch.testing.assert_close(together[2], weights, rtol=1e-5, atol=1e-6)
-        # A run saved after five steps and taken up by new objects is the uninterrupted one to the bit.
-        assert results["first_half"][0] + results["second_half"][0] == together[0]
-        assert torch.equal(results["second_half"][2], together[2])
-    assert torch.equal(ranks[0]["uninterrupted"][2], ranks[1]["uninterrupted"][2])
 
 
-def test_a_checkpoint_of_two_ranks_goes_on_with_one(tmp_path: Path) -> None:
-    run_distributed(_train, world_size=2, args=(tmp_path / "c",))
-    losses, _, weights = _train(World(), tmp_path / "c")
-    whole_losses, _, whole_weights = _train(World(), None)
-    assert losses == pytest.approx(whole_losses[5:], rel=1e-5)
-    torch.testing.assert_close(weights, whole_weights, rtol=1e-5, atol=1e-6)
+SLURM_STEP = {
+    "SLURM_STEP_NUM_TASKS": "5", "SLURM_STEP_TASKS_PER_NODE": "2(x2),1", "SLURM_PROCID": "4", "SLURM_LOCALID": "0", "SLURM_NODEID": "2",
+    "SLURM_STEP_NODELIST": "no-such-host[07-09]", "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.1", "SLURM_JOB_ID": "4321", "SLURM_STEP_ID": "1",
+}  # fmt: skip
 
 
-def test_a_gradient_that_is_not_finite_skips_the_step() -> None:
-    strategy = DDPStrategy(World(), max_grad_norm=1.0)
-    model = _model()
-    forward = strategy.prepare(model, lambda module: build_adamw(module, OptimizerConfig()))
-    before = [parameter.clone() for parameter in model.parameters()]
-    with strategy.microbatch(last=True):
-        strategy.backward(forward(torch.full((1, 6), float("inf"))).sum())
-    assert strategy.step(0.1).skipped
-    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
-    with strategy.microbatch(last=True):
-        strategy.backward(forward(torch.ones(1, 6)).sum())
-    assert not strategy.step(0.1).skipped, "the bad gradient must not linger"
+@pytest.mark.parametrize(
+    ("nodes", "address"), [("localhost", "localhost"), ("localhost,no-such-host", "localhost"), ("no-such-host[07-09]", "10.0.0.1")]
+)
+def test_a_slurm_step_is_read_as_torchrun_is(monkeypatch: pytest.MonkeyPatch, nodes: str, address: str) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name, value in (SLURM_STEP | {"SLURM_STEP_NODELIST": nodes}).items():
+        monkeypatch.setenv(name, value)
+    read_slurm()
+    found = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")}
+    assert found == {"RANK": "4", "WORLD_SIZE": "5", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": address}
+    first = os.environ["MASTER_PORT"]
+    for name in (*found, "MASTER_PORT"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SLURM_STEP_ID", "2")
+    read_slurm()
+    assert os.environ["MASTER_PORT"] != first, "two steps of one machine must not meet"
 
 
-def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
-    strategy = DDPStrategy(World(), max_grad_norm=1.0)
-    strategy.prepare(_model(), lambda module: build_adamw(module, OptimizerConfig()))
-    strategy.save(tmp_path)
-    other = DDPStrategy(World(), max_grad_norm=1.0)
-    other.prepare(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1)), lambda module: build_adamw(module, OptimizerConfig()))
-    with pytest.raises(UserError, match="does not fit this model") as caught:
-        other.load(tmp_path)
-    assert "\n" not in str(caught.value)
+def test_torchrun_in_a_slurm_step_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (SLURM_STEP | {"RANK": "0", "WORLD_SIZE": "1"}).items():
+        monkeypatch.setenv(name, value)
+    with World.join("cpu") as world:
+        assert (world.rank, world.size) == (0, 1)

@@ -5,10 +5,11 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from triptych.distributed import World
 from triptych.errors import UserError
@@ -17,11 +18,19 @@ _COMPLETE = re.compile(r"step_(\d{8})")
 _MANIFEST = "manifest.json"
 
 
+Writer = Callable[[], None]
+"""Writes a state that was copied before; runs in a thread beside the training on every rank that has one."""
+
+
 class Saveable(Protocol):
     """A component of a checkpoint: it owns one folder and writes whatever it likes there."""
 
-    def save(self, directory: Path) -> None:
-        """Writes the component's state into the existing folder `directory`; called on every rank."""
+    def save(self, directory: Path) -> Writer | None:
+        """Writes the component's state into the existing folder `directory`, or copies it and returns what will write it.
+
+        Called on every rank. What is small may be written at once; what is large is copied, so that the training goes
+        on while the disk works. A writer may not use the default process group, which the training goes on to use.
+        """
         ...
 
     def load(self, directory: Path) -> None:
@@ -36,10 +45,12 @@ class CheckpointConfig:
     Attributes:
         every_steps: write after each multiple of this many steps, and after the last step.
         keep: how many of the newest complete checkpoints stay on disk.
+        asynchronous: write beside the training, which waits for the copy of its state alone; false waits for the disk.
     """
 
     every_steps: int = 10
     keep: int = 2
+    asynchronous: bool = True
 
     def __post_init__(self) -> None:
         if self.every_steps < 1:
@@ -59,12 +70,16 @@ class Checkpointer:
         directory: where the step folders live; created at the first save.
         world: the processes that save and load together.
         keep: how many of the newest complete checkpoints stay.
+        asynchronous: whether `save` returns when the state is copied; what then fails is told by the next `save` or `wait`.
     """
 
-    def __init__(self, directory: Path, world: World, *, keep: int = 2) -> None:
+    def __init__(self, directory: Path, world: World, *, keep: int = 2, asynchronous: bool = False) -> None:
         self._directory = directory
         self._world = world
         self._keep = keep
+        self._asynchronous = asynchronous
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
 
     def steps(self) -> list[int]:
         """Steps of all complete checkpoints, ascending; their contents are not verified here."""
@@ -80,11 +95,16 @@ class Checkpointer:
     def save(self, step: int, state: Mapping[str, Saveable]) -> None:
         """Writes every component and commits them together; older checkpoints beyond `keep` are removed after that.
 
+        An asynchronous one waits for the one before it, copies the state, and returns. A kill meanwhile leaves the earlier
+        checkpoint, as at any other moment of a save.
+
         Raises:
             UserError: if the files cannot be written (a full or read-only disk). Nothing half-written stays, and
                 earlier checkpoints are untouched.
         """
+        self.wait()
         partial = self._directory / f"step_{step:08d}.partial"
+        group = self._world.background_group
         failure: str | None = None
         try:
             if self._world.is_main:
@@ -94,25 +114,55 @@ class Checkpointer:
         except OSError as error:
             failure = describe_disk_error(error)
         # Every rank learns of any rank's failure before the next collective, so that none waits for another.
-        failure = self._first_failure(failure)
+        failure = self._first_failure(failure, group)
+        writers: list[Writer] = []
         if failure is None:
             try:
-                for name, component in state.items():
-                    component.save(partial / name)
+                found = [component.save(partial / name) for name, component in state.items()]
+                writers = [writer for writer in found if writer is not None]
             except Exception as error:
-                # safetensors and torch.save report a full disk as errors of their own kinds.
-                if not is_disk_error(error):
-                    raise
-                failure = describe_disk_error(error)
-            failure = self._first_failure(failure)
+                failure = _disk_failure(error)
+        if not self._asynchronous:
+            self._write(step, partial, writers, failure, group)
+            return
+        self._thread = threading.Thread(target=self._write_aside, args=(step, partial, writers, failure, group), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Returns when the checkpoint that is being written is committed.
+
+        Raises:
+            UserError: if it could not be written; on every rank alike.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _write_aside(self, step: int, partial: Path, writers: list[Writer], failure: str | None, group: Any) -> None:
+        try:
+            self._write(step, partial, writers, failure, group)
+        except BaseException as error:
+            self._error = error
+
+    def _write(self, step: int, partial: Path, writers: list[Writer], failure: str | None, group: Any) -> None:
+        if failure is None:
+            try:
+                for writer in writers:
+                    writer()
+            except BaseException as error:  # torch.distributed.checkpoint wraps what a rank raised into a BaseException
+                failure = _disk_failure(error)
+        failure = self._first_failure(failure, group)
         if failure is None and self._world.is_main:
             try:
                 self._commit(step, partial)
             except OSError as error:
                 failure = describe_disk_error(error)
-        failure = self._first_failure(failure)
+        failure = self._first_failure(failure, group)
         if failure is not None:
-            self._abandon(step, partial, failure)
+            self._abandon(step, partial, failure, group)
         if self._world.is_main:
             for old in self.steps()[: -self._keep]:
                 self._remove(self.path(old))
@@ -130,6 +180,7 @@ class Checkpointer:
             UserError: if the chosen step does not exist, or a file is missing, truncated or altered; the message
                 names the newest earlier checkpoint that is whole.
         """
+        self.wait()
         steps = self.steps()
         if step is not None and step not in steps:
             listed = ", ".join(map(str, steps)) or "none"
@@ -201,14 +252,14 @@ class Checkpointer:
         folder.rename(removed)
         shutil.rmtree(removed, ignore_errors=True)
 
-    def _first_failure(self, failure: str | None) -> str | None:
-        failures = self._world.gather_objects([failure])
+    def _first_failure(self, failure: str | None, group: Any) -> str | None:
+        failures = self._world.gather_objects([failure], group=group)
         return next((item for item in failures if item is not None), None)
 
-    def _abandon(self, step: int, partial: Path, reason: str) -> None:
+    def _abandon(self, step: int, partial: Path, reason: str, group: Any) -> None:
         if self._world.is_main:
             shutil.rmtree(partial, ignore_errors=True)
-        self._world.barrier()
+        self._first_failure(None, group)  # nobody tells what is intact before it is
         steps = self.steps()
         kept = f"step {steps[-1]} is intact" if steps else "there is no earlier one"
         free = shutil.disk_usage(_existing(self._directory)).free / 1e6
@@ -252,6 +303,17 @@ def is_disk_error(error: BaseException) -> bool:
     return isinstance(error, OSError) or any(
         sign in text for sign in ("os error", "I/O error", "No space left", "unexpected pos", "PytorchStreamWriter", "file write failed")
     )
+
+
+def _disk_failure(error: BaseException) -> str:
+    """The reason of a failed save in a few words; a defect of ours is raised again."""
+    failures = getattr(error, "failures", None)  # torch.distributed.checkpoint: rank -> (error, traceback)
+    causes = [error] if not isinstance(failures, dict) else [cause for cause, _ in failures.values()]
+    # safetensors and torch.save report a full disk as errors of their own kinds.
+    for cause in causes:
+        if is_disk_error(cause):
+            return describe_disk_error(cause)
+    raise error
 
 
 def describe_disk_error(error: BaseException) -> str:

@@ -1,6 +1,8 @@
 """The processes of one run: who this one is, and what they tell each other."""
 
 import os
+import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,8 +12,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import HashStore
 
 from triptych.errors import UserError
+
+# The group of `World.background_group`: one per process group, however many runs follow one another in it.
+_background: list[dist.ProcessGroup] = []
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class World:
     @classmethod
     @contextmanager
     def join(cls, device: str = "auto", *, timeout_seconds: float = 1800.0) -> Iterator["World"]:
-        """Joins the process group that torchrun describes in the environment, or stands alone.
+        """Joins the process group that torchrun or a Slurm step describes in the environment, or stands alone.
 
         The group is left when the context ends, also after an exception.
 
@@ -44,27 +50,46 @@ class World:
         Raises:
             UserError: if `device` names CUDA and there is none, or is no device at all.
         """
+        read_slurm()
         rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         local_rank = int(os.environ.get("LOCAL_RANK", 0))
         place = _resolve_device(device, local_rank)
         if place.type == "cuda":
             torch.cuda.set_device(place)
         world = cls(rank=rank, size=size, local_rank=local_rank, device=place)
-        if size == 1 or dist.is_initialized():
-            yield world
-            return
-        # Both backends: checkpoints and objects travel over gloo while gradients travel over NCCL.
-        backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "cpu:gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
+        is_outermost = not dist.is_initialized()
+        if size > 1 and is_outermost:
+            dist.init_process_group(_backend(place), timeout=timedelta(seconds=timeout_seconds))
         try:
             yield world
         finally:
-            dist.destroy_process_group()
+            if is_outermost and dist.is_initialized():  # a run of one process may have come to form a group
+                dist.destroy_process_group()
+                _background.clear()
 
     @property
     def is_main(self) -> bool:
         """True on the rank that writes files and speaks."""
         return self.rank == 0
+
+    def form_group(self) -> None:
+        """Makes a process group of one where there is none, for libraries that cannot do without."""
+        if not dist.is_initialized():
+            dist.init_process_group(_backend(self.device), store=HashStore(), rank=0, world_size=1)
+
+    @property
+    def background_group(self) -> dist.ProcessGroup | None:
+        """A gloo group of all ranks for threads beside the main one, whose messages must not mix; the first use is collective.
+
+        None where there is no process group.
+        """
+        if not dist.is_initialized():
+            return None
+        if not _background:
+            group = dist.new_group(backend="gloo")
+            assert isinstance(group, dist.ProcessGroup)
+            _background.append(group)
+        return _background[0]
 
     def barrier(self) -> None:
         """Returns when every rank has come here."""
@@ -86,12 +111,17 @@ class World:
         dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
-    def gather_objects(self, objects: list[Any]) -> list[Any]:
-        """The lists of all ranks joined in rank order, on every rank. Objects are pickled among our own processes."""
+    def gather_objects(self, objects: list[Any], *, group: dist.ProcessGroup | None = None) -> list[Any]:
+        """The lists of all ranks joined in rank order, on every rank. Objects are pickled among our own processes.
+
+        Args:
+            objects: this rank's.
+            group: a group of all ranks other than the default one, such as `background_group`.
+        """
         if self.size == 1:
             return objects
         parts: list[list[Any]] = [[] for _ in range(self.size)]
-        dist.all_gather_object(parts, objects)
+        dist.all_gather_object(parts, objects, group=group)
         return [item for part in parts for item in part]
 
     def broadcast_object(self, value: Any) -> Any:
@@ -129,6 +159,47 @@ class World:
         return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
 
+def _backend(device: torch.device) -> str:
+    # Both backends: checkpoints and objects travel over gloo while gradients travel over NCCL.
+    return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "cpu:gloo"
+
+
+def read_slurm() -> None:
+    """In a step of several Slurm tasks that nobody else has described, sets the variables that torchrun would set."""
+    num_tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+    if num_tasks == 1 or "RANK" in os.environ:
+        return
+    # 4(x2),3 in a step over three machines; relative to all of them, SLURM_NODEID is this one.
+    per_node = [
+        int(count)
+        for count, repeats in re.findall(r"(\d+)(?:\(x(\d+)\))?", os.environ.get("SLURM_STEP_TASKS_PER_NODE", str(num_tasks)))
+        for _ in range(int(repeats or 1))
+    ]
+    described = {
+        "RANK": os.environ["SLURM_PROCID"],
+        "WORLD_SIZE": str(num_tasks),
+        "LOCAL_RANK": os.environ["SLURM_LOCALID"],
+        "LOCAL_WORLD_SIZE": str(per_node[int(os.environ.get("SLURM_NODEID", 0))]),
+        "MASTER_ADDR": _first_host(),
+        # Two steps of one machine must not meet.
+        "MASTER_PORT": str(20000 + (10 * int(os.environ["SLURM_JOB_ID"]) + int(os.environ.get("SLURM_STEP_ID", 0)) % 10) % 40000),
+    }
+    for name, value in described.items():
+        os.environ.setdefault(name, value)
+
+
+def _first_host() -> str:
+    """Where rank 0 of a Slurm step listens: the first machine of the step, or the one that launched it."""
+    nodes = os.environ.get("SLURM_STEP_NODELIST", "")
+    first = re.match(r"([^\[,]+)(?:\[(\w+))?", nodes)
+    name = "".join(part or "" for part in first.groups()) if first else ""
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError:
+        return os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1")
+    return name or "127.0.0.1"
+
+
 def _resolve_device(name: str, local_rank: int) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -137,6 +208,8 @@ def _resolve_device(name: str, local_rank: int) -> torch.device:
     except RuntimeError:
         raise UserError(f"device is '{name}': use auto, cpu, cuda or cuda:<index>") from None
     if device.type == "cuda":
+        if "SLURM_STEP_NUM_TASKS" in os.environ and torch.cuda.device_count() == 1:
+            return torch.device("cuda", 0)  # Slurm shows each task its own device alone
         index = local_rank if device.index is None else device.index
         # Counted over all processes of this machine, so that all of them refuse alike and rank 0 says so.
         num_needed = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.index is None else index + 1

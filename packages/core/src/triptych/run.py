@@ -90,7 +90,9 @@ class Run:
         self._resolved = _plain(config)
         self._budget_keys = budget_keys
         self._build_tracker = tracker
-        self._checkpointer = Checkpointer(self.directory / "checkpoints", world, keep=config.checkpoint.keep)
+        self._checkpointer = Checkpointer(
+            self.directory / "checkpoints", world, keep=config.checkpoint.keep, asynchronous=config.checkpoint.asynchronous
+        )
         self._random_state = GlobalRandomState(world.rank)
         self._trackers = Trackers([])
         self._jsonl: JsonlTracker | None = None
@@ -126,6 +128,7 @@ class Run:
                     if is_main:
                         run._claim()
                 yield run
+                run.wait_for_checkpoint()
             finally:
                 run._close()
 
@@ -142,7 +145,10 @@ class Run:
     @property
     def checkpoint_steps(self) -> list[int]:
         """Steps of the complete checkpoints of this run; none of those that `overwrite` is about to delete."""
-        return [] if self._overwrites else self._checkpointer.steps()
+        if self._overwrites:
+            return []
+        self._checkpointer.wait()
+        return self._checkpointer.steps()
 
     def is_finished(self, step: int) -> bool:
         """Whether an earlier invocation came to `step` and wrote its summary, and nothing asks to go back before it."""
@@ -194,10 +200,14 @@ class Run:
             self._trackers.log(metrics, step=step)
 
     def checkpoint(self, step: int, state: Mapping[str, Saveable]) -> None:
-        """Commits `state` as the checkpoint of `step`, after the metrics up to it are on disk."""
+        """Commits `state` as the checkpoint of `step`, after the metrics up to it are on disk; see `Checkpointer.save`."""
         if self._jsonl is not None:
             self._jsonl.sync()
         self._checkpointer.save(step, self._with_random_state(state))
+
+    def wait_for_checkpoint(self) -> None:
+        """Returns when the newest checkpoint is on disk; raises what kept it from that. To be called on every rank."""
+        self._checkpointer.wait()
 
     def write_text(self, name: str, text: str) -> Path:
         """Writes a file of the run's folder atomically; returns its path."""
@@ -265,6 +275,10 @@ class Run:
         self._lock_descriptor = descriptor
 
     def _close(self) -> None:
+        try:
+            self._checkpointer.wait()  # after an error of another kind, what is being written still gets there
+        except UserError as error:
+            _logger.warning("%s", error)
         self._trackers.close()
         if self._jsonl is not None:
             self._jsonl.close()

@@ -88,7 +88,7 @@ def fit(
     Args:
         run: where checkpoints and metrics go.
         stage: what is trained.
-        strategy: places and steps the model.
+        strategy: places and steps the model; `stage.model` holds the trained weights in the end, on every rank.
         trainer: the loop.
         optimizer: AdamW and its learning-rate curve.
         columns: metrics that the terminal shows.
@@ -136,7 +136,9 @@ def fit(
         if run.is_due(done) or done == trainer.max_steps:
             sums.reduce()
             run.checkpoint(done, components)
-    model.eval()
+    run.wait_for_checkpoint()
+    strategy.gather()
+    stage.model.eval()
     return time.monotonic() - started
 
 

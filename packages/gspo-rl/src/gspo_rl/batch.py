@@ -111,25 +111,32 @@ def collate(
     return Batch(input_ids, response_mask, sampler_logprobs, rewards.float(), advantages.float())
 
 
-def microbatches(batch: Batch, *, max_tokens: int) -> Iterator[tuple[Int[Tensor, " rows"], Batch]]:
+def microbatches(batch: Batch, *, max_tokens: int, at_least: int = 1) -> Iterator[tuple[Int[Tensor, " rows"], Batch]]:
     """Splits a batch into pieces of at most `max_tokens` padded tokens, longest rows together, trimmed to their length.
 
     Rows are sorted by length so that little of a piece is padding. A row longer than `max_tokens` makes a piece of
     its own.
+
+    Args:
+        batch: the batch.
+        max_tokens: most padded tokens of a piece of several rows.
+        at_least: cut into so many pieces or more, where there are as many rows.
 
     Yields:
         The rows of `batch` that the piece holds, and the piece.
     """
     lengths = _row_lengths(batch)
     order = torch.argsort(lengths, descending=True, stable=True)
-    start = 0
+    start, num_pieces = 0, 0
     while start < len(order):
         longest = int(lengths[order[start]])
-        count = max(1, max_tokens // max(1, longest))
+        spare = len(order) - start - (at_least - num_pieces - 1)  # rows beyond one for each further piece
+        count = max(1, min(max_tokens // max(1, longest), spare))
         rows = order[start : start + count]
         piece = batch.select(rows)
         yield rows, trim(piece, longest)
         start += count
+        num_pieces += 1
 
 
 def trim(batch: Batch, length: int) -> Batch:

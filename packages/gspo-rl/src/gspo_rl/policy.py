@@ -1,6 +1,6 @@
 """Policies: a causal language model with its tokenizer, and what it says of given tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +167,17 @@ class Policy:
         text = self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         return text
+
+    @torch.no_grad()
+    def copy_parameters(self, parameters: Iterator[tuple[str, Tensor]]) -> None:
+        """Writes into the model the parameters of a `TokenScorer` of another model of the same kind, by their names there.
+
+        Those that are the model's own are left alone.
+        """
+        own = dict(self.model.named_parameters(prefix="model"))
+        for name, parameter in parameters:
+            if own[name].data_ptr() != parameter.data_ptr():
+                own[name].copy_(parameter)
 
     def save(self, directory: Path) -> None:
         """Writes the policy in Hugging Face format (safetensors); `AutoModelForCausalLM` reads it back."""

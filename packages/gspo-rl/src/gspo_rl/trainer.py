@@ -146,6 +146,8 @@ class GSPOTrainer:
         order = ShuffledOrder(len(self._prompts), seed=run.seed)
         self.policy.scorer = self._strategy.prepare(self.policy.scorer, lambda model: build_adamw(model, self._optimizer))
         restored = run.begin(state, columns=COLUMNS)
+        if restored is not None:
+            self._engine.update_weights(self._strategy.full_parameters(), version=restored * config.minibatches)
         if restored is None:
             done.before = self._evaluate(run)
             run.log(_accuracies(done.before), step=0)
@@ -169,6 +171,8 @@ class GSPOTrainer:
                 if checkpoint_is_due:
                     run.checkpoint(step, state)
                 bar.update()
+        run.wait_for_checkpoint()
+        self._strategy.gather()
         if done.after is None:  # a run whose last checkpoint is already that of max_steps, evaluated at another time
             done.after = self._evaluate(run)
         assert done.before is not None
@@ -191,7 +195,7 @@ class GSPOTrainer:
 
         rows_per_minibatch = len(batch) // config.minibatches
         pieces = [batch.select(range(index * rows_per_minibatch, (index + 1) * rows_per_minibatch)) for index in range(config.minibatches)]
-        old = [None, *(self._old_logprobs(piece) for piece in pieces[1:])]
+        old = [None, *(self._old_logprobs(piece, run.world) for piece in pieces[1:])]
         outcomes = []
         for index, (piece, old_logprobs) in enumerate(zip(pieces, old, strict=True)):
             optimizer_step = (step - 1) * config.minibatches + index
@@ -234,12 +238,20 @@ class GSPOTrainer:
         rewards = [self._task.reward(prompts[place // size], completion) for place, completion in enumerate(completions)]
         return torch.tensor(rewards, dtype=torch.float32).view(len(prompts), size)
 
-    def _old_logprobs(self, piece: Batch) -> Float[Tensor, "batch tokens"]:
+    def _microbatches(self, piece: Batch, world: World) -> list[tuple[Tensor, Batch]]:
+        """The mini-batch in pieces; as many on all ranks, where these meet in every forward."""
+        parts = list(microbatches(piece, max_tokens=self._config.microbatch_tokens))
+        if self._strategy.meets_in_forward and world.size > 1:
+            most = max(world.gather_objects([len(parts)]))
+            parts = list(microbatches(piece, max_tokens=self._config.microbatch_tokens, at_least=most))
+        return parts
+
+    def _old_logprobs(self, piece: Batch, world: World) -> Float[Tensor, "batch tokens"]:
         if self._config.old_logprobs == "sampler":
             return piece.sampler_logprobs
         recomputed = torch.zeros_like(piece.sampler_logprobs)
         with torch.no_grad():
-            for rows, part in microbatches(piece, max_tokens=self._config.microbatch_tokens):
+            for rows, part in self._microbatches(piece, world):
                 scores = self.policy.scorer(part.input_ids, part.response_mask, self._sampling.temperature)
                 recomputed[rows, : scores.logprobs.shape[1]] = scores.logprobs
         return recomputed
@@ -255,9 +267,8 @@ class GSPOTrainer:
         """
         num_sequences = len(piece) * world.size
         numbers = torch.zeros(len(piece), len(SEQUENCE_COLUMNS), dtype=torch.float64, device=piece.input_ids.device)
-        parts = list(microbatches(piece, max_tokens=self._config.microbatch_tokens))
+        parts = self._microbatches(piece, world)
         for place, (rows, part) in enumerate(parts):
-            # Ranks meet in their last micro-batch, so they need not have the same number of them.
             with self._strategy.microbatch(last=place + 1 == len(parts)):
                 scores = self.policy.scorer(part.input_ids, part.response_mask, self._sampling.temperature)
                 old = scores.logprobs.detach() if old_logprobs is None else old_logprobs[rows, : scores.logprobs.shape[1]]
@@ -279,6 +290,11 @@ class GSPOTrainer:
             raise UserError(
                 f"trainer.old_logprobs=sampler needs a sampler of float32, not {self._engine.dtype}: the difference would pass for a "
                 "policy change; use trainer.old_logprobs=recompute"
+            )
+        if self._config.old_logprobs == "sampler" and self._strategy.precision != "float32":
+            raise UserError(
+                f"trainer.old_logprobs=sampler needs a forward of float32, not strategy.precision={self._strategy.precision}: the "
+                "difference would pass for a policy change; use trainer.old_logprobs=recompute"
             )
         if self._sampling.temperature == 0:
             raise UserError("sampling.temperature is 0: all samples of a prompt would be the same, and none could be reinforced; use 1")

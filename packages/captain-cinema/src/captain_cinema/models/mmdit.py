@@ -190,19 +190,19 @@ class SmallMMDiT(nn.Module):
         self, groups: Sequence[FrameGroup], attention: str, *, masked: bool, memory: KeysValues | None
     ) -> "tuple[list[_Stream], KeysValues]":
         streams = [self._embed(group) for group in groups]
-        if masked:
-            self._double_masked(streams)
-        else:
-            for stream in streams:
-                for block in self.double_blocks:
-                    block(stream, self.double_modulation(stream.time))
-        for stream in streams:
-            stream.join()
+        # Blocks take and return plain tensors: a strategy finds there what a block's backward depends on.
+        pairs = [(stream.text, stream.image) for stream in streams]
+        modulations = [self.double_modulation(stream.time) for stream in streams]
+        for block in self.double_blocks:
+            pairs = block(streams, pairs, modulations, masked)
+        joined = [torch.cat(pair, dim=2) for pair in pairs]  # text and image tokens of a pair become one sequence
         modulations = [self.single_modulation(stream.time) for stream in streams]
         remembered = []
         for index, block in enumerate(self.single_blocks):
-            past = None if memory is None else memory[index]
-            remembered.append(block(streams, modulations, attention, masked, past))
+            joined, kept = block(streams, joined, modulations, attention, masked, None if memory is None else memory[index])
+            remembered.append(kept)
+        for stream, tokens in zip(streams, joined, strict=True):
+            stream.joined = tokens
         return streams, remembered
 
     def forward(self, groups: Sequence[FrameGroup], *, attention: str = "extend") -> list[Float[Tensor, "..."]]:
@@ -242,14 +242,9 @@ class SmallMMDiT(nn.Module):
         cut = patches.view(batch, frames, rows, columns, channels, self.patch, self.patch)
         return cut.permute(0, 1, 4, 2, 5, 3, 6).reshape(group.latents.shape)
 
-    def _double_masked(self, streams: "Sequence[_Stream]") -> None:
-        for block in self.double_blocks:
-            assert isinstance(block, _DoubleBlock)
-            block.forward_masked(streams, [self.double_modulation(stream.time) for stream in streams])
-
 
 class _Stream:
-    """The tokens of one group on their way through the blocks."""
+    """The tokens of one group before and after the blocks, and what every block has to know of them."""
 
     def __init__(
         self, *, text: Tensor, image: Tensor, time: Tensor, slots: Tensor, places: Tensor, head_width: int, is_memory: bool
@@ -263,9 +258,9 @@ class _Stream:
         self.local_angles = _angles(torch.zeros_like(slots[:1, :1]), places, head_width)
         self.angles = _angles(slots, places, head_width)
 
-    def join(self) -> None:
-        """Text and image tokens of a pair become one sequence."""
-        self.joined = torch.cat((self.text, self.image), dim=2)
+
+Heads = tuple[Tensor, Tensor, Tensor]
+Pair = tuple[Tensor, Tensor]
 
 
 class _Attention(nn.Module):
@@ -297,23 +292,23 @@ class _DoubleBlock(nn.Module):
         )
         self.table = nn.Parameter(_gates(6, width).repeat(2, 1, 1))
 
-    def forward(self, stream: _Stream, modulation: Tensor) -> None:
-        """Updates text and image of a group in place; pairs are rows of the batch."""
-        q, k, v, parts = self._projected(stream, modulation)
-        self._finish(stream, _attend(q, k, v), parts)
+    def forward(self, streams: Sequence[_Stream], pairs: Sequence[Pair], modulations: Sequence[Tensor], masked: bool) -> list[Pair]:
+        """Text and image tokens of every group after the block.
 
-    def forward_masked(self, streams: Sequence[_Stream], modulations: Sequence[Tensor]) -> None:
-        """The same on one packed sequence under a block-diagonal mask."""
-        projected = [self._projected(stream, modulation) for stream, modulation in zip(streams, modulations, strict=True)]
-        mixed = _packed(streams, [heads[:3] for heads in projected], "local")
-        for stream, heads, own in zip(streams, projected, mixed, strict=True):
-            self._finish(stream, own, heads[3])
+        Folded, pairs are rows of the batch; masked, they lie in one packed sequence under a block-diagonal mask.
+        """
+        projected = [
+            self._projected(stream, pair, modulation) for stream, pair, modulation in zip(streams, pairs, modulations, strict=True)
+        ]
+        heads = [own for own, _ in projected]
+        mixed = _packed(streams, heads, "local") if masked else [_attend(*own) for own in heads]
+        return [self._finish(pair, own, parts) for pair, own, (_, parts) in zip(pairs, mixed, projected, strict=True)]
 
-    def _projected(self, stream: _Stream, modulation: Tensor) -> tuple[Tensor, Tensor, Tensor, list[tuple[Tensor, ...]]]:
+    def _projected(self, stream: _Stream, pair: Pair, modulation: Tensor) -> "tuple[Heads, list[tuple[Tensor, ...]]]":
         found, parts = [], []
-        count = stream.text.shape[2]
+        count = pair[0].shape[2]
         cosine, sine = stream.local_angles
-        for index, tokens in enumerate((stream.text, stream.image)):
+        for index, tokens in enumerate(pair):
             gates = (modulation.unflatten(-1, (6, -1)) + self.table[index])[:, :, :, None].unbind(2)  # six of B F 1 C
             span = slice(None, count) if index == 0 else slice(count, None)
             angles = cosine[..., span, :], sine[..., span, :]
@@ -321,19 +316,17 @@ class _DoubleBlock(nn.Module):
             assert isinstance(attention, _Attention)
             found.append(attention.heads(self.qkv[index](_norm(tokens) * (1 + gates[1]) + gates[0]), angles))
             parts.append(gates)
-        q, k, v = (torch.cat(pair, dim=-2) for pair in zip(*found, strict=True))
-        return q, k, v, parts
+        q, k, v = (torch.cat(kind, dim=-2) for kind in zip(*found, strict=True))
+        return (q, k, v), parts
 
-    def _finish(self, stream: _Stream, mixed: Tensor, parts: Sequence[tuple[Tensor, ...]]) -> None:
-        count = stream.text.shape[2]
+    def _finish(self, pair: Pair, mixed: Tensor, parts: Sequence[tuple[Tensor, ...]]) -> Pair:
+        count = pair[0].shape[2]
         updated = []
-        for index, (tokens, own) in enumerate(
-            zip((stream.text, stream.image), mixed.split((count, mixed.shape[2] - count), dim=2), strict=True)
-        ):
+        for index, (tokens, own) in enumerate(zip(pair, mixed.split((count, mixed.shape[2] - count), dim=2), strict=True)):
             _, _, gate, shift, scale, mlp_gate = parts[index]
             tokens = tokens + gate * self.out[index](own)
             updated.append(tokens + mlp_gate * self.mlp[index](_norm(tokens) * (1 + scale) + shift))
-        stream.text, stream.image = updated
+        return updated[0], updated[1]
 
 
 class _SingleBlock(nn.Module):
@@ -348,13 +341,19 @@ class _SingleBlock(nn.Module):
         self.table = nn.Parameter(_gates(3, width))
 
     def forward(
-        self, streams: Sequence[_Stream], modulations: Sequence[Tensor], attention: str, masked: bool, past: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, Tensor]:
-        """Updates the joined tokens of all groups in place; returns keys and values of the memory."""
+        self,
+        streams: Sequence[_Stream],
+        joined: Sequence[Tensor],
+        modulations: Sequence[Tensor],
+        attention: str,
+        masked: bool,
+        past: tuple[Tensor, Tensor] | None,
+    ) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
+        """The joined tokens of all groups after the block, and keys and values of the memory."""
         heads, hidden, gates = [], [], []
-        for stream, modulation in zip(streams, modulations, strict=True):
+        for stream, tokens, modulation in zip(streams, joined, modulations, strict=True):
             shift, scale, gate = (modulation.unflatten(-1, (3, -1)) + self.table)[:, :, :, None].unbind(2)
-            qkv, feed = self.project(_norm(stream.joined) * (1 + scale) + shift).split((3 * self.width, 4 * self.width), dim=-1)
+            qkv, feed = self.project(_norm(tokens) * (1 + scale) + shift).split((3 * self.width, 4 * self.width), dim=-1)
             heads.append(self.attention.heads(qkv, stream.angles))
             hidden.append(functional.gelu(feed, approximate="tanh"))
             gates.append(gate)
@@ -362,13 +361,13 @@ class _SingleBlock(nn.Module):
             mixed, past = _extend(streams, heads, past)
         else:
             mixed = _packed(streams, heads, attention)
-        for stream, own, feed, gate in zip(streams, mixed, hidden, gates, strict=True):
-            stream.joined = stream.joined + gate * self.out(torch.cat((own, feed), dim=-1))
-        none = heads[0][1][:, 0, :, :0]
-        return (none, none) if past is None else past
-
-
-Heads = tuple[Tensor, Tensor, Tensor]
+        updated = [
+            tokens + gate * self.out(torch.cat((own, feed), dim=-1))
+            for tokens, own, feed, gate in zip(joined, mixed, hidden, gates, strict=True)
+        ]
+        batch, _, num_heads, _, width = heads[0][1].shape
+        none = heads[0][1].new_zeros(batch, num_heads, 0, width)
+        return updated, (none, none) if past is None else past
 
 
 def _packed(streams: Sequence[_Stream], heads: Sequence[Heads], attention: str) -> list[Tensor]:
@@ -477,4 +476,4 @@ def _angles(slots: Float[Tensor, "batch frames"], places: Float[Tensor, "tokens 
 def _rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     cosine, sine = angles
     first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cosine - second * sine, first * sine + second * cosine), dim=-1)
+    return torch.cat((first * cosine - second * sine, first * sine + second * cosine), dim=-1).to(x)

@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from triptych.checkpoint import Writer
+
 
 class StepReport(NamedTuple):
     """What one optimizer step did.
@@ -26,14 +28,25 @@ class Strategy(Protocol):
 
     A loss handed to `backward` is this rank's *sum* over its examples, already divided by the global number of
     examples: gradients are summed over ranks, never averaged, so the number of ranks cannot change them.
+
+    The model handed to `prepare` stays the caller's: it is what an unsharded sampler reads, and what is saved in the end. A
+    strategy that shards trains a copy of it, and the caller's own holds the trained weights after `gather`.
+
+    Attributes:
+        precision: dtype of the forward, `float32` or `bfloat16`; parameters and optimizer are of float32 in any case.
+        meets_in_forward: whether the ranks exchange parameters in every forward, so that all must have as many
+            micro-batches.
     """
 
+    precision: str
+    meets_in_forward: bool
+
     def prepare(self, model: nn.Module, build_optimizer: Callable[[nn.Module], Optimizer]) -> nn.Module:
-        """Places `model`, builds its optimizer, and returns the module whose forward must be called from now on."""
+        """Places `model` or a sharded copy, builds its optimizer, and returns the module whose forward is to be called."""
         ...
 
     def microbatch(self, *, last: bool) -> AbstractContextManager[None]:
-        """Surrounds the forward and backward of one micro-batch; ranks exchange gradients in the `last` one only."""
+        """Surrounds the forward and backward of one micro-batch; the gradient is complete after the `last` one."""
         ...
 
     def backward(self, loss: Tensor) -> None:
@@ -45,13 +58,20 @@ class Strategy(Protocol):
         ...
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter in full, one at a time, under the name it has in the model given to `prepare`."""
+        """Every parameter in full on every rank, one at a time, under the name it has in the model given to `prepare`.
+
+        To be called, and read to the end, on all ranks.
+        """
         ...
 
-    def save(self, directory: Path) -> None:
-        """Writes model and optimizer into `directory`."""
+    def gather(self) -> None:
+        """Writes the trained weights into the model given to `prepare`, on every rank; does nothing where it is that model."""
+        ...
+
+    def save(self, directory: Path) -> Writer | None:
+        """Writes model and optimizer into `directory`, or copies them and returns what will; see `Saveable`."""
         ...
 
     def load(self, directory: Path) -> None:
-        """Restores what `save` wrote, in place."""
+        """Restores what `save` wrote, in place; the number of ranks may be another."""
         ...

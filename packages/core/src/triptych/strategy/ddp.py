@@ -5,15 +5,17 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model, save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from triptych.checkpoint import Writer
 from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.optim import set_learning_rate
 from triptych.strategy import StepReport
+from triptych.strategy.blocks import autocast_forward, check_precision, host_copy, recompute_activations
 
 
 class DDPStrategy:
@@ -22,11 +24,20 @@ class DDPStrategy:
     Args:
         world: the processes that share the work.
         max_grad_norm: global gradient norm above which gradients are scaled down.
+        precision: `float32`, or `bfloat16` for a forward under autocast; parameters stay float32.
+        activation_checkpointing: keep only the inputs of the model's blocks, and run their forward again in the backward.
+
+    Raises:
+        UserError: if `precision` is unknown.
     """
 
-    def __init__(self, world: World, *, max_grad_norm: float) -> None:
+    meets_in_forward = False
+
+    def __init__(self, world: World, *, max_grad_norm: float, precision: str = "float32", activation_checkpointing: bool = False) -> None:
+        self.precision = check_precision(precision)
         self._world = world
         self._max_grad_norm = max_grad_norm
+        self._recomputes = activation_checkpointing
         self._model: nn.Module
         self._forward: nn.Module
         self._optimizer: Optimizer
@@ -34,11 +45,14 @@ class DDPStrategy:
     def prepare(self, model: nn.Module, build_optimizer: Callable[[nn.Module], Optimizer]) -> nn.Module:
         """Moves `model` to this rank's device and, with several ranks, wraps it in DistributedDataParallel."""
         self._model = model.to(self._world.device)
+        if self._recomputes:
+            recompute_activations(model)
         self._optimizer = build_optimizer(self._model)
         self._forward = self._model
         if self._world.size > 1:
             device_ids = [self._world.device.index] if self._world.device.type == "cuda" else None
             self._forward = DistributedDataParallel(self._model, device_ids=device_ids)
+        autocast_forward(self._forward, self.precision, self._world.device)
         return self._forward
 
     def microbatch(self, *, last: bool) -> AbstractContextManager[None]:
@@ -70,11 +84,22 @@ class DDPStrategy:
         for name, parameter in self._model.named_parameters():
             yield name, parameter.detach()
 
-    def save(self, directory: Path) -> None:
-        """Rank 0 writes `model.safetensors` and `optimizer.pt`; the others hold the same and write nothing."""
-        if self._world.is_main:
-            save_model(self._model, str(directory / "model.safetensors"))
-            torch.save(self._optimizer.state_dict(), directory / "optimizer.pt")
+    def gather(self) -> None:
+        """The model given to `prepare` is the one that is trained."""
+
+    def save(self, directory: Path) -> Writer | None:
+        """Rank 0 copies model and optimizer and writes `model.safetensors` and `optimizer.pt`; the others hold the same."""
+        if not self._world.is_main:
+            return None
+        # A tied parameter has several names, of which safetensors takes one; `load_model` finds the others.
+        named = {id(tensor): (name, tensor) for name, tensor in reversed(self._model.state_dict(keep_vars=True).items())}
+        model, optimizer = host_copy(dict(named.values())), host_copy(self._optimizer.state_dict())
+
+        def write() -> None:
+            save_file(model, directory / "model.safetensors")
+            torch.save(optimizer, directory / "optimizer.pt")
+
+        return write
 
     def load(self, directory: Path) -> None:
         """Restores model and optimizer in place.

@@ -84,7 +84,8 @@ class StaticCacheEngine:
         return completions
 
     def update_weights(self, parameters: Iterator[tuple[str, Tensor]], *, version: int) -> None:
-        """Nothing to do: the engine samples with the trainer's own parameters."""
+        """Copies into the policy's own model what is not there already: a strategy that shards trains a copy of it."""
+        self._policy.copy_parameters(parameters)
 
     def _layers(self) -> list[_Layer]:
         num_queries, num_keys = self._config.num_attention_heads, self._config.num_key_value_heads

@@ -13,7 +13,7 @@ from gspo_rl.rollout.sampling import SamplingConfig, check_lengths, draw_tokens,
 
 
 class TransformersEngine:
-    """Samples with `generate` of the policy's own model; shares its weights, so there is nothing to update.
+    """Samples with `generate` of the policy's own model.
 
     Args:
         policy: the policy being trained.
@@ -40,7 +40,8 @@ class TransformersEngine:
         return completions
 
     def update_weights(self, parameters: Iterator[tuple[str, Tensor]], *, version: int) -> None:
-        """Nothing to do: the engine samples with the trainer's own parameters."""
+        """Copies into the policy's own model what is not there already: a strategy that shards trains a copy of it."""
+        self._policy.copy_parameters(parameters)
 
     @torch.no_grad()
     def _generate(self, prompt_ids: list[tuple[int, ...]], sampling: SamplingConfig, seeds: Sequence[int]) -> list[Completion]:

@@ -149,7 +149,7 @@ class InfinityBlock(nn.Module):
         self,
         x_GNC: Tensor,
         modulation: Tensor,
-        text: KeyValues,
+        text: KeyValues | Tensor,
         text_mask: Tensor,
         rotary: KeyValues,
         *,
@@ -157,7 +157,12 @@ class InfinityBlock(nn.Module):
         mask: Tensor | None = None,
         past: KeyValues | None = None,
     ) -> tuple[Tensor, KeyValues]:
-        """One block; the tokens of a group's `members` stand one after another and see only their own picture."""
+        """One block; the tokens of a group's `members` stand one after another and see only their own picture.
+
+        `text` is what `key_values` made of the text, or the text itself where it is read once.
+        """
+        if isinstance(text, Tensor):
+            text = self.key_values(text)
         gamma1, gamma2, scale1, scale2, shift1, shift2 = (modulation + self.ada_gss).unbind(2)
         attended, present = self.sa(
             (layer_norm(x_GNC) * (1 + scale1) + shift1).unflatten(1, (members, -1)).flatten(0, 1), rotary, mask, past
@@ -244,13 +249,10 @@ class InfinityTransformer(nn.Module):
 
     def condition(self, text: TextFeatures) -> TextCondition:
         """What the blocks need of the texts."""
-        norm = self.text_norm
-        normed = functional.rms_norm(text.values.float(), norm.normalized_shape, norm.weight.float(), norm.eps).to(self.dtype)
-        pooled = self.text_proj_for_sos["ca"](normed, text.mask)
-        memory = self.text_proj_for_ca(normed)
+        pooled, memory = self._read(text)
         return TextCondition(
             pooled=pooled,
-            modulation=self.shared_ada_lin(pooled).unflatten(-1, (1, 6, -1)),
+            modulation=self._modulation(pooled),
             key_values=[block.key_values(memory) for block in self.blocks if isinstance(block, InfinityBlock)],
             mask=text.mask,
         )
@@ -262,14 +264,25 @@ class InfinityTransformer(nn.Module):
             inputs: token inputs of scales 1 and up, one after another.
             text: features of the prompts.
         """
-        condition = self.condition(text)
-        start = condition.pooled[:, None] + self.pos_start
+        pooled, memory = self._read(text)
+        modulation = self._modulation(pooled)
+        start = pooled[:, None] + self.pos_start
         x_GNC = torch.cat((start, self.word_embed(inputs.to(self.dtype))), dim=1) + self._level_rows().to(start.device)
         mask = block_causal_mask(self.scales.lengths).to(start.device)
         rotary = self._rotary(0, self.scales.num_tokens, start.device)
-        for block, key_values in zip(self.blocks, condition.key_values, strict=True):
-            x_GNC, _ = block(x_GNC, condition.modulation, key_values, condition.mask, rotary, mask=mask)
-        return self.logits(x_GNC, condition.pooled)
+        for block in self.blocks:
+            x_GNC, _ = block(x_GNC, modulation, memory, text.mask, rotary, mask=mask)
+        return self.logits(x_GNC, pooled)
+
+    def _read(self, text: TextFeatures) -> tuple[Tensor, Tensor]:
+        """The pooled text (groups, width), and its tokens as the blocks read them (groups, tokens, width)."""
+        norm = self.text_norm
+        normed = functional.rms_norm(text.values.float(), norm.normalized_shape, norm.weight.float(), norm.eps).to(self.dtype)
+        return self.text_proj_for_sos["ca"](normed, text.mask), self.text_proj_for_ca(normed)
+
+    def _modulation(self, pooled: Tensor) -> Tensor:
+        modulation: Tensor = self.shared_ada_lin(pooled).unflatten(-1, (1, 6, -1))
+        return modulation
 
     def step(
         self,
