@@ -6,6 +6,7 @@
 
 PYTHON ?= python3
 NPROC ?= 1
+KILLS ?= 50
 ARGS ?=
 
 # Two threads per process are slower than one wherever the cores are shared; whoever has many says so.
@@ -23,7 +24,7 @@ EDITABLE := -e packages/core[deepspeed,wandb] -e packages/gspo-rl -e packages/ca
 LAUNCH = $(if $(filter 1,$(NPROC)),$(BIN)/python -m,$(BIN)/python -m triptych.launch --standalone --nproc-per-node=$(NPROC) -m)
 
 .DEFAULT_GOAL := help
-.PHONY: help install train-gspo evaluate-gspo train-var sample-var evaluate-var train-cinema generate-cinema evaluate-cinema check test bench docs format clean
+.PHONY: help install train-gspo evaluate-gspo train-var sample-var evaluate-var train-cinema generate-cinema evaluate-cinema check test faults test-slurm bench docs format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  %-16s %s\n", $$1, $$2 }'
@@ -64,6 +65,14 @@ check: $(STAMP) ## formatting, lint, types and the laws of the architecture
 
 test: $(STAMP) ## the whole test suite; ARGS="tests/gspo_rl -k objectives"
 	@$(BIN)/python -m pytest $(ARGS)
+
+faults: $(STAMP) ## kills, hangs and starves real runs; KILLS=50 at random moments
+	@$(BIN)/python -m pytest -m faults tests
+	@$(BIN)/python tests/faults/campaign.py $(KILLS)
+
+test-slurm: $(STAMP) ## sweeps, preemption and two tasks on a Slurm cluster inside this machine (root on Debian; installs it)
+	@tests/slurm/cluster.sh install
+	@$(BIN)/python -m pytest -m slurm -n 0 tests/slurm
 
 bench: $(STAMP) ## speed and memory as ratios against a peer
 	@for bench in tests/benchmarks/bench_*.py; do $(BIN)/python $$bench $(ARGS) || exit 1; done

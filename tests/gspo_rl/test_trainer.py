@@ -1,6 +1,8 @@
 """The loop: one denominator, exact ratios, the same numbers from any number of ranks, and refusals."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,7 @@ from gspo_rl.advantages import group_relative_advantages
 from gspo_rl.batch import Batch, collate
 from gspo_rl.evaluation import EvaluationConfig, evaluate
 from gspo_rl.metrics import SEQUENCE_COLUMNS
-from gspo_rl.objectives import Objective, grpo, gspo, gspo_token
+from gspo_rl.objectives import Objective, ObjectiveOutput, grpo, gspo, gspo_token
 from gspo_rl.policy import Policy, tiny_policy
 from gspo_rl.rollout.sampling import SamplingConfig
 from gspo_rl.rollout.static_cache import StaticCacheEngine
@@ -26,6 +28,7 @@ from gspo_rl.trainer import GSPOTrainer, TrainerConfig
 from triptych.checkpoint import CheckpointConfig
 from triptych.distributed import World
 from triptych.errors import UserError
+from triptych.interruption import Interrupted
 from triptych.optim import OptimizerConfig, build_adamw
 from triptych.run import Run, RunConfig
 from triptych.strategy.ddp import DDPStrategy
@@ -176,6 +179,30 @@ def test_a_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "halves" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize("old_logprobs", ["recompute", "sampler"])
+@pytest.mark.parametrize(("calls", "unfinished"), [(1, True), (2, False), (3, True)])
+def test_a_signal_saves_the_batch_as_it_stands_and_the_run_goes_on_to_the_same_bytes(
+    tmp_path: Path, calls: int, unfinished: bool, old_logprobs: str
+) -> None:
+    """Two mini-batches a step: after an odd number of them a rollout batch is half used."""
+    fit(tmp_path, "whole", max_steps=2, old_logprobs=old_logprobs)
+    counted = 0
+
+    def interrupting(*tensors: Tensor) -> ObjectiveOutput:
+        nonlocal counted
+        counted += 1
+        if counted == calls:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return OBJECTIVES["gspo"](*tensors)
+
+    with pytest.raises(Interrupted, match=f"SIGTERM after step {calls // 2}"):
+        fit(tmp_path, "halves", max_steps=2, old_logprobs=old_logprobs, objective=interrupting)
+    state = json.loads((tmp_path / "halves" / "checkpoints" / f"step_{calls // 2:08d}" / "trainer" / "trainer.json").read_text())
+    assert (state["unfinished"] is not None) == unfinished
+    fit(tmp_path, "halves", max_steps=2, old_logprobs=old_logprobs)
+    assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "halves" / "metrics.jsonl").read_bytes()
+
+
 def test_the_loop_improves_its_reward(tmp_path: Path) -> None:
     rows = fit(tmp_path, max_steps=25, learning_rate=3e-3)
     assert rows[-1]["reward/mean"] > rows[1]["reward/mean"] + 0.1
@@ -211,7 +238,8 @@ def test_two_ranks_give_the_curve_of_one(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"at step 1, mini-batch 2 of 2: training has stopped and the checkpoint of step 0 is intact"
+        UserError,
+        match=r"3 optimizer steps in a row at step 2, mini-batch 2 of 2: training has stopped and the checkpoint of step 0 is intact",
     ) as caught:
         fit(tmp_path, learning_rate=1e30)
     assert "\n" not in str(caught.value)

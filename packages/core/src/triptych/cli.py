@@ -21,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from triptych.checkpoint import describe_disk_error, is_disk_error
-from triptych.errors import UserError
+from triptych.errors import EXIT_LOST_PROCESS, UserError
+from triptych.interruption import Interrupted
 
 ConfigT = TypeVar("ConfigT")
 
@@ -74,6 +75,10 @@ def entry_point(config_name: str, schema: type[ConfigT]) -> Callable[[Callable[[
                     member = HydraConfig.get().job.override_dirname or "default"
                     object.__setattr__(settings, "name", f"{settings.name}/{member}")  # type: ignore[attr-defined]
                 return function(settings)
+            except Interrupted as interrupted:
+                if _speaks_first():
+                    print(interrupted, file=sys.stderr)
+                sys.exit(128 + interrupted.signal_number)
             except Exception as error:
                 # Told here and not above, because Hydra would print a line of its own before handing it on.
                 _refuse(error, schema, wants_traceback)
@@ -122,12 +127,26 @@ def quote_text(argument: str, schema: type[Any]) -> str:
 
 def _refuse(error: Exception, schema: type[Any], wants_traceback: bool) -> NoReturn:
     """Ends the process with one line if the error is the user's, and hands it on if it is ours."""
+    if not wants_traceback and is_lost_process(error):
+        if "TRIPTYCH_ERROR_MARKER" not in os.environ:  # our launcher knows better who was lost, and how
+            print(
+                f"error: another process of this run has died or does not answer ({str(error).splitlines()[0][:120]}): "
+                "the same command goes on from the last checkpoint",
+                file=sys.stderr,
+            )
+        sys.exit(EXIT_LOST_PROCESS)
     message = explain(error, schema)
     if wants_traceback or message is None:
         raise error
     if _speaks_first():
         print(f"error: {message}", file=sys.stderr)
     sys.exit(EXIT_BAD_INPUT)
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Whether a collective failed because a peer has gone or stays away: what gloo and NCCL make of it."""
+    signs = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe", "remote process exited")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
 def _speaks_first() -> bool:

@@ -124,6 +124,10 @@ class World:
         dist.all_gather_object(parts, objects, group=group)
         return [item for part in parts for item in part]
 
+    def gather_numbers(self, number: int) -> list[int]:
+        """`number` of every rank, in rank order; a small message, for every step."""
+        return self.all_gather(torch.tensor([number])).tolist()
+
     def broadcast_object(self, value: Any) -> Any:
         """Rank 0's `value` on every rank."""
         if self.size == 1:

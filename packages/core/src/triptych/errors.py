@@ -1,5 +1,8 @@
 """The one exception that a user can cause."""
 
+EXIT_LOST_PROCESS = 75
+"""Exit code of a process that has lost another of its run (EX_TEMPFAIL): the same command may well succeed."""
+
 
 class UserError(ValueError):
     """Bad input, told in one line: what is wrong (with the value), where, and the mend.

@@ -6,11 +6,15 @@ done is to end with its exit code.
 
 import logging
 import os
+import signal
 import sys
 import tempfile
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
+
+from triptych.errors import EXIT_LOST_PROCESS
 
 
 def main() -> None:
@@ -21,8 +25,20 @@ def main() -> None:
         os.environ["TRIPTYCH_ERROR_MARKER"] = f"{folder}/told"
         try:
             run(parse_args(sys.argv[1:]))
+        except SignalException as stopped:  # handed on to the processes, which have saved and ended
+            sys.exit(128 + stopped.sigval)
         except ChildFailedError as error:
-            _, failure = error.get_first_failure()
+            # SIGTERM is how the others were asked to end when one had failed.
+            ended = [(rank, failure) for rank, failure in sorted(error.failures.items()) if failure.exitcode < 0]
+            killed = next((item for item in ended if item[1].exitcode != -signal.SIGTERM), None)
+            _, failure = killed or error.get_first_failure()
+            mend = "the same command goes on from the last checkpoint"
+            if killed:
+                print(
+                    f"error: the process of rank {killed[0]} was ended by {signal.Signals(-failure.exitcode).name}: {mend}", file=sys.stderr
+                )
+            elif failure.exitcode == EXIT_LOST_PROCESS:
+                print(f"error: a process of this run does not answer any more: {mend}", file=sys.stderr)
             sys.exit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode)
 
 

@@ -26,6 +26,7 @@ class OptimizerConfig:
         warmup_steps: optimizer steps of linear warm-up from 0.
         schedule: `constant`, `linear` or `cosine`, after the warm-up.
         final_fraction: rate at the end of `linear` and `cosine`, as a fraction of the peak.
+        max_skipped_steps: so many steps in a row whose gradient is not finite end the run; fewer are left out and counted.
     """
 
     learning_rate: float = 1e-4
@@ -37,6 +38,7 @@ class OptimizerConfig:
     warmup_steps: int = 0
     schedule: str = "constant"
     final_fraction: float = 0.0
+    max_skipped_steps: int = 3
 
     def __post_init__(self) -> None:
         if self.learning_rate < 0:
@@ -45,6 +47,8 @@ class OptimizerConfig:
             raise UserError(f"optimizer.schedule is '{self.schedule}': choose one of {', '.join(SCHEDULES)}")
         if self.max_grad_norm <= 0:
             raise UserError(f"optimizer.max_grad_norm is {self.max_grad_norm}: it must be above 0")
+        if self.max_skipped_steps < 1:
+            raise UserError(f"optimizer.max_skipped_steps is {self.max_skipped_steps}: it must be 1 or more")
         if self.warmup_steps < 0:
             raise UserError(f"optimizer.warmup_steps is {self.warmup_steps}: it must be 0 or more")
 

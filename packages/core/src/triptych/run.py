@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import torch
 import yaml
@@ -18,6 +18,7 @@ from triptych.checkpoint import CheckpointConfig, Checkpointer, Saveable, write_
 from triptych.console import get_logger, setup_logging
 from triptych.distributed import World
 from triptych.errors import UserError
+from triptych.interruption import Interrupted, Interruption, unwatch, watch
 from triptych.provenance import provenance
 from triptych.report.render import ReportConfig, render_report
 from triptych.seeding import GlobalRandomState, derive_seed
@@ -94,6 +95,7 @@ class Run:
             self.directory / "checkpoints", world, keep=config.checkpoint.keep, asynchronous=config.checkpoint.asynchronous
         )
         self._random_state = GlobalRandomState(world.rank)
+        self._interruption = Interruption()
         self._trackers = Trackers([])
         self._jsonl: JsonlTracker | None = None
         self._created: list[Path] = []
@@ -186,9 +188,41 @@ class Run:
                 trackers.append(self._build_tracker(directory=self.directory, run_id=run_id, name=self._config.name, config=self._resolved))
             self._trackers = Trackers(trackers)
         self._created = []
+        self._interruption.install()
         if step is not None:
             _logger.info("going on from step %d (%s)", step, self._checkpointer.path(step))
         return step
+
+    def rest(self) -> None:
+        """Calls the watchdog off until the next `is_interrupted`: what follows may take longer than any step."""
+        unwatch()
+
+    def is_interrupted(self) -> bool:
+        """Whether a signal has asked any rank to stop; the same answer on every rank. To be asked on all of them, once a step.
+
+        It also shows the watchdog that this process moves: from here on, `timeout_seconds` without another call or `rest`
+        end the process, with the stacks of its threads on standard error.
+        """
+        watch(self._config.timeout_seconds)
+        number = self._interruption.signal_number or 0
+        if self.world.size > 1:
+            number = max(self.world.gather_numbers(number))
+        self._interruption.signal_number = number or None
+        return bool(number)
+
+    def stop(self, step: int) -> NoReturn:
+        """Ends an interrupted run whose checkpoint of `step` has been written; a scheduler that can is asked to queue it again.
+
+        Raises:
+            Interrupted: always, unless the scheduler's launcher ends the process itself.
+        """
+        number = self._interruption.signal_number
+        assert number is not None
+        self.wait_for_checkpoint()
+        self.world.barrier()
+        _logger.info("stopping           step %d is saved", step)
+        self._interruption.requeue(number)
+        raise Interrupted(number, step)
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Writes the numbers of one step to metrics.jsonl and hands them to all trackers; on other ranks it does nothing.
@@ -206,7 +240,8 @@ class Run:
         self._checkpointer.save(step, self._with_random_state(state))
 
     def wait_for_checkpoint(self) -> None:
-        """Returns when the newest checkpoint is on disk; raises what kept it from that. To be called on every rank."""
+        """Returns when the newest checkpoint is on disk; raises what kept it from that. To be called on every rank after a loop."""
+        self.rest()
         self._checkpointer.wait()
 
     def write_text(self, name: str, text: str) -> Path:
@@ -275,6 +310,8 @@ class Run:
         self._lock_descriptor = descriptor
 
     def _close(self) -> None:
+        unwatch()
+        self._interruption.remove()
         try:
             self._checkpointer.wait()  # after an error of another kind, what is being written still gets there
         except UserError as error:

@@ -119,9 +119,10 @@ def fit(
             strategy.backward(metrics["loss"] / world.size)
         report = strategy.step(learning_rate_at(step, trainer.max_steps, optimizer) if learning_rate is None else learning_rate(step))
         skipped = skipped + 1 if report.skipped else 0
-        if skipped >= 3:
+        if skipped >= optimizer.max_skipped_steps:
             raise UserError(
-                f"the loss is not finite for 3 steps in a row (step {step + 1}): lower optimizer.learning_rate; checkpoints are intact"
+                f"the gradient is not finite for {skipped} steps in a row (step {step + 1}): lower optimizer.learning_rate; "
+                "checkpoints are intact"
             )
         sums.add({key: value.detach() / world.size for key, value in metrics.items()})
         done = step + 1
@@ -133,9 +134,13 @@ def fit(
             row |= {"grad_norm": report.grad_norm, "timing/examples_per_second": (done - first) * trainer.batch_size / elapsed}
             run.log(row, step=done)
             sums.values = {}
-        if run.is_due(done) or done == trainer.max_steps:
+        is_interrupted = run.is_interrupted()
+        # After a step that was left out the weights may be broken: the last good checkpoint stays the newest.
+        if is_interrupted or (run.is_due(done) and not skipped) or done == trainer.max_steps:
             sums.reduce()
             run.checkpoint(done, components)
+        if is_interrupted:
+            run.stop(done)
     run.wait_for_checkpoint()
     strategy.gather()
     stage.model.eval()

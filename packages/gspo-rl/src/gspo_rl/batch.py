@@ -77,6 +77,11 @@ class Batch:
         index = torch.as_tensor(rows, device=self.input_ids.device)
         return replace(self, **{item.name: getattr(self, item.name)[index] for item in fields(self)})
 
+    def padded(self, rows: Sequence[Sequence[float]]) -> Float[Tensor, "batch tokens"]:
+        """Numbers of the response tokens of every row as a tensor like `sampler_logprobs`, 0 elsewhere."""
+        flat = torch.tensor([value for row in rows for value in row], dtype=torch.float32, device=self.input_ids.device)
+        return torch.zeros_like(self.sampler_logprobs).masked_scatter(self.response_mask, flat)
+
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
         return replace(self, **{item.name: getattr(self, item.name).to(device) for item in fields(self)})

@@ -3,8 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -131,11 +131,14 @@ class GSPOTrainer:
         self._optimizer = optimizer
         self._evaluation = evaluation
         self._prompts = task.prompts("train")
+        self._progress: _Progress
+        self._num_skipped = 0
         self._check()
 
     def fit(self, run: Run) -> FitResult:
         """Trains until `max_steps`, going on from the run's newest checkpoint if it has one."""
-        config, done = self._config, _Progress(writes=run.world.is_main)
+        config = self._config
+        done = self._progress = _Progress(run.world, self._my_groups(run.world))
         state: dict[str, Saveable] = {"model": self._strategy, "trainer": done}
         if config.prompts_per_step % (config.minibatches * run.world.size):
             raise UserError(
@@ -156,11 +159,14 @@ class GSPOTrainer:
         with progress(config.max_steps, "training", initial=first - 1, enabled=run.world.is_main) as bar:
             for step in range(first, config.max_steps + 1):
                 started = time.perf_counter()
-                metrics, num_tokens = self.train_step(run, order, step)
+                metrics, num_tokens = self.train_step(run, order, step, state)
                 done.advance(step, time.perf_counter() - started, num_tokens)
                 metrics["timing/step_seconds"] = time.perf_counter() - started
                 metrics["timing/tokens_per_second"] = num_tokens / metrics["timing/step_seconds"]
-                checkpoint_is_due = run.is_due(step) or step == config.max_steps
+                is_interrupted = run.is_interrupted()
+                # After a step that was left out the weights may be broken: the last good checkpoint stays the newest.
+                is_sound = self._num_skipped == 0
+                checkpoint_is_due = is_interrupted or (run.is_due(step) and is_sound) or step == config.max_steps
                 evaluation_is_due = step == config.max_steps or (config.evaluate_every > 0 and step % config.evaluate_every == 0)
                 if checkpoint_is_due or evaluation_is_due:
                     self._check_weights(run, step)
@@ -170,6 +176,8 @@ class GSPOTrainer:
                 run.log(metrics, step=step)
                 if checkpoint_is_due:
                     run.checkpoint(step, state)
+                if is_interrupted:
+                    run.stop(step)
                 bar.update()
         run.wait_for_checkpoint()
         self._strategy.gather()
@@ -178,40 +186,51 @@ class GSPOTrainer:
         assert done.before is not None
         return FitResult(done.before, done.after, done.train_seconds, done.num_tokens / max(done.train_seconds, 1e-9))
 
-    def train_step(self, run: Run, order: ShuffledOrder, step: int) -> tuple[dict[str, float], int]:
-        """One rollout batch and its mini-batches; returns the step's metrics and its number of tokens over all ranks."""
+    def train_step(self, run: Run, order: ShuffledOrder, step: int, state: Mapping[str, Saveable]) -> tuple[dict[str, float], int]:
+        """One rollout batch and its mini-batches; returns the step's metrics and its number of tokens over all ranks.
+
+        A signal between two mini-batches saves `state` with the batch as it stands, and stops.
+        """
         config = self._config
         started = time.perf_counter()
-        groups = self._my_groups(run)
-        indices = order.take((step - 1) * config.prompts_per_step, config.prompts_per_step)
-        prompts = [self._prompts[indices[group]] for group in groups]
-        completions = self._rollout(prompts, groups, run.seed, step)
+        rollout = self._progress.unfinished or self._collect(run, order, step)
+        self._progress.unfinished = None
         generated = time.perf_counter()
 
-        rewards = self._rewards(prompts, completions)
+        completions, rewards = rollout.completions, rollout.rewards
         advantages = group_relative_advantages(rewards)
         batch = collate(completions, rewards.flatten(), advantages.flatten(), pad_id=self.policy.pad_id).to(run.device)
         metrics = rollout_metrics(completions, rewards, run.world)
 
         rows_per_minibatch = len(batch) // config.minibatches
         pieces = [batch.select(range(index * rows_per_minibatch, (index + 1) * rows_per_minibatch)) for index in range(config.minibatches)]
-        old = [None, *(self._old_logprobs(piece, run.world) for piece in pieces[1:])]
-        outcomes = []
-        for index, (piece, old_logprobs) in enumerate(zip(pieces, old, strict=True)):
+        if config.old_logprobs == "recompute" and rollout.old_logprobs is None:
+            # Of the first mini-batch nobody asks: its weights are the old ones.
+            first = [item.logprobs for item in completions[:rows_per_minibatch]]
+            rollout.old_logprobs = first + [row for piece in pieces[1:] for row in self._old_logprobs(piece, run.world)]
+        for index in range(len(rollout.outcomes), config.minibatches):
+            piece = pieces[index]
+            old = None if index == 0 else piece.sampler_logprobs
+            if index and rollout.old_logprobs is not None:
+                old = piece.padded(rollout.old_logprobs[index * rows_per_minibatch : (index + 1) * rows_per_minibatch])
             optimizer_step = (step - 1) * config.minibatches + index
             learning_rate = learning_rate_at(optimizer_step, config.max_steps * config.minibatches, self._optimizer)
-            sequences = self.accumulate_gradient(piece, old_logprobs, run.world)
-            loss = float(sequences[:, SEQUENCE_COLUMNS.index("loss")].mean())
-            if not math.isfinite(loss):
-                raise self._diverged(run, step, f"loss is {loss}", index)
+            sequences = self.accumulate_gradient(piece, old, run.world)
             report = self._strategy.step(learning_rate)
-            if report.skipped:
-                raise self._diverged(run, step, f"gradient norm is {report.grad_norm}", index)
-            outcomes.append(MinibatchOutcome(sequences, report.grad_norm))
+            self._num_skipped = self._num_skipped + 1 if report.skipped else 0
+            if self._num_skipped >= self._optimizer.max_skipped_steps:
+                raise self._diverged(run, step, f"the gradient is not finite for {self._num_skipped} optimizer steps in a row", index)
+            rollout.outcomes.append(MinibatchOutcome(sequences, report.grad_norm))
+            if index + 1 < config.minibatches and run.is_interrupted():
+                self._progress.unfinished = rollout
+                run.checkpoint(step - 1, state)
+                run.stop(step - 1)
+        outcomes = rollout.outcomes
         self._engine.update_weights(self._strategy.full_parameters(), version=step * config.minibatches)
         trained = time.perf_counter()
 
         metrics.update(minibatch_metrics(outcomes))
+        metrics["skipped_steps"] = float(sum(not math.isfinite(outcome.grad_norm) for outcome in outcomes))
         metrics["learning_rate"] = learning_rate
         num_response = int(run.world.all_reduce_sum(batch.response_mask.sum().cpu()))
         num_tokens = int(run.world.all_reduce_sum(torch.tensor(sum(len(item.prompt_ids) + len(item.token_ids) for item in completions))))
@@ -221,10 +240,18 @@ class GSPOTrainer:
         metrics["timing/training_tokens_per_second"] = num_tokens / (trained - generated)
         return metrics, num_tokens
 
-    def _my_groups(self, run: Run) -> list[int]:
+    def _collect(self, run: Run, order: ShuffledOrder, step: int) -> "Rollout":
+        """This rank's share of a fresh rollout batch, graded."""
+        groups = self._my_groups(run.world)
+        indices = order.take((step - 1) * self._config.prompts_per_step, self._config.prompts_per_step)
+        prompts = [self._prompts[indices[group]] for group in groups]
+        completions = self._rollout(prompts, groups, run.seed, step)
+        return Rollout(groups, completions, self._rewards(prompts, completions))
+
+    def _my_groups(self, world: World) -> list[int]:
         """This rank's prompts of a rollout batch: an equal share of every mini-batch, so that those stay the same sets."""
         per_minibatch = self._config.prompts_per_step // self._config.minibatches
-        share = run.world.share(per_minibatch)
+        share = world.share(per_minibatch)
         return [index * per_minibatch + place for index in range(self._config.minibatches) for place in share]
 
     def _rollout(self, prompts: Sequence[Prompt], groups: Sequence[int], seed: int, step: int) -> list[Completion]:
@@ -246,15 +273,14 @@ class GSPOTrainer:
             parts = list(microbatches(piece, max_tokens=self._config.microbatch_tokens, at_least=most))
         return parts
 
-    def _old_logprobs(self, piece: Batch, world: World) -> Float[Tensor, "batch tokens"]:
-        if self._config.old_logprobs == "sampler":
-            return piece.sampler_logprobs
+    def _old_logprobs(self, piece: Batch, world: World) -> list[tuple[float, ...]]:
+        """What the policy gives the responses of a mini-batch before the first update, a row of response tokens each."""
         recomputed = torch.zeros_like(piece.sampler_logprobs)
         with torch.no_grad():
             for rows, part in self._microbatches(piece, world):
                 scores = self.policy.scorer(part.input_ids, part.response_mask, self._sampling.temperature)
                 recomputed[rows, : scores.logprobs.shape[1]] = scores.logprobs
-        return recomputed
+        return [tuple(row[mask].tolist()) for row, mask in zip(recomputed, piece.response_mask, strict=True)]
 
     def accumulate_gradient(
         self, piece: Batch, old_logprobs: Float[Tensor, "batch tokens"] | None, world: World
@@ -278,6 +304,7 @@ class GSPOTrainer:
         return world.all_gather(numbers)
 
     def _evaluate(self, run: Run) -> EvaluationResult:
+        run.rest()
         return evaluate(self._engine, self._task, self._sampling, self._evaluation, world=run.world, seed=run.seed)
 
     def _check(self) -> None:
@@ -321,16 +348,67 @@ class GSPOTrainer:
         )
 
 
+@dataclass
+class Rollout:
+    """One rank's share of a rollout batch on its way through the mini-batches.
+
+    Attributes:
+        groups: places of its prompts in the rollout batch.
+        completions: `group_size` for each of them, in order.
+        rewards: of shape (prompts, group).
+        old_logprobs: per completion, where they were recomputed; None where they are the sampler's.
+        outcomes: of the mini-batches that are done.
+    """
+
+    groups: list[int]
+    completions: list[Completion]
+    rewards: Float[Tensor, "prompts group"]
+    old_logprobs: list[tuple[float, ...]] | None = None
+    outcomes: list[MinibatchOutcome] = field(default_factory=list)
+
+    def to_json(self, world: World) -> dict[str, Any]:
+        """The shares of all ranks as plain values, by prompt, so that any number of ranks can divide them anew."""
+        size = self.rewards.shape[1]
+        mine = []
+        for place, group in enumerate(self.groups):
+            rows = slice(place * size, (place + 1) * size)
+            old = None if self.old_logprobs is None else self.old_logprobs[rows]
+            entry = {"group": group, "completions": [asdict(item) for item in self.completions[rows]], "old_logprobs": old}
+            mine.append(entry | {"rewards": self.rewards[place].tolist()})
+        outcomes = [{"sequences": outcome.sequences.tolist(), "grad_norm": outcome.grad_norm} for outcome in self.outcomes]
+        return {"groups": world.gather_objects(mine), "outcomes": outcomes}
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any], groups: list[int], device: torch.device) -> "Rollout":
+        """The prompts `groups` of what `to_json` gave."""
+        found = {entry["group"]: entry for entry in tree["groups"]}
+        entries = [found[group] for group in groups]
+        completions = [
+            Completion(**(item | {key: tuple(item[key]) for key in ("prompt_ids", "token_ids", "logprobs")}))
+            for entry in entries
+            for item in entry["completions"]
+        ]
+        old = [tuple(row) for entry in entries for row in entry["old_logprobs"] or []]
+        outcomes = [
+            MinibatchOutcome(torch.tensor(outcome["sequences"], dtype=torch.float64, device=device), outcome["grad_norm"])
+            for outcome in tree["outcomes"]
+        ]
+        rewards = torch.tensor([entry["rewards"] for entry in entries], dtype=torch.float32)
+        return cls(groups, completions, rewards, old or None, outcomes)
+
+
 class _Progress:
     """What the loop itself has to remember, as a component of the checkpoint."""
 
-    def __init__(self, *, writes: bool) -> None:
-        self._writes = writes
+    def __init__(self, world: World, groups: list[int]) -> None:
+        self._world = world
+        self._groups = groups
         self.step = 0
         self.train_seconds = 0.0
         self.num_tokens = 0
         self.before: EvaluationResult | None = None
         self.after: EvaluationResult | None = None
+        self.unfinished: Rollout | None = None
 
     def advance(self, step: int, seconds: float, num_tokens: int) -> None:
         self.step = step
@@ -338,11 +416,13 @@ class _Progress:
         self.num_tokens += num_tokens
 
     def save(self, directory: Path) -> None:
-        if not self._writes:
+        unfinished = None if self.unfinished is None else self.unfinished.to_json(self._world)
+        if not self._world.is_main:
             return
         state: dict[str, Any] = {"step": self.step, "train_seconds": self.train_seconds, "num_tokens": self.num_tokens}
         state["before"] = None if self.before is None else self.before.to_json()
         state["after"] = None if self.after is None else self.after.to_json()
+        state["unfinished"] = unfinished
         write_atomically(directory / "trainer.json", json.dumps(state))
 
     def load(self, directory: Path) -> None:
@@ -350,6 +430,8 @@ class _Progress:
         self.step, self.train_seconds, self.num_tokens = state["step"], state["train_seconds"], state["num_tokens"]
         self.before = None if state["before"] is None else EvaluationResult.from_json(state["before"])
         self.after = None if state["after"] is None else EvaluationResult.from_json(state["after"])
+        if state["unfinished"] is not None:
+            self.unfinished = Rollout.from_json(state["unfinished"], self._groups, self._world.device)
 
 
 def _accuracies(result: EvaluationResult) -> dict[str, float]:
