@@ -32,7 +32,7 @@ SCHEMAS = {
 PRIMARY_OF = dict.fromkeys(("generator", "reward", "features", "search"), "sample_var") | dict.fromkeys(
     ("memory", "model", "video"), "generate_cinema"
 )
-GROUPS = sorted({path.name for path in CONFIGS.iterdir() if path.is_dir()} - {"experiment", "recipe"})
+GROUPS = sorted({path.name for path in CONFIGS.iterdir() if path.is_dir()} - {"cluster", "experiment", "recipe"})
 CHOICES = [f"{path.parent.name}/{path.stem}" for group in GROUPS for path in sorted((CONFIGS / group).glob("*.yaml"))]
 EXPERIMENTS = [str(path.relative_to(CONFIGS / "experiment").with_suffix("")) for path in sorted((CONFIGS / "experiment").rglob("*.yaml"))]
 ARGUMENTS_FROM_THE_ENTRY_POINT = {
@@ -110,6 +110,20 @@ def test_every_choice_names_something_that_takes_its_settings(choice: str) -> No
     if choice == "tracker/wandb":
         pytest.importorskip("wandb", reason="wandb is not installed")
     check_signature(group, nodes[group])
+
+
+@pytest.mark.parametrize("cluster", sorted(path.stem for path in (CONFIGS / "cluster").glob("*.yaml")))
+@pytest.mark.parametrize("primary", sorted(SCHEMAS))
+def test_every_command_sweeps_on_every_cluster(primary: str, cluster: str) -> None:
+    if cluster != "none":
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="hydra-submitit-launcher is not installed")
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose(primary, overrides=[f"cluster={cluster}"], return_hydra_config=True)
+    launcher = "BasicLauncher" if cluster == "none" else "LocalLauncher" if cluster == "local" else "SlurmLauncher"
+    assert config.hydra.launcher._target_.endswith(f".{launcher}")
+    if launcher == "SlurmLauncher":
+        assert config.hydra.launcher.tasks_per_node == (config.hydra.launcher.gpus_per_node or 1), "one task for each GPU"
+        assert config.hydra.launcher.max_num_timeout > 0, "or a time limit would end the member for good"
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -3,6 +3,7 @@
 import difflib
 import errno
 import functools
+import hashlib
 import os
 import re
 import sys
@@ -27,6 +28,8 @@ from triptych.interruption import Interrupted
 ConfigT = TypeVar("ConfigT")
 
 EXIT_BAD_INPUT = 2
+EXIT_LOST_MEMBER = 1
+_LONGEST_NAME = 200  # bytes; file systems take 255
 
 _OUT_OF_REACH = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
@@ -72,7 +75,7 @@ def entry_point(config_name: str, schema: type[ConfigT]) -> Callable[[Callable[[
                 settings = cast(ConfigT, OmegaConf.to_object(config))
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     # A member of a sweep is named by its overrides, so that a requeued member finds itself.
-                    member = HydraConfig.get().job.override_dirname or "default"
+                    member = _member_name(HydraConfig.get().job.override_dirname)
                     object.__setattr__(settings, "name", f"{settings.name}/{member}")  # type: ignore[attr-defined]
                 return function(settings)
             except Interrupted as interrupted:
@@ -89,11 +92,21 @@ def entry_point(config_name: str, schema: type[ConfigT]) -> Callable[[Callable[[
             os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
                 ConfigStore.instance().store(name=f"{config_name}_schema", node=schema)
-                if not {"-m", "--multirun"} & set(sys.argv):
+                if {"-m", "--multirun"} & set(sys.argv):
+                    # Beside the other overrides: Hydra takes them in one piece, before or after its options.
+                    last = max((place for place, argument in enumerate(sys.argv) if "=" in argument and argument[0] != "-"), default=0)
+                    sys.argv.insert(last + 1, _swept_alone(sys.argv[1:]))
+                else:
                     sys.argv[1:] = [quote_text(argument, schema) for argument in sys.argv[1:]]
                 hydra.main(version_base="1.3", config_path=str(find_configs()), config_name=config_name)(task)()
             except (UserError, HydraException, OmegaConfBaseException) as error:
                 _refuse(error, schema, wants_traceback)
+            except Exception as error:
+                lost = _lost_member(error)
+                if lost is None or wants_traceback:
+                    raise
+                print(f"error: {lost}", file=sys.stderr)
+                sys.exit(EXIT_LOST_MEMBER)
             except KeyboardInterrupt:
                 print("interrupted: the same command goes on from the last checkpoint, where it has one", file=sys.stderr)
                 sys.exit(130)
@@ -101,6 +114,36 @@ def entry_point(config_name: str, schema: type[ConfigT]) -> Callable[[Callable[[
         return command
 
     return decorate
+
+
+def _swept_alone(arguments: list[str]) -> str:
+    """The override that names the members of a sweep by what differs among them: all other overrides stay out."""
+    same = ["name", "output_root", "overwrite", "resume", "resume_step"]
+    for argument in arguments:
+        try:
+            override = OverridesParser.create().parse_override(argument)
+        except HydraException:
+            continue  # an option such as -m; what cannot be read is told by Hydra
+        if not override.is_sweep_override():
+            same.append(override.get_key_element().lstrip("+~"))
+    return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(dict.fromkeys(same))}]"
+
+
+def _member_name(overrides: str) -> str:
+    """A folder name from the overrides of a member; one that file systems would refuse ends in a hash instead."""
+    if len(overrides.encode()) <= _LONGEST_NAME:
+        return overrides or "default"
+    digest = hashlib.sha256(overrides.encode()).hexdigest()[:16]
+    return f"{overrides.encode()[: _LONGEST_NAME - 17].decode(errors='ignore')}-{digest}"
+
+
+def _lost_member(error: Exception) -> str | None:
+    """One line for a member of a sweep that ended without a result, as submitit tells it; None for any other error."""
+    if type(error).__name__ not in ("UncompletedJobError", "FailedJobError"):
+        return None
+    logs = re.search(r"(\S+/\.submitit)/", str(error))
+    where = f": its log is below {logs.group(1)}" if logs else ""
+    return f"a member of the sweep ended without a result{where}; the same command goes on with those that are not finished"
 
 
 def quote_text(argument: str, schema: type[Any]) -> str:

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+import time
 from types import FrameType
 from typing import Any
 
@@ -21,23 +21,21 @@ class Interrupted(Exception):  # noqa: N818  # no error: the run did what it was
 class Interruption:
     """Notes the signals that ask a run to stop, so that the loop can save before it does.
 
-    SIGTERM is what schedulers and `kill` send; SIGUSR2 (or `$SUBMITIT_PREEMPT_SIGNAL`) is what Slurm sends before a time
-    limit or a preemption on behalf of submitit, whose own handler asks Slurm to queue the job again. That handler is kept,
-    and called once the state is saved. A second SIGTERM ends the process at once.
+    SIGTERM is what `kill`, `scancel` and launchers send. SIGUSR2 (or `$SUBMITIT_PREEMPT_SIGNAL`) is what Slurm sends before
+    a time limit or a preemption where submitit has asked for it; submitit's own handler, which has Slurm queue the job again,
+    is kept, and called once the state is saved. A preemption sends both, so the second counts. A second SIGTERM ends the
+    process at once, unless the job is about to be queued again.
     """
 
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
-        self.signal_number: int | None = None
+        self._preemption = signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2').removeprefix('SIG')}"]
+        self.signal_number = 0
 
     def install(self) -> None:
         """Takes over the signals; does nothing outside the main thread, where Python allows no handlers."""
-        if threading.current_thread() is not threading.main_thread() or self._before:
-            return
-        name = os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")
-        for number in (signal.SIGTERM, signal.Signals[f"SIG{name.removeprefix('SIG')}"]):
-            # Asked for by name, or the interpreter's own handler would count as one to go back to.
-            self._before[number] = signal.signal(number, self._note)
+        if threading.current_thread() is threading.main_thread() and not self._before:
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, self._preemption)}
 
     def remove(self) -> None:
         """Gives the signals back to whoever had them."""
@@ -45,17 +43,26 @@ class Interruption:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
 
-    def requeue(self, signal_number: int) -> None:
-        """Calls the handler that a scheduler's launcher had set for the signal, if it had; it may not return."""
-        handler: Callable[[int, FrameType | None], Any] | Any = self._before.get(signal_number)
-        if callable(handler) and "SLURM_JOB_ID" in os.environ and signal_number != signal.SIGTERM:
-            handler(signal_number, sys._getframe())
+    def rank(self, number: int) -> int:
+        """How much a signal weighs among those of all processes: 0 for none, then SIGTERM, then the preemption's."""
+        return 2 if number == self._preemption else int(number != 0)
+
+    def of_rank(self, rank: int) -> int:
+        """The signal of a weight."""
+        return (0, int(signal.SIGTERM), int(self._preemption))[rank]
+
+    def requeue(self) -> None:
+        """Calls the handler that a scheduler's launcher had set for a preemption, if one was noted; it does not return then."""
+        handler = self._before.get(self._preemption)
+        if self.signal_number == self._preemption and callable(handler):
+            handler(self._preemption, sys._getframe())
+            time.sleep(120)  # one task asks the scheduler; the others wait to be ended by it
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_number is not None and number == signal.SIGTERM:
+        if self.signal_number == signal.SIGTERM == number and not callable(self._before.get(self._preemption)):
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.signal_number = number
+        self.signal_number = self.of_rank(max(self.rank(number), self.rank(self.signal_number)))
 
 
 def watch(seconds: float) -> None:

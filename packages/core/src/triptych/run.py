@@ -204,11 +204,10 @@ class Run:
         end the process, with the stacks of its threads on standard error.
         """
         watch(self._config.timeout_seconds)
-        number = self._interruption.signal_number or 0
+        interruption = self._interruption
         if self.world.size > 1:
-            number = max(self.world.gather_numbers(number))
-        self._interruption.signal_number = number or None
-        return bool(number)
+            interruption.signal_number = interruption.of_rank(max(self.world.gather_numbers(interruption.rank(interruption.signal_number))))
+        return interruption.signal_number != 0
 
     def stop(self, step: int) -> NoReturn:
         """Ends an interrupted run whose checkpoint of `step` has been written; a scheduler that can is asked to queue it again.
@@ -216,13 +215,12 @@ class Run:
         Raises:
             Interrupted: always, unless the scheduler's launcher ends the process itself.
         """
-        number = self._interruption.signal_number
-        assert number is not None
         self.wait_for_checkpoint()
         self.world.barrier()
         _logger.info("stopping           step %d is saved", step)
-        self._interruption.requeue(number)
-        raise Interrupted(number, step)
+        self._release()  # the folder must be free when the job comes back
+        self._interruption.requeue()
+        raise Interrupted(self._interruption.signal_number, step)
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Writes the numbers of one step to metrics.jsonl and hands them to all trackers; on other ranks it does nothing.
@@ -309,6 +307,12 @@ class Run:
             raise UserError(f"{self.directory} is in use by a process that is running: wait for it or choose another name") from None
         self._lock_descriptor = descriptor
 
+    def _release(self) -> None:
+        if self._lock_descriptor is not None:
+            (self.directory / _LOCK).unlink(missing_ok=True)
+            os.close(self._lock_descriptor)
+            self._lock_descriptor = None
+
     def _close(self) -> None:
         unwatch()
         self._interruption.remove()
@@ -319,10 +323,7 @@ class Run:
         self._trackers.close()
         if self._jsonl is not None:
             self._jsonl.close()
-        if self._lock_descriptor is not None:
-            (self.directory / _LOCK).unlink(missing_ok=True)
-            os.close(self._lock_descriptor)
-            self._lock_descriptor = None
+        self._release()
         # The run ended before it began: the folders made for it go again, unless somebody else has come to use them.
         for folder in self._created:
             try:
