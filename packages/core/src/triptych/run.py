@@ -284,7 +284,7 @@ class Run:
                 raise UserError(f"{directory} holds a run with {difference}: choose another name or add overwrite=true")
 
     def _check_emptying(self) -> None:
-        content = [path for path in self.directory.iterdir() if path.name != _LOCK]
+        content = [path for path in self.directory.iterdir() if path.name != LOCK]
         config = self.directory / "config.yaml"
         # A slip in the name must not delete somebody's files, nor an evaluation the training that it evaluates.
         if content and not (config.exists() and set(yaml.safe_load(config.read_text())) == set(self._resolved)):
@@ -294,12 +294,12 @@ class Run:
 
     def _empty(self) -> None:
         # Only now, when the new run has been found sound, does the old one go.
-        for path in (path for path in self.directory.iterdir() if path.name != _LOCK):
+        for path in (path for path in self.directory.iterdir() if path.name != LOCK):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def _lock(self) -> None:
         # An flock dies with its process, however that ends, so it cannot go stale.
-        descriptor = os.open(self.directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(self.directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -309,7 +309,7 @@ class Run:
 
     def _release(self) -> None:
         if self._lock_descriptor is not None:
-            (self.directory / _LOCK).unlink(missing_ok=True)
+            (self.directory / LOCK).unlink(missing_ok=True)
             os.close(self._lock_descriptor)
             self._lock_descriptor = None
 
@@ -332,7 +332,8 @@ class Run:
                 break
 
 
-_LOCK = ".lock"
+LOCK = ".lock"
+"""In a run's folder while a process works in it, which holds a lock on this file."""
 
 
 def first_difference(saved: Mapping[str, Any], current: Mapping[str, Any], *, budget_keys: tuple[str, ...] = ()) -> str | None:
