@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +19,7 @@ from triptych.checkpoint import CheckpointConfig
 from triptych.errors import UserError
 from triptych.report.render import ReportConfig
 from triptych.run import Run, RunConfig, first_difference
+from triptych.stopwatch import Stopwatch
 
 
 @dataclass
@@ -202,3 +205,29 @@ def test_overwrite_deletes_nothing_before_the_new_run_begins(tmp_path: Path) -> 
     assert json.loads((tmp_path / "a" / "summary.json").read_text()) == {"value": 3}
     assert work(config(tmp_path, overwrite=True), 1) is None
     assert json.loads((tmp_path / "a" / "summary.json").read_text()) == {"value": 1}
+
+
+def test_a_profile_shows_the_third_to_the_fifth_step(tmp_path: Path) -> None:
+    with Run.open(RunConfig(name="a", output_root=str(tmp_path), device="cpu", profile=True)) as run:
+        run.begin({})
+        for step in range(1, 8):
+            torch.ones(step, step) @ torch.ones(step, step)
+            run.end_step()
+    trace = json.loads((tmp_path / "a" / "profile" / "rank_00000.json").read_text())
+    shapes = [event["args"]["Input Dims"][0] for event in trace["traceEvents"] if event.get("name") == "aten::mm"]
+    assert shapes == [[3, 3], [4, 4], [5, 5]]
+
+
+def test_phases_add_up_and_start_anew() -> None:
+    watch = Stopwatch(torch.device("cpu"))
+    started = time.perf_counter()
+    for name in ("forward", "backward", "forward"):
+        with watch.phase(name):
+            time.sleep(0.01)
+    passed = time.perf_counter() - started
+    found = watch.read(per=2)
+    assert found["timing/forward_seconds"] >= 0.01
+    assert found["timing/backward_seconds"] >= 0.005
+    assert 2 * (found["timing/forward_seconds"] + found["timing/backward_seconds"]) <= passed
+    assert found["timing/peak_memory_gib"] > 0
+    assert set(watch.read()) == {"timing/peak_memory_gib"}

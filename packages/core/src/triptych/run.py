@@ -31,7 +31,18 @@ _logger = get_logger("run")
 RESUME_MODES = ("auto", "never", "must")
 
 # What may differ between two invocations that are still the same run: none of these touches a number.
-_NOT_IDENTITY = ("resume", "resume_step", "overwrite", "output_root", "device", "tracker", "checkpoint", "timeout_seconds", "report")
+_NOT_IDENTITY = (
+    "resume",
+    "resume_step",
+    "overwrite",
+    "output_root",
+    "device",
+    "tracker",
+    "checkpoint",
+    "timeout_seconds",
+    "report",
+    "profile",
+)
 
 
 @dataclass
@@ -50,6 +61,7 @@ class RunConfig:
         timeout_seconds: how long a process waits for another before the run ends with an error.
         checkpoint: when checkpoints are written and how many stay.
         tracker: an extra tracker beside metrics.jsonl and the terminal, as a Hydra node; None for none.
+        profile: write a trace of the third to the fifth step to `profile/`, one file per rank, for chrome://tracing or Perfetto.
     """
 
     name: str = "run"
@@ -62,6 +74,7 @@ class RunConfig:
     timeout_seconds: float = 1800.0
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracker: Any = None
+    profile: bool = False
 
     def __post_init__(self) -> None:
         if not self.name or Path(self.name).is_absolute() or ".." in Path(self.name).parts or self.name.strip() != self.name:
@@ -96,6 +109,7 @@ class Run:
         )
         self._random_state = GlobalRandomState(world.rank)
         self._interruption = Interruption()
+        self._profiler: torch.profiler.profile | None = None
         self._trackers = Trackers([])
         self._jsonl: JsonlTracker | None = None
         self._created: list[Path] = []
@@ -189,9 +203,31 @@ class Run:
             self._trackers = Trackers(trackers)
         self._created = []
         self._interruption.install()
+        if self._config.profile:
+            self._profiler = self._start_profiler()
         if step is not None:
             _logger.info("going on from step %d (%s)", step, self._checkpointer.path(step))
         return step
+
+    def end_step(self) -> None:
+        """Tells the profiler, where there is one, that a step is over."""
+        if self._profiler is not None:
+            self._profiler.step()
+
+    def _start_profiler(self) -> torch.profiler.profile:
+        folder = self.directory / "profile"
+        folder.mkdir(exist_ok=True)
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        if self.device.type == "cuda":
+            activities.append(torch.profiler.ProfilerActivity.CUDA)
+        profiler = torch.profiler.profile(
+            activities=activities,
+            schedule=torch.profiler.schedule(wait=1, warmup=1, active=3, repeat=1),
+            on_trace_ready=lambda found: found.export_chrome_trace(str(folder / f"rank_{self.world.rank:05d}.json")),
+            record_shapes=True,
+        )
+        profiler.start()
+        return profiler
 
     def rest(self) -> None:
         """Calls the watchdog off until the next `is_interrupted`: what follows may take longer than any step."""
@@ -316,6 +352,9 @@ class Run:
     def _close(self) -> None:
         unwatch()
         self._interruption.remove()
+        if self._profiler is not None:
+            self._profiler.stop()
+            self._profiler = None
         try:
             self._checkpointer.wait()  # after an error of another kind, what is being written still gets there
         except UserError as error:

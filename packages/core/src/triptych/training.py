@@ -16,6 +16,7 @@ from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.optim import OptimizerConfig, build_adamw, learning_rate_at
 from triptych.run import Run
+from triptych.stopwatch import Stopwatch
 from triptych.strategy import Strategy
 
 
@@ -110,14 +111,19 @@ def fit(
     first = run.begin(components, columns=columns) or 0
     started = time.monotonic()
     model.train()
+    watch, read = Stopwatch(world.device), first
     skipped = 0
     for step in range(first, trainer.max_steps):
         share = world.share(trainer.batch_size)
         mine = order.take(step * trainer.batch_size + share.start, len(share))
+        rate = learning_rate_at(step, trainer.max_steps, optimizer) if learning_rate is None else learning_rate(step)
         with strategy.microbatch(last=True):
-            metrics = stage.losses(model, mine, step=step, first=share.start, batch_size=trainer.batch_size)
-            strategy.backward(metrics["loss"] / world.size)
-        report = strategy.step(learning_rate_at(step, trainer.max_steps, optimizer) if learning_rate is None else learning_rate(step))
+            with watch.phase("forward"):
+                metrics = stage.losses(model, mine, step=step, first=share.start, batch_size=trainer.batch_size)
+            with watch.phase("backward"):
+                strategy.backward(metrics["loss"] / world.size)
+        with watch.phase("optimizer"):
+            report = strategy.step(rate)
         skipped = skipped + 1 if report.skipped else 0
         if skipped >= optimizer.max_skipped_steps:
             raise UserError(
@@ -132,8 +138,11 @@ def fit(
             row = {key: float(value) / count for key, value in sums.values.items()}
             elapsed = time.monotonic() - started
             row |= {"grad_norm": report.grad_norm, "timing/examples_per_second": (done - first) * trainer.batch_size / elapsed}
+            row |= watch.read(per=done - read)
+            read = done
             run.log(row, step=done)
             sums.values = {}
+        run.end_step()
         is_interrupted = run.is_interrupted()
         # After a step that was left out the weights may be broken: the last good checkpoint stays the newest.
         if is_interrupted or (run.is_due(done) and not skipped) or done == trainer.max_steps:

@@ -29,6 +29,7 @@ from triptych.errors import UserError
 from triptych.optim import OptimizerConfig, build_adamw, learning_rate_at
 from triptych.run import Run
 from triptych.seeding import derive_seed
+from triptych.stopwatch import Stopwatch
 from triptych.strategy import Strategy
 
 _logger = get_logger("trainer")
@@ -133,6 +134,7 @@ class GSPOTrainer:
         self._prompts = task.prompts("train")
         self._progress: _Progress
         self._num_skipped = 0
+        self._watch: Stopwatch | None = None
         self._check()
 
     def fit(self, run: Run) -> FitResult:
@@ -163,6 +165,7 @@ class GSPOTrainer:
                 done.advance(step, time.perf_counter() - started, num_tokens)
                 metrics["timing/step_seconds"] = time.perf_counter() - started
                 metrics["timing/tokens_per_second"] = num_tokens / metrics["timing/step_seconds"]
+                run.end_step()
                 is_interrupted = run.is_interrupted()
                 # After a step that was left out the weights may be broken: the last good checkpoint stays the newest.
                 is_sound = self._num_skipped == 0
@@ -192,6 +195,7 @@ class GSPOTrainer:
         A signal between two mini-batches saves `state` with the batch as it stands, and stops.
         """
         config = self._config
+        self._watch = self._watch or Stopwatch(run.device)
         started = time.perf_counter()
         rollout = self._progress.unfinished or self._collect(run, order, step)
         self._progress.unfinished = None
@@ -216,7 +220,8 @@ class GSPOTrainer:
             optimizer_step = (step - 1) * config.minibatches + index
             learning_rate = learning_rate_at(optimizer_step, config.max_steps * config.minibatches, self._optimizer)
             sequences = self.accumulate_gradient(piece, old, run.world)
-            report = self._strategy.step(learning_rate)
+            with self._watch.phase("optimizer"):
+                report = self._strategy.step(learning_rate)
             self._num_skipped = self._num_skipped + 1 if report.skipped else 0
             if self._num_skipped >= self._optimizer.max_skipped_steps:
                 raise self._diverged(run, step, f"the gradient is not finite for {self._num_skipped} optimizer steps in a row", index)
@@ -234,6 +239,7 @@ class GSPOTrainer:
         metrics["learning_rate"] = learning_rate
         num_response = int(run.world.all_reduce_sum(batch.response_mask.sum().cpu()))
         num_tokens = int(run.world.all_reduce_sum(torch.tensor(sum(len(item.prompt_ids) + len(item.token_ids) for item in completions))))
+        metrics |= self._watch.read()
         metrics["timing/generation_seconds"] = generated - started
         metrics["timing/training_seconds"] = trained - generated
         metrics["timing/generation_tokens_per_second"] = num_response / (generated - started)
@@ -293,13 +299,16 @@ class GSPOTrainer:
         """
         num_sequences = len(piece) * world.size
         numbers = torch.zeros(len(piece), len(SEQUENCE_COLUMNS), dtype=torch.float64, device=piece.input_ids.device)
+        watch = self._watch or Stopwatch(world.device)
         parts = self._microbatches(piece, world)
         for place, (rows, part) in enumerate(parts):
             with self._strategy.microbatch(last=place + 1 == len(parts)):
-                scores = self.policy.scorer(part.input_ids, part.response_mask, self._sampling.temperature)
-                old = scores.logprobs.detach() if old_logprobs is None else old_logprobs[rows, : scores.logprobs.shape[1]]
-                output = self._objective(scores.logprobs, old, part.advantages, part.response_mask)
-                self._strategy.backward(output.losses.sum() / num_sequences)
+                with watch.phase("forward"):
+                    scores = self.policy.scorer(part.input_ids, part.response_mask, self._sampling.temperature)
+                    old = scores.logprobs.detach() if old_logprobs is None else old_logprobs[rows, : scores.logprobs.shape[1]]
+                    output = self._objective(scores.logprobs, old, part.advantages, part.response_mask)
+                with watch.phase("backward"):
+                    self._strategy.backward(output.losses.sum() / num_sequences)
             numbers[rows] = sequence_numbers(part, scores, old, output)
         return world.all_gather(numbers)
 
