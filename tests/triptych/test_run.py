@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -231,3 +232,34 @@ def test_phases_add_up_and_start_anew() -> None:
     assert 2 * (found["timing/forward_seconds"] + found["timing/backward_seconds"]) <= passed
     assert found["timing/peak_memory_gib"] > 0
     assert set(watch.read()) == {"timing/peak_memory_gib"}
+
+
+LOOP = """
+import os, signal, sys
+from triptych.run import Run, RunConfig
+before, inside, after = (sys.argv[2] == place for place in ("before", "inside", "after"))
+with Run.open(RunConfig(name="a", output_root=sys.argv[1], device="cpu")) as run:
+    run.begin({})
+    if before:
+        os.kill(os.getpid(), signal.SIGTERM)
+    run.note_signals()
+    assert not run.is_interrupted()
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("noted" if inside and run.is_interrupted() else "not asked", flush=True)
+    if inside:
+        run.stop(3)
+    run.wait_for_checkpoint()
+    print("never reached", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "code", "out"), [("before", -signal.SIGTERM, ""), ("inside", 1, "noted\n"), ("after", -signal.SIGTERM, "not asked\n")]
+)
+def test_a_signal_is_noted_by_a_loop_and_ends_the_process_elsewhere(tmp_path: Path, place: str, code: int, out: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LOOP, str(tmp_path), place], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == code, done.stderr
+    assert "never reached" not in done.stdout
+    assert done.stdout.startswith(out)
+    if place == "inside":
+        assert "Interrupted: stopped by SIGTERM after step 3" in done.stderr

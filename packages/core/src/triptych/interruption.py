@@ -37,11 +37,15 @@ class Interruption:
         if threading.current_thread() is threading.main_thread() and not self._before:
             self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, self._preemption)}
 
-    def remove(self) -> None:
-        """Gives the signals back to whoever had them."""
+    def remove(self, *, deliver: bool = False) -> None:
+        """Gives the signals back to whoever had them; with `deliver`, one that was noted and not acted upon as well."""
+        noted, had_them = self.signal_number, bool(self._before)
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
+        if deliver and noted and had_them:
+            self.signal_number = 0
+            signal.raise_signal(noted)
 
     def rank(self, number: int) -> int:
         """How much a signal weighs among those of all processes: 0 for none, then SIGTERM, then the preemption's."""

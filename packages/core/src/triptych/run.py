@@ -202,7 +202,6 @@ class Run:
                 trackers.append(self._build_tracker(directory=self.directory, run_id=run_id, name=self._config.name, config=self._resolved))
             self._trackers = Trackers(trackers)
         self._created = []
-        self._interruption.install()
         if self._config.profile:
             self._profiler = self._start_profiler()
         if step is not None:
@@ -233,11 +232,18 @@ class Run:
         """Calls the watchdog off until the next `is_interrupted`: what follows may take longer than any step."""
         unwatch()
 
+    def note_signals(self) -> None:
+        """Begins a loop that asks `is_interrupted`: until `wait_for_checkpoint` signals are noted for it to tell.
+
+        Before and after they end the process as they always do.
+        """
+        self._interruption.install()
+
     def is_interrupted(self) -> bool:
         """Whether a signal has asked any rank to stop; the same answer on every rank. To be asked on all of them, once a step.
 
-        It also shows the watchdog that this process moves: from here on, `timeout_seconds` without another call or `rest`
-        end the process, with the stacks of its threads on standard error.
+        A call also shows the watchdog that this process moves: `timeout_seconds` without another one or `rest` end the
+        process, with the stacks of its threads on standard error.
         """
         watch(self._config.timeout_seconds)
         interruption = self._interruption
@@ -251,7 +257,8 @@ class Run:
         Raises:
             Interrupted: always, unless the scheduler's launcher ends the process itself.
         """
-        self.wait_for_checkpoint()
+        self.rest()
+        self._checkpointer.wait()
         self.world.barrier()
         _logger.info("stopping           step %d is saved", step)
         self._release()  # the folder must be free when the job comes back
@@ -274,9 +281,13 @@ class Run:
         self._checkpointer.save(step, self._with_random_state(state))
 
     def wait_for_checkpoint(self) -> None:
-        """Returns when the newest checkpoint is on disk; raises what kept it from that. To be called on every rank after a loop."""
+        """Ends a loop: returns when its newest checkpoint is on disk, or raises what kept it from that. To be called on every rank.
+
+        A signal that came after the last `is_interrupted` does now what it would have done without us.
+        """
         self.rest()
         self._checkpointer.wait()
+        self._interruption.remove(deliver=True)
 
     def write_text(self, name: str, text: str) -> Path:
         """Writes a file of the run's folder atomically; returns its path."""

@@ -113,6 +113,7 @@ def fit(
     model.train()
     watch, read = Stopwatch(world.device), first
     skipped = 0
+    run.note_signals()
     for step in range(first, trainer.max_steps):
         share = world.share(trainer.batch_size)
         mine = order.take(step * trainer.batch_size + share.start, len(share))
@@ -131,11 +132,13 @@ def fit(
                 "checkpoints are intact"
             )
         sums.add({key: value.detach() / world.size for key, value in metrics.items()})
+        sums.add({"skipped_steps": torch.tensor(float(report.skipped) / world.size, device=world.device)})
         done = step + 1
         if done % trainer.log_every == 0 or done == trainer.max_steps:
             count = (done - 1) % trainer.log_every + 1
             sums.reduce()
             row = {key: float(value) / count for key, value in sums.values.items()}
+            row["skipped_steps"] *= count
             elapsed = time.monotonic() - started
             row |= {"grad_norm": report.grad_norm, "timing/examples_per_second": (done - first) * trainer.batch_size / elapsed}
             row |= watch.read(per=done - read)

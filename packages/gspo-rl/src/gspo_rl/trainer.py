@@ -158,6 +158,7 @@ class GSPOTrainer:
             run.log(_accuracies(done.before), step=0)
             run.checkpoint(0, state)
         first = 1 + (restored or 0)
+        run.note_signals()
         with progress(config.max_steps, "training", initial=first - 1, enabled=run.world.is_main) as bar:
             for step in range(first, config.max_steps + 1):
                 started = time.perf_counter()
@@ -176,6 +177,8 @@ class GSPOTrainer:
                 if evaluation_is_due:
                     done.after = self._evaluate(run)
                     metrics.update(_accuracies(done.after))
+                    is_interrupted = step < config.max_steps and run.is_interrupted()  # it may have taken long
+                    checkpoint_is_due |= is_interrupted
                 run.log(metrics, step=step)
                 if checkpoint_is_due:
                     run.checkpoint(step, state)
