@@ -63,7 +63,8 @@ def test_a_run_goes_on_with_other_numbers_of_processes(command: Callable, tmp_pa
     alone("plain")
     together("sharded", f"strategy={strategy}")
     alone("sharded", f"strategy={strategy}", "resume_step=1")
-    together("sharded", f"strategy={strategy}", "resume_step=3")
+    if panel == "gspo_rl":  # the others share their loop
+        together("sharded", f"strategy={strategy}", "resume_step=3")
     plain, sharded = (rows(tmp_path / "outputs" / run / STAGE[panel]) for run in ("plain", "sharded"))
     assert len(plain) == len(sharded)
     assert any(row["grad_norm"] > 0 for row in plain if "grad_norm" in row), "nothing was learned from"
