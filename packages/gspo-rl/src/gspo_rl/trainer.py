@@ -233,6 +233,8 @@ class GSPOTrainer:
                 self._progress.unfinished = rollout
                 run.checkpoint(step - 1, state)
                 run.stop(step - 1)
+        if self._num_skipped:
+            self._check_weights(run, step)  # before anything samples with them
         outcomes = rollout.outcomes
         self._engine.update_weights(self._strategy.full_parameters(), version=step * config.minibatches)
         trained = time.perf_counter()
