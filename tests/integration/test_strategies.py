@@ -61,7 +61,8 @@ def test_a_run_goes_on_with_other_numbers_of_processes(command: Callable, tmp_pa
             outcome = command(name, f"name={run}", *TOKENIZER)
             assert outcome.code == 0, outcome.err
     alone("plain")
-    together("sharded", f"strategy={strategy}")
+    # Two starts of two processes are what takes time: DeepSpeed has them with one panel, and trains the others alone.
+    (alone if strategy.startswith("deepspeed") and panel != "gspo_rl" else together)("sharded", f"strategy={strategy}")
     alone("sharded", f"strategy={strategy}", "resume_step=1")
     if panel == "gspo_rl":  # the others share their loop
         together("sharded", f"strategy={strategy}", "resume_step=3")
