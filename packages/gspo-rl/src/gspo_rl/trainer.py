@@ -134,7 +134,7 @@ class GSPOTrainer:
         self._prompts = task.prompts("train")
         self._progress: _Progress
         self._num_skipped = 0
-        self._watch: Stopwatch | None = None
+        self._watch = Stopwatch(policy.device)
         self._check()
 
     def fit(self, run: Run) -> FitResult:
@@ -198,7 +198,6 @@ class GSPOTrainer:
         A signal between two mini-batches saves `state` with the batch as it stands, and stops.
         """
         config = self._config
-        self._watch = self._watch or Stopwatch(run.device)
         started = time.perf_counter()
         rollout = self._progress.unfinished or self._collect(run, order, step)
         self._progress.unfinished = None
@@ -304,15 +303,14 @@ class GSPOTrainer:
         """
         num_sequences = len(piece) * world.size
         numbers = torch.zeros(len(piece), len(SEQUENCE_COLUMNS), dtype=torch.float64, device=piece.input_ids.device)
-        watch = self._watch or Stopwatch(world.device)
         parts = self._microbatches(piece, world)
         for place, (rows, part) in enumerate(parts):
             with self._strategy.microbatch(last=place + 1 == len(parts)):
-                with watch.phase("forward"):
+                with self._watch.phase("forward"):
                     scores = self.policy.scorer(part.input_ids, part.response_mask, self._sampling.temperature)
                     old = scores.logprobs.detach() if old_logprobs is None else old_logprobs[rows, : scores.logprobs.shape[1]]
                     output = self._objective(scores.logprobs, old, part.advantages, part.response_mask)
-                with watch.phase("backward"):
+                with self._watch.phase("backward"):
                     self._strategy.backward(output.losses.sum() / num_sequences)
             numbers[rows] = sequence_numbers(part, scores, old, output)
         return world.all_gather(numbers)

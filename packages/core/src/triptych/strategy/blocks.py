@@ -1,4 +1,4 @@
-"""What strategies do to a model before it is trained: find its repeated blocks, recompute activations, lower the precision."""
+"""What several strategies do to a model: find its repeated blocks, recompute activations, lower the precision, step."""
 
 import copy
 import functools
@@ -7,10 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint
 
 from triptych.errors import UserError
+from triptych.optim import set_learning_rate
+from triptych.strategy import StepReport
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -103,6 +107,21 @@ def parameter_places(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Par
         for name, parameter in owner._parameters.items():
             if parameter is not None:
                 yield owner, name, parameter
+
+
+def clipped_step(model: nn.Module, optimizer: Optimizer, *, max_grad_norm: float, learning_rate: float) -> StepReport:
+    """One step with the gradient that `model` holds, scaled down to `max_grad_norm`; none if its norm is not finite.
+
+    The norm is that of the whole gradient, also where this rank holds a part of it: all ranks decide alike.
+    """
+    norm = nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+    total = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    skipped = not bool(torch.isfinite(total))
+    if not skipped:
+        set_learning_rate(optimizer, learning_rate)
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return StepReport(grad_norm=float(total), skipped=skipped)
 
 
 def host_copy(tree: Any) -> Any:

@@ -13,9 +13,8 @@ from torch.optim import Optimizer
 from triptych.checkpoint import Writer
 from triptych.distributed import World
 from triptych.errors import UserError
-from triptych.optim import set_learning_rate
 from triptych.strategy import StepReport
-from triptych.strategy.blocks import autocast_forward, check_precision, host_copy, recompute_activations
+from triptych.strategy.blocks import autocast_forward, check_precision, clipped_step, host_copy, recompute_activations
 
 
 class DDPStrategy:
@@ -70,14 +69,8 @@ class DDPStrategy:
 
     def step(self, learning_rate: float) -> StepReport:
         """Clips, steps and clears; see `Strategy.step`."""
-        norm = nn.utils.clip_grad_norm_(self._model.parameters(), self._max_grad_norm)
         # Replicas hold the same summed gradient, hence the same norm: they decide alike without another message.
-        skipped = not bool(torch.isfinite(norm))
-        if not skipped:
-            set_learning_rate(self._optimizer, learning_rate)
-            self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        return StepReport(grad_norm=float(norm), skipped=skipped)
+        return clipped_step(self._model, self._optimizer, max_grad_norm=self._max_grad_norm, learning_rate=learning_rate)
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """This replica's parameters, detached."""

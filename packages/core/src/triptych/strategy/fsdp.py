@@ -21,12 +21,12 @@ from torch.optim import Optimizer
 from triptych.checkpoint import Writer
 from triptych.distributed import World
 from triptych.errors import UserError
-from triptych.optim import set_learning_rate
 from triptych.strategy import StepReport
 from triptych.strategy.blocks import (
     PRECISIONS,
     autocast_forward,
     check_precision,
+    clipped_step,
     copy_without_weights,
     host_copy,
     parameter_places,
@@ -129,14 +129,7 @@ class FSDPStrategy:
 
     def step(self, learning_rate: float) -> StepReport:
         """Clips, steps and clears; see `Strategy.step`."""
-        norm = nn.utils.clip_grad_norm_(self._parameters(), self._max_grad_norm)
-        total = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        skipped = not bool(torch.isfinite(total))
-        if not skipped:
-            set_learning_rate(self._optimizer, learning_rate)
-            self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        return StepReport(grad_norm=float(total), skipped=skipped)
+        return clipped_step(self._module, self._optimizer, max_grad_norm=self._max_grad_norm, learning_rate=learning_rate)
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter gathered from all ranks, one at a time, on this rank's device."""
@@ -189,9 +182,6 @@ class FSDPStrategy:
     def _module(self) -> nn.Module:
         assert isinstance(self._model, nn.Module)
         return self._model
-
-    def _parameters(self) -> list[nn.Parameter]:
-        return [parameter for parameter in self._module.parameters() if parameter.grad is not None]
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
         """Model and optimizer, by the names of the parameters, and the same tensors as one table that reading fills in place."""
