@@ -7,6 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
+
+from triptych.export import export
 
 ROOT = Path(__file__).parents[2]
 PANELS = {
@@ -36,6 +40,19 @@ TOKENIZER = [
 
 def rows(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def same_files(expected: Path, found: Path) -> None:
+    names = {path.name for path in expected.iterdir()}
+    assert {path.name for path in found.iterdir()} == names | {"export.json"}
+    for name in names:
+        if name.endswith(".safetensors"):
+            ours, theirs = load_file(found / name), load_file(expected / name)
+            assert ours.keys() == theirs.keys()
+            assert all(torch.equal(ours[key], value) for key, value in theirs.items())
+        else:
+            ours, theirs = (json.loads((folder / name).read_text()) for folder in (found, expected))
+            assert ours == theirs, name
 
 
 @pytest.mark.parametrize("panel", sorted(PANELS))
@@ -73,3 +90,16 @@ def test_a_run_goes_on_with_other_numbers_of_processes(command: Callable, tmp_pa
         assert one.keys() == several.keys()
         # Float32 sums in another order, through four steps.
         assert several == pytest.approx(one, rel=1e-3, abs=1e-5)
+    # The newest checkpoint becomes the very folder that the finished run left.
+    folder, _ = export(tmp_path / "outputs" / "sharded")
+    same_files(tmp_path / "outputs" / "sharded" / ("policy" if panel == "gspo_rl" else "model"), folder)
+    earlier, steps = export(tmp_path / "outputs" / "sharded" / STAGE[panel], tmp_path / "earlier", step=2)
+    assert list(steps.values()) == [2]
+    [name] = {path.name for path in folder.glob("*.safetensors")} & {
+        "model.safetensors",
+        "keyframes.safetensors",
+        "transformer.safetensors",
+    }
+    before, after = (load_file(place / name) for place in (earlier, folder))
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[key], value) for key, value in after.items())

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from triptych.checkpoint import Checkpointer
 from triptych.distributed import World
 from triptych.errors import UserError
+from triptych.export import read_weights, state_shapes
 from triptych.optim import OptimizerConfig, build_adamw
 from triptych.strategy import Strategy
 from triptych.strategy.blocks import copy_without_weights, recompute_activations, repeated_blocks
@@ -64,9 +65,10 @@ class Tied(nn.Module):
         self.head = nn.Linear(width, 11, bias=False)
         self.head.weight = self.embedding.weight
         self.register_buffer("scale", torch.tensor(0.7))
+        self.gain = nn.Parameter(torch.tensor(1.0))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        x = self.frozen(self.embedding(tokens)) * self.scale
+        x = self.frozen(self.embedding(tokens)) * self.scale * self.gain
         for block in self.blocks:
             x = block(x)
         return self.head(x)
@@ -109,6 +111,7 @@ def train(world: World, name: str, folder: Path | None = None, until: int = STEP
         "norms": norms,
         "streamed": streamed,
         "gathered": {key: value.detach().clone() for key, value in given.named_parameters()},
+        "state": {key: value.detach().clone() for key, value in given.state_dict().items()},
         "tied": given.head.weight is given.embedding.weight,
     }
 
@@ -220,6 +223,13 @@ def test_two_ranks_are_one_process_and_go_on_exactly(family: str, tmp_path: Path
                 assert results["low_precision"] != pytest.approx(expected["losses"][:3], rel=1e-5), "nothing was computed in bfloat16"
         with subtests.test(name=name, resumed="alone"):
             _agree(resumed[name], expected, steps=5)
+        with subtests.test(name=name, read="whole"):
+            found_weights = read_weights(tmp_path / name / "twice" / f"step_{STEPS:08d}" / "model", state_shapes(Tied()))
+            state = ranks[0][name]["second_half"]["state"]
+            assert set(found_weights) == set(state) - {"head.weight"}
+            assert all(torch.equal(value, state[key]) for key, value in found_weights.items())
+            with pytest.raises(UserError, match="does not hold the model"):
+                read_weights(tmp_path / name / "twice" / f"step_{STEPS:08d}" / "model", state_shapes(Tied(width=4)))
 
 
 # A group of two replicas needs two ranks.

@@ -249,9 +249,19 @@ def _train(config: TrainConfig, name: str, build: Callable[[TrainConfig], _Plan]
             return
         strategy = instantiate(config.strategy, run.world, max_grad_norm=plan.optimizer.max_grad_norm)
         columns = ("loss", "error", "timing/examples_per_second")
-        seconds = fit(run, plan.stage, strategy, plan.trainer, plan.optimizer, columns=columns, learning_rate=plan.learning_rate)
+        sizes = asdict(plan.model.config)
+        seconds = fit(
+            run,
+            plan.stage,
+            strategy,
+            plan.trainer,
+            plan.optimizer,
+            columns=columns,
+            learning_rate=plan.learning_rate,
+            parts={name: (plan.model, sizes)},
+        )
         if run.world.is_main:
-            _folder(config).save(name, plan.model, asdict(plan.model.config))
+            _folder(config).save(name, plan.model, sizes)
             last = read_rows(run.directory / "metrics.jsonl")[-1]
             summary = {"stage": name, "seed": config.seed, "steps": steps, "seconds": seconds, "world_size": run.world.size}
             summary |= {key: value for key, value in last.items() if key != "step"}

@@ -181,20 +181,34 @@ class Checkpointer:
                 names the newest earlier checkpoint that is whole.
         """
         self.wait()
-        steps = self.steps()
-        if step is not None and step not in steps:
-            listed = ", ".join(map(str, steps)) or "none"
-            raise UserError(f"resume_step is {step} but {self._directory} holds checkpoints of steps {listed}: choose one")
-        if not steps:
+        chosen = self.choose(step)
+        if chosen is None:
             return None
-        chosen = steps[-1] if step is None else step
         with self._world.main_first() as is_main:
             if is_main:
-                self._verify(chosen, steps)
+                self._verify(chosen)
                 self._tidy(chosen)
         for name, component in state.items():
             component.load(self.path(chosen) / name)
         return chosen
+
+    def choose(self, step: int | None, *, option: str = "resume_step") -> int | None:
+        """The newest complete checkpoint, or that of `step`; None where there is none.
+
+        Args:
+            step: which; None for the newest.
+            option: what the message calls the setting that asked for it.
+
+        Raises:
+            UserError: if there is no complete checkpoint of `step`.
+        """
+        steps = self.steps()
+        if step is not None and step not in steps:
+            listed = ", ".join(map(str, steps)) or "none"
+            raise UserError(f"{option} is {step} but {self._directory} holds checkpoints of steps {listed}: choose one")
+        if step is None and steps:
+            return steps[-1]
+        return step
 
     def damage(self, step: int) -> str | None:
         """What is wrong with the checkpoint of `step`, in a few words that begin with the file; None if it is whole."""
@@ -214,11 +228,11 @@ class Checkpointer:
                 return f"{name} does not match its checksum"
         return None
 
-    def _verify(self, chosen: int, steps: list[int]) -> None:
+    def _verify(self, chosen: int) -> None:
         damage = self.damage(chosen)
         if damage is None:
             return
-        good = next((step for step in reversed(steps) if step < chosen and self.damage(step) is None), None)
+        good = next((step for step in reversed(self.steps()) if step < chosen and self.damage(step) is None), None)
         mend = "overwrite=true starts over" if good is None else f"resume_step={good}, given once, goes on from the previous good one"
         raise UserError(f"checkpoint {self.path(chosen)} is damaged ({damage}): {mend}")
 

@@ -1,7 +1,8 @@
-"""`triptych`: what runs there are, what they last wrote, and what a sweep came to.
+"""`triptych`: what runs there are, what they last wrote, the model in their checkpoints, and what a sweep came to.
 
 triptych runs [FOLDER]                      every run below FOLDER (default outputs) and its state
 triptych tail RUN [--lines N]               the last rows of a run's metrics
+triptych export RUN [--output FOLDER]       a model folder of a run's newest checkpoint, whatever strategy wrote it
 triptych sweep-report SWEEP [--metrics A,B] one table and one page of a sweep: sweep.csv and sweep.html in its folder
 """
 
@@ -20,6 +21,7 @@ from typing import Any
 from triptych.checkpoint import Checkpointer, write_atomically
 from triptych.distributed import World
 from triptych.errors import UserError
+from triptych.export import export
 from triptych.report.render import ReportConfig, Samples, render_report
 from triptych.run import LOCK
 from triptych.tracking.jsonl import read_rows
@@ -202,6 +204,11 @@ def _tail(arguments: argparse.Namespace) -> str:
     return "\n".join(json.dumps({**row, **timings.get(row["step"], {})}) for row in rows[-arguments.lines :])
 
 
+def _export(arguments: argparse.Namespace) -> str:
+    folder, steps = export(arguments.run, arguments.output, arguments.step)
+    return "\n".join([*(f"{name}  step {step}" for name, step in steps.items()), f"model  {folder}"])
+
+
 def _sweep_report(arguments: argparse.Namespace) -> str:
     sweep = read_sweep(arguments.sweep, arguments.metrics.split(",") if arguments.metrics else None)
     page = write_sweep(arguments.sweep, sweep)
@@ -220,6 +227,11 @@ def main() -> None:
     tail.add_argument("run", type=Path)
     tail.add_argument("--lines", type=int, default=10)
     tail.set_defaults(answer=_tail)
+    exporting = commands.add_parser("export", help="a model folder of a run's checkpoint, whatever strategy wrote it")
+    exporting.add_argument("run", type=Path)
+    exporting.add_argument("--output", type=Path, help="the model folder; without it 'export' in the run's folder")
+    exporting.add_argument("--step", type=int, help="which checkpoint; without it the newest")
+    exporting.set_defaults(answer=_export)
     report = commands.add_parser("sweep-report", help="one table and one page of a sweep")
     report.add_argument("sweep", type=Path)
     report.add_argument("--metrics", help="keys of summary.json, separated by commas")

@@ -18,6 +18,7 @@ from triptych.checkpoint import CheckpointConfig, Checkpointer, Saveable, write_
 from triptych.console import get_logger, setup_logging
 from triptych.distributed import World
 from triptych.errors import UserError
+from triptych.export import Exportable
 from triptych.interruption import Interrupted, Interruption, unwatch, watch
 from triptych.provenance import provenance
 from triptych.report.render import ReportConfig, render_report
@@ -176,12 +177,13 @@ class Run:
         """Whether a checkpoint is to be written after `step`."""
         return step % self._config.checkpoint.every_steps == 0
 
-    def begin(self, state: Mapping[str, Saveable], *, columns: tuple[str, ...] = ()) -> int | None:
+    def begin(self, state: Mapping[str, Saveable], *, columns: tuple[str, ...] = (), exportable: Exportable | None = None) -> int | None:
         """Restores the newest checkpoint into `state`, writes config and provenance, and starts the trackers.
 
         Args:
             state: the components of the run's checkpoints by name.
             columns: metrics that the terminal shows.
+            exportable: what makes the checkpoints a model, for `triptych export`.
 
         Returns:
             The step of the restored checkpoint, or None for a fresh start.
@@ -195,6 +197,8 @@ class Run:
         if self.world.is_main:
             write_atomically(self.directory / "config.yaml", yaml.safe_dump(self._resolved, sort_keys=False))
             write_atomically(self.directory / "provenance.json", json.dumps(provenance(), indent=1))
+            if exportable is not None:
+                exportable.leave(self.directory)
             self._jsonl = JsonlTracker(self.directory, resume_step=step)
             trackers: list[Tracker] = [TerminalTracker(columns)]
             if self._build_tracker is not None:

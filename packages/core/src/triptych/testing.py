@@ -28,9 +28,11 @@ def run_distributed(
     with tempfile.TemporaryDirectory() as folder:
         spawn(_one_rank, args=(function, world_size, folder, args, timeout_seconds), nprocs=world_size, join=True)
         outcomes = [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world_size)]
-    for rank, (failed, outcome) in enumerate(outcomes):
-        if failed:
-            raise RuntimeError(f"rank {rank} failed:\n{outcome}")
+    failures = [(rank, outcome) for rank, (failed, outcome) in enumerate(outcomes) if failed]
+    if failures:
+        # The others fail because one has gone.
+        rank, outcome = next((failure for failure in failures if "Connection closed by peer" not in failure[1]), failures[0])
+        raise RuntimeError(f"rank {rank} failed:\n{outcome}")
     return [outcome for _, outcome in outcomes]
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from triptych.checkpoint import Saveable
 from triptych.data import ShuffledOrder
 from triptych.distributed import World
 from triptych.errors import UserError
+from triptych.export import model_parts
 from triptych.optim import OptimizerConfig, build_adamw, learning_rate_at
 from triptych.run import Run
 from triptych.stopwatch import Stopwatch
@@ -83,6 +84,7 @@ def fit(
     *,
     columns: tuple[str, ...],
     learning_rate: Callable[[int], float] | None = None,
+    parts: Mapping[str, tuple[nn.Module, Mapping[str, Any]]] | None = None,
 ) -> float:
     """Trains a stage to `trainer.max_steps`, from the newest checkpoint of `run` where there is one.
 
@@ -94,6 +96,8 @@ def fit(
         optimizer: AdamW and its learning-rate curve.
         columns: metrics that the terminal shows.
         learning_rate: rate of each 0-based step where it is not the optimizer's curve over all steps.
+
+        parts: modules in the stage's model with their sizes, under the names that they have in a model folder.
 
     Returns:
         Seconds that this invocation spent in the loop.
@@ -108,7 +112,8 @@ def fit(
     order = ShuffledOrder(stage.num_examples, seed=run.seed)
     sums = _Sums(world)
     components: dict[str, Saveable] = {"strategy": strategy, "sums": sums}
-    first = run.begin(components, columns=columns) or 0
+    exportable = None if parts is None else model_parts(stage.model, parts)
+    first = run.begin(components, columns=columns, exportable=exportable) or 0
     started = time.monotonic()
     model.train()
     watch, read = Stopwatch(world.device), first

@@ -68,6 +68,15 @@ def fill_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) ->
     model.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()})
 
 
+def write_part(folder: Path, part: str, state: Mapping[str, Tensor], sizes: Mapping[str, Any]) -> None:
+    """Writes one part of a `ModelFolder`, and notes its sizes beside those of the others; each file whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_safetensors(folder / f"{part}.safetensors", state)
+    path = folder / CONFIG_FILE
+    known = json.loads(path.read_text()) if path.exists() else {}
+    write_atomically(path, json.dumps({**known, part: dict(sizes)}, indent=1))
+
+
 class ModelFolder:
     """A model as files: `<part>.safetensors` for each of its parts, and their sizes in `config.json`.
 
@@ -84,11 +93,7 @@ class ModelFolder:
 
     def save(self, part: str, module: nn.Module, sizes: Mapping[str, Any]) -> None:
         """Writes the weights of one part and notes its sizes; each file whole or not at all."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_safetensors(self.path / f"{part}.safetensors", module.state_dict())
-        path = self.path / CONFIG_FILE
-        known = json.loads(path.read_text()) if path.exists() else {}
-        write_atomically(path, json.dumps({**known, part: dict(sizes)}, indent=1))
+        write_part(self.path, part, module.state_dict(), sizes)
 
     def load(self, part: str, module: nn.Module) -> None:
         """Fills one part from its file, in the part's own precision, and leaves it in evaluation mode.

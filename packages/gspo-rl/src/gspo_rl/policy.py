@@ -184,6 +184,13 @@ class Policy:
         self.model.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
 
+    def save_files(self, directory: Path) -> None:
+        """Writes what `save` writes beside the weights: configs and tokenizer."""
+        self.model.save_pretrained(directory, state_dict={})
+        for path in directory.glob("*.safetensors*"):
+            path.unlink()
+        self.tokenizer.save_pretrained(directory)
+
     def _check_head(self) -> None:
         head = self.model.get_output_embeddings()
         ids = torch.arange(min(8, self.model.config.get_text_config().vocab_size), device=self.device)[None]

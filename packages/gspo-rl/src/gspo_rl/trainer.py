@@ -26,6 +26,7 @@ from triptych.console import get_logger, progress
 from triptych.data import ShuffledOrder
 from triptych.distributed import World
 from triptych.errors import UserError
+from triptych.export import Exportable
 from triptych.optim import OptimizerConfig, build_adamw, learning_rate_at
 from triptych.run import Run
 from triptych.seeding import derive_seed
@@ -149,8 +150,9 @@ class GSPOTrainer:
                 f"cannot share evenly: make it a multiple of {config.minibatches * run.world.size}"
             )
         order = ShuffledOrder(len(self._prompts), seed=run.seed)
+        exportable = Exportable("hugging_face", "model", self.policy.scorer, self.policy.save_files)
         self.policy.scorer = self._strategy.prepare(self.policy.scorer, lambda model: build_adamw(model, self._optimizer))
-        restored = run.begin(state, columns=COLUMNS)
+        restored = run.begin(state, columns=COLUMNS, exportable=exportable)
         if restored is not None:
             self._engine.update_weights(self._strategy.full_parameters(), version=restored * config.minibatches)
         if restored is None:

@@ -206,7 +206,7 @@ def _train(config: TrainConfig, name: str, build: Callable[[TrainConfig], _Plan]
         torch.manual_seed(derive_seed(config.seed, name))
         plan = build(config)
         strategy = instantiate(config.strategy, run.world, max_grad_norm=plan.settings.optimizer.max_grad_norm)
-        seconds = fit(run, plan.stage, strategy, plan.settings.trainer, plan.settings.optimizer, columns=plan.columns)
+        seconds = fit(run, plan.stage, strategy, plan.settings.trainer, plan.settings.optimizer, columns=plan.columns, parts=plan.parts)
         if run.world.is_main:
             for part, (module, sizes) in plan.parts.items():
                 _folder(config).save(part, module, sizes)

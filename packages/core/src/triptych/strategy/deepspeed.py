@@ -18,8 +18,11 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
+    safe_get_local_fp32_param,
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
 )
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -160,6 +163,8 @@ class DeepSpeedStrategy:
             values |= {moment: safe_get_full_optimizer_state(parameter, moment) for moment in _MOMENTS}
             if place % self._world.size == self._world.rank:
                 kept |= {f"{kind}/{name}": value.detach().to("cpu", copy=True).contiguous() for kind, value in values.items()}
+        if self._world.is_main:
+            kept |= {f"model/{name}": value.detach().to("cpu", copy=True).contiguous() for name, value in self._untrained()}
         path = directory / f"rank_{self._world.rank:05d}.safetensors"
         steps = str(float(next(iter(self._steps()), torch.tensor(0.0))))
 
@@ -186,9 +191,23 @@ class DeepSpeedStrategy:
                 found = tuple(values["model"].shape)
                 raise UserError(f"{directory} does not fit this model: '{name}' has the shape {found} instead of {tuple(shape)}")
             self._set(parameter, values)
+        for name, buffer in self._untrained():
+            if not isinstance(buffer, nn.Parameter):
+                try:
+                    buffer.copy_(where[f"model/{name}"].get_tensor(f"model/{name}"))
+                except (KeyError, RuntimeError):
+                    raise UserError(f"{directory} does not fit this model: it has no '{name}' of the shape {tuple(buffer.shape)}") from None
         step = next((float(file.metadata()["step"]) for file in files), 0.0)
         for value in self._steps():
             value.fill_(step)
+
+    def _untrained(self) -> Iterator[tuple[str, Tensor]]:
+        """Frozen parameters and buffers, by the names of a state."""
+        buffers = dict(self._engine.module.named_buffers())
+        trained = {id(parameter) for name, parameter in self._given.named_parameters() if name in self._parameters}
+        for name, tensor in self._given.state_dict(keep_vars=True).items():
+            if id(tensor) not in trained:
+                yield name, buffers.get(name, tensor)
 
     def _make_moments(self) -> None:
         """The zero moments that the optimizer would make at its first step, so that there is something to save and to restore."""
@@ -202,9 +221,19 @@ class DeepSpeedStrategy:
 
     def _set(self, parameter: nn.Parameter, values: dict[str, Tensor]) -> None:
         on_device = {kind: value.to(self._world.device) for kind, value in values.items()}
-        safe_set_full_fp32_param(parameter, on_device["model"])
-        for moment in _MOMENTS:
-            safe_set_full_optimizer_state(parameter, on_device[moment], moment)
+        if self._stage == 3:
+            # Of the whole value it would take a part of every rank, but the last part may be short, or empty.
+            size = safe_get_local_fp32_param(parameter).numel()
+            missing = size * self._world.size - parameter.ds_numel  # type: ignore[attr-defined]
+            mine = slice(size * self._world.rank, size * (self._world.rank + 1))
+            parts = {kind: nn.functional.pad(value.flatten(), (0, missing))[mine] for kind, value in on_device.items()}
+            safe_set_local_fp32_param(parameter, parts["model"])
+            for moment in _MOMENTS:
+                safe_set_local_optimizer_state(parameter, parts[moment], moment)
+        else:
+            safe_set_full_fp32_param(parameter, on_device["model"])
+            for moment in _MOMENTS:
+                safe_set_full_optimizer_state(parameter, on_device[moment], moment)
         # The weights of the forward are made from the master weights by a step, and none will come before the next forward.
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
             if parameter.numel():

@@ -1,0 +1,46 @@
+"""A checkpoint's weights as a folder in Hugging Face format."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers.utils.logging import disable_progress_bar
+
+from triptych.errors import UserError
+
+_SCORER_PREFIX = "model."
+
+
+def export_policy(files: Path, weights: Mapping[str, Tensor], output: Path) -> None:
+    """The exporter `hugging_face`: what `Policy.save` would have written.
+
+    The weights are handed through the model's own class, which knows the names and the layout that its family has on disk.
+
+    Args:
+        files: what `Policy.save_files` wrote.
+        weights: of the `TokenScorer`, by name.
+        output: the folder to fill.
+
+    Raises:
+        UserError: if the weights are not those of the model that the config describes.
+    """
+    disable_progress_bar()
+    config = AutoConfig.from_pretrained(files, trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    state = {name.removeprefix(_SCORER_PREFIX): tensor for name, tensor in weights.items()}
+    found = model.load_state_dict(state, strict=False, assign=True)
+    model.tie_weights()
+    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if missing or found.unexpected_keys:
+        name = (missing or found.unexpected_keys)[0]
+        raise UserError(f"the checkpoint is not of a {type(model).__name__} as {files / 'config.json'} describes it: see '{name}'")
+    if (files / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(files)
+    model.save_pretrained(output)
+    for path in files.iterdir():
+        if path.name != "weights.json" and not (output / path.name).exists():
+            shutil.copyfile(path, output / path.name)
