@@ -132,3 +132,13 @@ def test_tasks_of_srun_find_one_another(environment: dict[str, str], tmp_path: P
     )
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "outputs" / "srun" / "summary.json").read_text())["world_size"] == 2
+
+
+def test_a_sweep_that_slurm_does_not_take_is_told_in_one_line(train: Callable) -> None:
+    refused = train("-m", "cluster=slurm_cpu", "hydra.launcher.partition=nowhere", "seed=0,1", "name=refused")
+    _, err = refused.communicate(timeout=60)
+    assert refused.returncode == 1
+    assert "Traceback" not in err
+    assert re.search(
+        r"^error: Slurm did not take the sweep \(sbatch: .*nvalid partition.*\): see hydra.launcher's partition", err, re.MULTILINE
+    )

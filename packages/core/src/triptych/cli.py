@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 import hydra
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
@@ -52,7 +55,9 @@ def find_configs() -> Path:
     raise UserError(f"no configs/ folder in {here} or above it: run from a checkout or set TRIPTYCH_CONFIGS")
 
 
-def entry_point(config_name: str, schema: type[ConfigT]) -> Callable[[Callable[[ConfigT], Any]], Callable[[], None]]:
+def entry_point(
+    config_name: str, schema: type[ConfigT], *, check: Callable[[ConfigT], object] | None = None
+) -> Callable[[Callable[[ConfigT], Any]], Callable[[], None]]:
     """Makes a command of a function that takes a config dataclass.
 
     The primary config `<config_name>.yaml` lists `<config_name>_schema` first among its defaults; that name is
@@ -61,9 +66,12 @@ def entry_point(config_name: str, schema: type[ConfigT]) -> Callable[[Callable[[
     Bad input (a `UserError`, or whatever Hydra finds wrong with the overrides) ends the process with one line on
     standard error and exit code 2. `HYDRA_FULL_ERROR=1` shows tracebacks instead.
 
+    Of a sweep all members are composed and checked before the first is started or queued.
+
     Args:
         config_name: name of the primary config, without `.yaml`.
         schema: dataclass of its settings.
+        check: refuses what the dataclass itself cannot, such as a choice's arguments; quick, and without effects.
     """
 
     def decorate(function: Callable[[ConfigT], Any]) -> Callable[[], None]:
@@ -73,10 +81,12 @@ def entry_point(config_name: str, schema: type[ConfigT]) -> Callable[[Callable[[
         def task(config: DictConfig) -> Any:
             try:
                 settings = cast(ConfigT, OmegaConf.to_object(config))
-                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                if is_member():
                     # A member of a sweep is named by its overrides, so that a requeued member finds itself.
                     member = _member_name(HydraConfig.get().job.override_dirname)
                     object.__setattr__(settings, "name", f"{settings.name}/{member}")  # type: ignore[attr-defined]
+                if check is not None:
+                    check(settings)
                 return function(settings)
             except Interrupted as interrupted:
                 if _speaks_first():
@@ -93,7 +103,9 @@ def entry_point(config_name: str, schema: type[ConfigT]) -> Callable[[Callable[[
             try:
                 ConfigStore.instance().store(name=f"{config_name}_schema", node=schema)
                 if {"-m", "--multirun"} & set(sys.argv):
-                    # Beside the other overrides: Hydra takes them in one piece, before or after its options.
+                    _check_members(config_name, sys.argv[1:], check)
+                    # Hydra takes the overrides in one piece, before or after its options.
+                    sys.argv[1:] = _together(sys.argv[1:])
                     last = max((place for place, argument in enumerate(sys.argv) if "=" in argument and argument[0] != "-"), default=0)
                     sys.argv.insert(last + 1, _swept_alone(sys.argv[1:]))
                 else:
@@ -114,6 +126,42 @@ def entry_point(config_name: str, schema: type[ConfigT]) -> Callable[[Callable[[
         return command
 
     return decorate
+
+
+def is_member() -> bool:
+    """Whether this command runs as a member of a sweep, so that its arguments are not the ones that were typed."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _together(arguments: list[str]) -> list[str]:
+    """Overrides first, where there is no option but `-m`; an option's value could not be told from an override."""
+    options = [argument for argument in arguments if argument.startswith("-")]
+    return sorted(arguments, key=options.__contains__) if set(options) <= {"-m", "--multirun"} else arguments
+
+
+def _check_members(config_name: str, arguments: list[str], check: Callable[[Any], object] | None) -> None:
+    """Composes every member of a sweep by Hydra's own sweeper, and makes its dataclass, which refuses what makes no sense.
+
+    A sweep with options of Hydra's, or by another sweeper, is left to its members.
+    """
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    if len(arguments) > len(overrides) + 1 or any(override.startswith("hydra/sweeper") for override in overrides):
+        return
+    with initialize_config_dir(str(find_configs()), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        [members] = BasicSweeper.split_arguments(OverridesParser.create(config_loader=loader).parse_overrides(overrides), None)
+        for member in members:
+            config = compose(config_name, overrides=member)
+            try:
+                settings = OmegaConf.to_object(config)
+                if check is not None:
+                    check(settings)
+            except (UserError, HydraException, OmegaConfBaseException) as error:
+                reason = next((link for link in _causes(error) if isinstance(link, UserError)), None)
+                if reason is None:
+                    raise
+                swept = " ".join(item for item in member if item not in overrides)
+                raise UserError(f"{reason} (the sweep's member {swept or 'without overrides'}; none was started)") from error
 
 
 def _swept_alone(arguments: list[str]) -> str:
@@ -139,6 +187,10 @@ def _member_name(overrides: str) -> str:
 
 def _lost_member(error: Exception) -> str | None:
     """One line for a member of a sweep that ended without a result, as submitit tells it; None for any other error."""
+    if 'Could not detect "srun"' in str(error):
+        return "there is no Slurm on this machine (no srun): submit the sweep from a machine of the cluster, or use cluster=local"
+    if str(error).startswith("sbatch:"):  # what it says last is what ended it
+        return f"Slurm did not take the sweep ({str(error).strip().splitlines()[-1]}): see hydra.launcher's partition, account and limits"
     if type(error).__name__ not in ("UncompletedJobError", "FailedJobError"):
         return None
     logs = re.search(r"(\S+/\.submitit)/", str(error))

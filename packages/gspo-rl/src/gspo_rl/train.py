@@ -17,7 +17,7 @@ from gspo_rl.evaluation import EvaluationConfig, EvaluationResult
 from gspo_rl.objectives import Objective
 from gspo_rl.rollout.sampling import SamplingConfig
 from gspo_rl.trainer import FitResult, GSPOTrainer, TrainerConfig
-from triptych.cli import choice_name, entry_point
+from triptych.cli import choice_name, entry_point, is_member
 from triptych.console import get_logger
 from triptych.evaluation.statistics import paired_difference
 from triptych.optim import OptimizerConfig
@@ -58,12 +58,18 @@ class TrainConfig(RunConfig):
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
-@entry_point("train_gspo", TrainConfig)
+def _check(config: TrainConfig) -> None:
+    """An objective that would refuse its hyperparameters does so here, before a model is loaded."""
+    objective: Objective = instantiate(config.objective)
+    nothing = torch.zeros(1, 1)
+    objective(nothing, nothing, torch.zeros(1), torch.ones(1, 1, dtype=torch.bool))
+
+
+@entry_point("train_gspo", TrainConfig, check=_check)
 def main(config: TrainConfig) -> float:
     """Trains, evaluates, writes the run's folder and returns the held-out accuracy."""
     disable_progress_bar()  # transformers draws one for every file it reads or writes
     objective: Objective = instantiate(config.objective)
-    _try_objective(objective)
     tracker = None if config.tracker is None else instantiate(config.tracker)
     # A constant learning rate does not depend on the number of steps, so a run may simply be made longer.
     budget_keys = () if config.optimizer.depends_on_total_steps else ("trainer.max_steps",)
@@ -92,12 +98,6 @@ def main(config: TrainConfig) -> float:
             _conclude(config, run, trainer, result)
         run.world.barrier()
     return result.after.accuracy.mean
-
-
-def _try_objective(objective: Objective) -> None:
-    """An objective that would refuse its hyperparameters does so here, before a model is loaded."""
-    nothing = torch.zeros(1, 1)
-    objective(nothing, nothing, torch.zeros(1), torch.ones(1, 1, dtype=torch.bool))
 
 
 def _conclude(config: TrainConfig, run: Run, trainer: GSPOTrainer, result: FitResult) -> None:
@@ -149,7 +149,7 @@ def _conclude(config: TrainConfig, run: Run, trainer: GSPOTrainer, result: FitRe
     _logger.info("training took      %.0f s at %.0f tokens per second", result.train_seconds, result.tokens_per_second)
     _logger.info("report             %s", report)
     _logger.info("policy             %s", folder)
-    if not config.optimizer.depends_on_total_steps:
+    if not config.optimizer.depends_on_total_steps and not is_member():
         # The same overrides, with a larger budget: anything else would be another run.
         dropped = ("trainer.max_steps=", "overwrite=", "resume_step=", "resume=", "-")
         same = [shlex.quote(argument) for argument in sys.argv[1:] if not argument.startswith(dropped)]
