@@ -19,7 +19,9 @@ from triptych.console import get_logger, setup_logging
 from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.export import Exportable
+from triptych.flops import device_peak
 from triptych.interruption import Interrupted, Interruption, unwatch, watch
+from triptych.profiling import start_profiler
 from triptych.provenance import provenance
 from triptych.report.render import ReportConfig, render_report
 from triptych.seeding import GlobalRandomState, derive_seed
@@ -43,6 +45,7 @@ _NOT_IDENTITY = (
     "timeout_seconds",
     "report",
     "profile",
+    "peak_teraflops",
 )
 
 
@@ -62,7 +65,9 @@ class RunConfig:
         timeout_seconds: how long a process waits for another before the run ends with an error.
         checkpoint: when checkpoints are written and how many stay.
         tracker: an extra tracker beside metrics.jsonl and the terminal, as a Hydra node; None for none.
-        profile: write a trace of the third to the fifth step to `profile/`, one file per rank, for chrome://tracing or Perfetto.
+        profile: write a trace of the third to the fifth step to `profile/`, one file per rank, for chrome://tracing or Perfetto,
+            and how much of them was communication.
+        peak_teraflops: 1e12 operations per second that model FLOPs utilisation is a share of; null for what is known of the device.
     """
 
     name: str = "run"
@@ -76,12 +81,15 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracker: Any = None
     profile: bool = False
+    peak_teraflops: float | None = None
 
     def __post_init__(self) -> None:
         if not self.name or Path(self.name).is_absolute() or ".." in Path(self.name).parts or self.name.strip() != self.name:
             raise UserError(f"name is '{self.name}': it must be a plain relative folder name")
         if self.resume not in RESUME_MODES:
             raise UserError(f"resume is '{self.resume}': choose one of {', '.join(RESUME_MODES)}")
+        if self.peak_teraflops is not None and self.peak_teraflops <= 0:
+            raise UserError(f"peak_teraflops is {self.peak_teraflops}: give what the device can do, in 1e12 operations per second")
 
 
 class Run:
@@ -154,6 +162,10 @@ class Run:
         """Where this process computes."""
         return self.world.device
 
+    def peak_flops(self, precision: str) -> float | None:
+        """Operations per second that this rank's device could do in `precision`; None where nobody knows."""
+        return device_peak(self.device, precision, self._config.peak_teraflops)
+
     @property
     def cache_directory(self) -> Path:
         """A folder shared by all runs below `output_root`, for results that depend on their own inputs alone."""
@@ -207,7 +219,7 @@ class Run:
             self._trackers = Trackers(trackers)
         self._created = []
         if self._config.profile:
-            self._profiler = self._start_profiler()
+            self._profiler = start_profiler(self.directory / "profile", self.world.rank, self.device)
         if step is not None:
             _logger.info("going on from step %d (%s)", step, self._checkpointer.path(step))
         return step
@@ -216,21 +228,6 @@ class Run:
         """Tells the profiler, where there is one, that a step is over."""
         if self._profiler is not None:
             self._profiler.step()
-
-    def _start_profiler(self) -> torch.profiler.profile:
-        folder = self.directory / "profile"
-        folder.mkdir(exist_ok=True)
-        activities = [torch.profiler.ProfilerActivity.CPU]
-        if self.device.type == "cuda":
-            activities.append(torch.profiler.ProfilerActivity.CUDA)
-        profiler = torch.profiler.profile(
-            activities=activities,
-            schedule=torch.profiler.schedule(wait=1, warmup=1, active=3, repeat=1),
-            on_trace_ready=lambda found: found.export_chrome_trace(str(folder / f"rank_{self.world.rank:05d}.json")),
-            record_shapes=True,
-        )
-        profiler.start()
-        return profiler
 
     def rest(self) -> None:
         """Calls the watchdog off until the next `is_interrupted`: what follows may take longer than any step."""

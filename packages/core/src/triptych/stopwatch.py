@@ -4,6 +4,7 @@ import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -20,33 +21,48 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self._is_cuda = device.type == "cuda"
-        self._seconds: dict[str, float] = {}
-        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+        self._name: str | None = None
+        self._since: Any = None
+        self._spans: list[tuple[str, Any, Any]] = []
+
+    def enter(self, name: str | None) -> None:
+        """Ends the phase that is running and begins `name`; None begins none."""
+        if name == self._name:
+            return
+        mark = self._mark()
+        if self._name is not None:
+            self._spans.append((self._name, self._since, mark))
+        self._name, self._since = name, mark
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Counts what happens inside to `name`."""
-        if self._is_cuda:
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            begin.record()
-            yield
-            end.record()
-            self._events.append((name, begin, end))
-            return
-        started = time.perf_counter()
+        self.enter(name)
         yield
-        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
+        self.enter(None)
+
+    def _mark(self) -> "float | torch.cuda.Event":
+        if not self._is_cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
     def read(self, *, per: int = 1) -> dict[str, float]:
         """`timing/<phase>_seconds` since the last reading, divided by `per`, and `timing/peak_memory_gib`; starts anew.
 
         Memory is what the device's allocator held at most, or without CUDA what the process held at most so far.
         """
-        for name, begin, end in self._events:
-            end.synchronize()
-            self._seconds[name] = self._seconds.get(name, 0.0) + 1e-3 * begin.elapsed_time(end)
-        found = {f"timing/{name}_seconds": seconds / per for name, seconds in self._seconds.items()}
-        self._seconds, self._events = {}, []
+        seconds: dict[str, float] = {}
+        for name, begin, end in self._spans:
+            if isinstance(begin, float):
+                passed = end - begin
+            else:
+                end.synchronize()
+                passed = 1e-3 * begin.elapsed_time(end)
+            seconds[name] = seconds.get(name, 0.0) + passed
+        found = {f"timing/{name}_seconds": total / per for name, total in seconds.items()}
+        self._spans = []
         if self._is_cuda:
             found["timing/peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
             torch.cuda.reset_peak_memory_stats()

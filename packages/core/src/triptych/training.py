@@ -15,6 +15,7 @@ from triptych.data import ShuffledOrder
 from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.export import model_parts
+from triptych.flops import FlopsMeter
 from triptych.optim import OptimizerConfig, build_adamw, learning_rate_at
 from triptych.run import Run
 from triptych.stopwatch import Stopwatch
@@ -117,19 +118,24 @@ def fit(
     started = time.monotonic()
     model.train()
     watch, read = Stopwatch(world.device), first
+    meter = FlopsMeter(model, run.peak_flops(strategy.precision))
+    called = model.register_forward_pre_hook(lambda module, arguments: watch.enter("forward"), prepend=True)
     skipped = 0
     run.note_signals()
     for step in range(first, trainer.max_steps):
         share = world.share(trainer.batch_size)
         mine = order.take(step * trainer.batch_size + share.start, len(share))
         rate = learning_rate_at(step, trainer.max_steps, optimizer) if learning_rate is None else learning_rate(step)
+        if step == read:
+            meter.arm()
         with strategy.microbatch(last=True):
-            with watch.phase("forward"):
-                metrics = stage.losses(model, mine, step=step, first=share.start, batch_size=trainer.batch_size)
-            with watch.phase("backward"):
-                strategy.backward(metrics["loss"] / world.size)
-        with watch.phase("optimizer"):
-            report = strategy.step(rate)
+            watch.enter("data")  # until the model is called
+            metrics = stage.losses(model, mine, step=step, first=share.start, batch_size=trainer.batch_size)
+            watch.enter("backward")
+            strategy.backward(metrics["loss"] / world.size)
+        watch.enter("optimizer")
+        report = strategy.step(rate)
+        watch.enter(None)
         skipped = skipped + 1 if report.skipped else 0
         if skipped >= optimizer.max_skipped_steps:
             raise UserError(
@@ -146,7 +152,9 @@ def fit(
             row["skipped_steps"] *= count
             elapsed = time.monotonic() - started
             row |= {"grad_norm": report.grad_norm, "timing/examples_per_second": (done - first) * trainer.batch_size / elapsed}
-            row |= watch.read(per=done - read)
+            timings = watch.read(per=done - read)
+            seconds = sum(timings.get(f"timing/{phase}_seconds", 0.0) for phase in ("forward", "backward", "optimizer"))
+            row |= timings | meter.utilisation(forwards=1, seconds=seconds)
             read = done
             run.log(row, step=done)
             sums.values = {}
@@ -159,6 +167,8 @@ def fit(
         if is_interrupted:
             run.stop(done)
     run.wait_for_checkpoint()
+    called.remove()
+    meter.close()
     strategy.gather()
     stage.model.eval()
     return time.monotonic() - started

@@ -27,6 +27,7 @@ from triptych.data import ShuffledOrder
 from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.export import Exportable
+from triptych.flops import FlopsMeter
 from triptych.optim import OptimizerConfig, build_adamw, learning_rate_at
 from triptych.run import Run
 from triptych.seeding import derive_seed
@@ -136,6 +137,8 @@ class GSPOTrainer:
         self._progress: _Progress
         self._num_skipped = 0
         self._watch = Stopwatch(policy.device)
+        self._meter: FlopsMeter
+        self._forward_tokens: list[int] = []  # padded, of each forward of a step
         self._check()
 
     def fit(self, run: Run) -> FitResult:
@@ -152,6 +155,7 @@ class GSPOTrainer:
         order = ShuffledOrder(len(self._prompts), seed=run.seed)
         exportable = Exportable("hugging_face", "model", self.policy.scorer, self.policy.save_files)
         self.policy.scorer = self._strategy.prepare(self.policy.scorer, lambda model: build_adamw(model, self._optimizer))
+        self._meter = FlopsMeter(self.policy.scorer, run.peak_flops(self._strategy.precision))
         restored = run.begin(state, columns=COLUMNS, exportable=exportable)
         if restored is not None:
             self._engine.update_weights(self._strategy.full_parameters(), version=restored * config.minibatches)
@@ -188,6 +192,7 @@ class GSPOTrainer:
                     run.stop(step)
                 bar.update()
         run.wait_for_checkpoint()
+        self._meter.close()
         self._strategy.gather()
         if done.after is None:  # a run whose last checkpoint is already that of max_steps, evaluated at another time
             done.after = self._evaluate(run)
@@ -207,7 +212,8 @@ class GSPOTrainer:
 
         completions, rewards = rollout.completions, rollout.rewards
         advantages = group_relative_advantages(rewards)
-        batch = collate(completions, rewards.flatten(), advantages.flatten(), pad_id=self.policy.pad_id).to(run.device)
+        with self._watch.phase("data"):
+            batch = collate(completions, rewards.flatten(), advantages.flatten(), pad_id=self.policy.pad_id).to(run.device)
         metrics = rollout_metrics(completions, rewards, run.world)
 
         rows_per_minibatch = len(batch) // config.minibatches
@@ -215,7 +221,10 @@ class GSPOTrainer:
         if config.old_logprobs == "recompute" and rollout.old_logprobs is None:
             # Of the first mini-batch nobody asks: its weights are the old ones.
             first = [item.logprobs for item in completions[:rows_per_minibatch]]
-            rollout.old_logprobs = first + [row for piece in pieces[1:] for row in self._old_logprobs(piece, run.world)]
+            with self._watch.phase("old_logprobs"):
+                rollout.old_logprobs = first + [row for piece in pieces[1:] for row in self._old_logprobs(piece, run.world)]
+        self._meter.arm()
+        self._forward_tokens = []
         for index in range(len(rollout.outcomes), config.minibatches):
             piece = pieces[index]
             old = None if index == 0 else piece.sampler_logprobs
@@ -237,7 +246,8 @@ class GSPOTrainer:
         if self._num_skipped:
             self._check_weights(run, step)  # before anything samples with them
         outcomes = rollout.outcomes
-        self._engine.update_weights(self._strategy.full_parameters(), version=step * config.minibatches)
+        with self._watch.phase("weights"):
+            self._engine.update_weights(self._strategy.full_parameters(), version=step * config.minibatches)
         trained = time.perf_counter()
 
         metrics.update(minibatch_metrics(outcomes))
@@ -245,8 +255,9 @@ class GSPOTrainer:
         metrics["learning_rate"] = learning_rate
         num_response = int(run.world.all_reduce_sum(batch.response_mask.sum().cpu()))
         num_tokens = int(run.world.all_reduce_sum(torch.tensor(sum(len(item.prompt_ids) + len(item.token_ids) for item in completions))))
-        metrics |= self._watch.read()
-        metrics["timing/generation_seconds"] = generated - started
+        timings = self._watch.read()
+        seconds = sum(timings[f"timing/{phase}_seconds"] for phase in ("forward", "backward", "optimizer"))
+        metrics |= timings | self._meter.utilisation(forwards=sum(self._forward_tokens) / self._forward_tokens[0], seconds=seconds)
         metrics["timing/training_seconds"] = trained - generated
         metrics["timing/generation_tokens_per_second"] = num_response / (generated - started)
         metrics["timing/training_tokens_per_second"] = num_tokens / (trained - generated)
@@ -257,8 +268,11 @@ class GSPOTrainer:
         groups = self._my_groups(run.world)
         indices = order.take((step - 1) * self._config.prompts_per_step, self._config.prompts_per_step)
         prompts = [self._prompts[indices[group]] for group in groups]
-        completions = self._rollout(prompts, groups, run.seed, step)
-        return Rollout(groups, completions, self._rewards(prompts, completions))
+        with self._watch.phase("generation"):
+            completions = self._rollout(prompts, groups, run.seed, step)
+        with self._watch.phase("reward"):
+            rewards = self._rewards(prompts, completions)
+        return Rollout(groups, completions, rewards)
 
     def _my_groups(self, world: World) -> list[int]:
         """This rank's prompts of a rollout batch: an equal share of every mini-batch, so that those stay the same sets."""
@@ -314,6 +328,7 @@ class GSPOTrainer:
                     output = self._objective(scores.logprobs, old, part.advantages, part.response_mask)
                 with self._watch.phase("backward"):
                     self._strategy.backward(output.losses.sum() / num_sequences)
+            self._forward_tokens.append(part.input_ids.numel())
             numbers[rows] = sequence_numbers(part, scores, old, output)
         return world.all_gather(numbers)
 

@@ -7,6 +7,7 @@ from typing import Any
 import wandb
 
 from triptych.errors import UserError
+from triptych.tracking.jsonl import read_rows
 
 MODES = ("offline", "online", "disabled")
 
@@ -14,13 +15,16 @@ MODES = ("offline", "online", "disabled")
 class WandbTracker:
     """One W&B run, kept in the run's own folder and continued under the same id after a resume.
 
+    W&B cannot go on with an offline run: of several under one id the last one uploaded stays. So an offline run that goes on
+    begins with what `metrics.jsonl` holds, and its newest folder, `wandb/latest-run`, is whole.
+
     Args:
         directory: the run's folder; W&B writes below `wandb/` in it.
         run_id: stable identity of the run, so that a resumed run goes on in the same W&B run.
         name: display name.
         config: the resolved config, shown beside the curves.
         project: W&B project.
-        mode: `offline` (default: no account, no network; upload later with `wandb sync`), `online` or `disabled`.
+        mode: `offline` (default: no account, no network; upload later with `wandb sync wandb/latest-run`), `online` or `disabled`.
 
     Raises:
         UserError: if `mode` is none of these, or W&B cannot start.
@@ -51,6 +55,11 @@ class WandbTracker:
             )
         except wandb.errors.Error as error:
             raise UserError(f"W&B could not start in mode {mode} ({error}): use tracker.mode=offline or run 'wandb login'") from error
+
+        if mode == "offline":
+            timings = {row["step"]: row for row in read_rows(directory / "timings.jsonl")}
+            for row in read_rows(directory / "metrics.jsonl"):
+                self.log({key: value for key, value in (row | timings.get(row["step"], {})).items() if key != "step"}, step=row["step"])
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Hands the numbers to W&B."""
