@@ -67,6 +67,7 @@ test: $(STAMP) ## the whole test suite; ARGS="tests/gspo_rl -k objectives"
 	@$(BIN)/python -m pytest $(ARGS)
 
 faults: $(STAMP) ## kills, hangs and starves real runs; KILLS=50 at random moments
+	@$(BIN)/python -m pytest -m faults tests/faults
 	@$(BIN)/python -m pytest -m faults tests
 	@$(BIN)/python tests/faults/campaign.py $(KILLS)
 

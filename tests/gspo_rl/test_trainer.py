@@ -1,6 +1,7 @@
 """The loop: one denominator, exact ratios, the same numbers from any number of ranks, and refusals."""
 
 import json
+import math
 import os
 import signal
 from dataclasses import replace
@@ -236,6 +237,24 @@ def test_two_ranks_give_the_curve_of_one(tmp_path: Path) -> None:
         assert theirs.get("reward/mean") == pytest.approx(mine.get("reward/mean"), abs=1e-5)
 
 
+@pytest.mark.faults
+def test_a_gradient_that_is_not_finite_is_left_out_and_the_run_goes_on(tmp_path: Path) -> None:
+    """Two mini-batches a step: the second of step 1 is spoilt, so that step 1 has no checkpoint of its own."""
+    calls = 0
+
+    def spoilt(*tensors: Tensor) -> ObjectiveOutput:
+        nonlocal calls
+        calls += 1
+        output = OBJECTIVES["gspo"](*tensors)
+        return output._replace(losses=output.losses * float("inf")) if calls == 2 else output
+
+    rows = fit(tmp_path, max_steps=3, objective=spoilt)
+    assert [row.get("skipped_steps") for row in rows] == [None, 1, 0, 0]
+    assert sorted(path.name for path in (tmp_path / "a" / "checkpoints").iterdir()) == ["step_00000002", "step_00000003"]
+    assert all(math.isfinite(row["evaluation/accuracy"]) for row in (rows[0], rows[-1]))
+
+
+@pytest.mark.faults
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(
         UserError,
@@ -246,6 +265,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     assert [path.name for path in (tmp_path / "a" / "checkpoints").iterdir()] == ["step_00000000"]
 
 
+@pytest.mark.faults
 def test_weights_that_the_last_update_broke_never_reach_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a weight is not finite at step 1"):
         # The decay alone takes a weight of 0.2 to 0.2 * 1e36 * 1e4, above the largest float32, 3.4e38.

@@ -138,6 +138,7 @@ def test_going_on_differently_damage_and_divergence(command: Command, tmp_path: 
     assert [path.name for path in (tmp_path / "outputs" / "nan" / "checkpoints").iterdir()] == ["step_00000000"]
 
 
+@pytest.mark.faults
 @pytest.mark.mount
 def test_a_full_disk_while_writing_a_checkpoint_keeps_the_last_good_one(command: Command, tmp_path: Path) -> None:
     disk = tmp_path / "disk"

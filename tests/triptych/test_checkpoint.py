@@ -71,6 +71,7 @@ def flip(path: Path, offset: int) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
@@ -116,6 +117,7 @@ def test_a_step_that_does_not_exist_is_refused_with_those_that_do(checkpointer: 
         checkpointer.restore({"part": Part(0)}, step=6)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), RuntimeError("[enforce fail at inline_container.cc] unexpected pos 64")]
 )
@@ -146,6 +148,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.faults
 @pytest.mark.mount
 def test_a_really_full_disk_leaves_the_last_good_checkpoint(small_disk: Path) -> None:
     checkpointer = Checkpointer(small_disk / "checkpoints", World())
@@ -158,6 +161,7 @@ def test_a_really_full_disk_leaves_the_last_good_checkpoint(small_disk: Path) ->
     assert [path.name for path in (small_disk / "checkpoints").iterdir()] == ["step_00000005"]
 
 
+@pytest.mark.faults
 def test_a_kill_at_any_moment_of_saving_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     """A process saves without pause and is killed at ten different moments; what it calls complete must be complete."""
     code = (

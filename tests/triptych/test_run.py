@@ -140,12 +140,14 @@ def test_overwrite_never_deletes_what_is_no_run_of_this_command(tmp_path: Path) 
     assert (tmp_path / "a" / "thesis.tex").exists()
 
 
+@pytest.mark.faults
 def test_a_second_run_of_the_same_name_is_refused_while_the_first_lives(tmp_path: Path) -> None:
     with Run.open(config(tmp_path)), pytest.raises(UserError, match="in use by a process that is running"):
         work(config(tmp_path), 1)
     work(config(tmp_path), 1)
 
 
+@pytest.mark.faults
 def test_the_lock_of_a_dead_process_holds_nobody_up(tmp_path: Path) -> None:
     code = (
         "import sys, os, signal; from triptych.run import Run, RunConfig\n"
@@ -157,6 +159,7 @@ def test_the_lock_of_a_dead_process_holds_nobody_up(tmp_path: Path) -> None:
     work(config(tmp_path), 1)
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)

@@ -35,6 +35,7 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "deepspeed_zero1": functools.partial(_deepspeed, stage=1),
     "deepspeed_zero2": functools.partial(_deepspeed, stage=2),
     "deepspeed_zero3": functools.partial(_deepspeed, stage=3, activation_checkpointing=True),
+    "deepspeed_offloading": functools.partial(_deepspeed, stage=3, cpu_offload=True),
     "fsdp": FSDPStrategy,
     "fsdp_hybrid": functools.partial(FSDPStrategy, replicas=2),
     "fsdp_offloading": functools.partial(FSDPStrategy, cpu_offload=True, activation_checkpointing=True, reshard_after_forward=False),

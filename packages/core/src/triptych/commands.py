@@ -239,8 +239,9 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         print(arguments.answer(arguments))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        told = error if isinstance(error, UserError) else f"{error.filename} cannot be used ({error.strerror}): see its owner and its disk"
+        print(f"error: {told}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -158,7 +158,11 @@ def _export_run(run: Path, index: Mapping[str, Any], output: Path, step: int | N
     if not exporters:
         raise UserError(f"nothing installed exports '{index['exporter']}', which {run} is made for: install the package that trained it")
     exporter: Exporter = next(iter(exporters)).load()
-    exporter(run / FILES, read_weights(checkpointer.path(chosen) / index["component"], index["weights"]), output)
+    try:
+        weights = read_weights(checkpointer.path(chosen) / index["component"], index["weights"])
+    except FileNotFoundError:  # a run that goes on keeps but the newest
+        raise UserError(f"checkpoint {checkpointer.path(chosen)} was removed while it was read: run the same command again") from None
+    exporter(run / FILES, weights, output)
     return chosen
 
 
