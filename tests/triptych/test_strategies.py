@@ -132,6 +132,40 @@ def bad_gradient(world: World, name: str) -> dict[str, Any]:
     return {"skipped": reports, "unchanged": [all(torch.equal(before[key], now[key]) for key in before) for now in after]}
 
 
+def written_late(world: World, name: str, folder: Path) -> dict[str, bool]:
+    """A state that is copied after one step, and written after another: what comes back is the first."""
+    tokens, targets = _data()
+    optimizer = OptimizerConfig(weight_decay=0.1)
+
+    def step(strategy: Strategy, forward: nn.Module, place: int) -> dict[str, Tensor]:
+        with strategy.microbatch(last=True):
+            strategy.backward(nn.functional.cross_entropy(forward(tokens[place]), targets[place]) / world.size)
+        strategy.step(1e-2)
+        return {key: value.clone() for key, value in strategy.full_parameters()}
+
+    strategy = STRATEGIES[name](world, max_grad_norm=0.5)
+    forward = strategy.prepare(Tied(), lambda module: build_adamw(module, optimizer))
+    first = step(strategy, forward, 0)
+    if world.is_main:
+        folder.mkdir(parents=True)
+    world.barrier()
+    writer = strategy.save(folder)
+    second = step(strategy, forward, 1)
+    if writer is not None:
+        writer()
+    world.barrier()
+    again = STRATEGIES[name](world, max_grad_norm=0.5)
+    forward = again.prepare(Tied(), lambda module: build_adamw(module, optimizer))
+    again.load(folder)
+    loaded = {key: value.clone() for key, value in again.full_parameters()}
+    repeated = step(again, forward, 1)
+    return {
+        "weights": all(torch.equal(loaded[key], value) for key, value in first.items()),
+        "moments": all(torch.equal(repeated[key], value) for key, value in second.items()),
+        "moved": not all(torch.equal(first[key], value) for key, value in second.items()),
+    }
+
+
 def shape_error(world: World, name: str, folder: Path) -> str:
     """What is said when the newest checkpoint of `folder` is of a model of another width."""
     strategy = STRATEGIES[name](world, max_grad_norm=0.5)
@@ -157,6 +191,7 @@ def together(world: World, names: list[str], folder: Path) -> dict[str, dict[str
             "second_half": train(world, name, folder / name / "twice"),
             "from_one": train(world, name, folder / name / "from_one"),
             "bad": bad_gradient(world, name),
+            "written_late": written_late(world, name, folder / name / "late"),
             "shape_error": shape_error(world, name, folder / name / "twice"),
             "low_precision": train(world, name, until=3, precision="bfloat16")["losses"],
         }
@@ -218,6 +253,7 @@ def test_two_ranks_are_one_process_and_go_on_exactly(family: str, tmp_path: Path
                 assert all(torch.equal(second_half["gathered"][key], value) for key, value in whole["gathered"].items())
                 assert all(torch.equal(ranks[0][name]["whole"]["gathered"][key], value) for key, value in whole["gathered"].items())
                 assert results["bad"] == {"skipped": [True, False], "unchanged": [True, False]}
+                assert results["written_late"] == {"weights": True, "moments": True, "moved": True}
                 assert "does not fit this model" in results["shape_error"]
                 assert "\n" not in results["shape_error"]
                 assert results["low_precision"] == pytest.approx(expected["losses"][:3], rel=2e-2)
