@@ -47,7 +47,7 @@ evaluate-var: $(STAMP) ## prompts fulfilled and compute spent by every search st
 	@$(LAUNCH) tts_var.evaluate $(ARGS)
 
 # Two processes unless the caller says otherwise: the run is long enough to notice and short enough to wait for.
-train-cinema: NPROC := $(if $(filter file,$(origin NPROC)),2,$(NPROC))
+train-cinema: NPROC := $(if $(filter file,$(origin NPROC)),$(if $(filter -m --multirun,$(ARGS)),1,2),$(NPROC))
 train-cinema: $(STAMP) ## Captain Cinema: a keyframe model with a memory, from nothing, and its first film
 	@$(LAUNCH) captain_cinema.train $(ARGS)
 

@@ -1,5 +1,6 @@
 """What a run does when a process dies, hangs, or is asked to stop; a full disk and damaged files are tested with checkpoints."""
 
+import contextlib
 import os
 import signal
 import time
@@ -46,15 +47,19 @@ def test_sigterm_saves_at_the_next_step_and_the_same_command_ends_as_if_nothing_
         assert (again.folder / "metrics.jsonl").read_bytes() == whole
 
 
-def test_a_second_sigterm_ends_the_process_at_once(victim: Callable) -> None:
-    run = victim("stopped", STEPS)
+def test_a_signal_to_launcher_and_processes_alike_is_one_signal(victim: Callable) -> None:
+    """As `scancel` and a preemption send it: each process has it from them, and once more from the launcher."""
+    run = victim("stopped", STEPS, processes=2)
     run.wait_for_step(2)
-    os.kill(run.process.pid, signal.SIGSTOP)  # both signals wait for it at once
-    run.process.send_signal(signal.SIGTERM)
-    os.kill(run.process.pid, signal.SIGCONT)
-    run.process.send_signal(signal.SIGTERM)
-    code, _, _ = run.end(seconds=20)
-    assert code in (-signal.SIGTERM, 128 + signal.SIGTERM)
+    os.killpg(run.process.pid, signal.SIGTERM)
+    for rank in run.ranks():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(rank, signal.SIGTERM)
+    code, _, err = run.end(seconds=50)
+    assert code == 128 + signal.SIGTERM, err
+    assert "is saved" in err or "the same command goes on" in err, err
+    last = run.rows[-1]["step"]
+    assert (run.folder / "checkpoints" / f"step_{last:08d}" / "manifest.json").is_file()
 
 
 def test_a_killed_rank_ends_the_others_with_one_line(victim: Callable, whole: bytes) -> None:

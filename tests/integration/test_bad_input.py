@@ -138,6 +138,11 @@ def test_going_on_differently_damage_and_divergence(command: Command, tmp_path: 
     assert [path.name for path in (tmp_path / "outputs" / "nan" / "checkpoints").iterdir()] == ["step_00000000"]
 
 
+def test_a_sweep_by_several_processes_is_refused(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused(command("train_gspo", "-m", "seed=0,1"), "a sweep (-m) was started by several processes", "NPROC=1")
+
+
 @pytest.mark.faults
 @pytest.mark.mount
 def test_a_full_disk_while_writing_a_checkpoint_keeps_the_last_good_one(command: Command, tmp_path: Path) -> None:

@@ -65,6 +65,31 @@ def test_leftovers_of_a_killed_save_are_neither_used_nor_kept(checkpointer: Chec
     assert not leftover.exists()
 
 
+@pytest.mark.faults
+def test_a_kill_while_a_checkpoint_is_replaced_leaves_the_one_or_the_other(
+    checkpointer: Checkpointer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step may be saved twice, as with a batch that is half used: here the process ends between the two renames."""
+    checkpointer.save(5, {"part": Part(1)})
+    rename = Path.rename
+
+    def killed(self: Path, target: Path) -> Path:
+        if self.suffix == ".partial":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        checkpointer.save(5, {"part": Part(2)})
+    part = Part(0)
+    assert checkpointer.restore({"part": part}) == 5
+    assert part.tensor[0] == 1
+    checkpointer.save(5, {"part": Part(3)})
+    assert checkpointer.restore({"part": part}) == 5
+    assert part.tensor[0] == 3
+    assert [path.name for path in checkpointer.path(5).parent.iterdir()] == ["step_00000005"]
+
+
 def flip(path: Path, offset: int) -> None:
     content = bytearray(path.read_bytes())
     content[offset] ^= 1

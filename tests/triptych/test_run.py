@@ -273,6 +273,34 @@ def test_phases_add_up_and_start_anew() -> None:
     assert set(watch.read()) == {"timing/peak_memory_gib"}
 
 
+def test_an_agreed_signal_and_ones_own_are_one_and_another_some_seconds_later_ends_the_process() -> None:
+    script = """
+import os, signal, time, triptych.interruption as found
+asked = found.Interruption()
+asked.install()
+asked.signal_number = signal.SIGTERM  # another rank had it first
+os.kill(os.getpid(), signal.SIGTERM)
+os.kill(os.getpid(), signal.SIGTERM)
+print("alive", flush=True)
+found._SAME_SIGNAL_SECONDS = 0.0
+os.kill(os.getpid(), signal.SIGTERM)
+print("alive still", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "alive\n"), done.stderr
+
+
+def test_a_run_that_goes_on_is_no_longer_finished(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    work(settings, 2)
+    with Run.open(settings) as run:
+        assert run.is_finished(2)
+    with Run.open(settings) as run:
+        run.begin({"counter": Counter()})
+    assert not (tmp_path / "a" / "summary.json").exists()
+    assert not (tmp_path / "a" / "report.html").exists()
+
+
 LOOP = """
 import os, signal, sys
 from triptych.run import Run, RunConfig

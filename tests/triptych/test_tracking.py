@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -116,8 +117,13 @@ def test_the_newest_offline_folder_of_a_resumed_run_holds_all_of_it(tmp_path: Pa
     begin(None, range(1, 5))
     time.sleep(1.1)  # W&B names its folders by the second
     begin(2, range(3, 6))
-    [newest] = (tmp_path / "wandb" / "latest-run").glob("run-abc.wandb")
-    records = [Record.FromString(data) for data in leveldb_log(newest.read_bytes()[7:], offset=7)]
+    records: list[Any] = []
+    deadline = time.monotonic() + 60
+    while not (records and records[-1].HasField("exit")):  # W&B's own process writes on after `finish`
+        assert time.monotonic() < deadline, "W&B does not end its file"
+        time.sleep(0.05)
+        [newest] = (tmp_path / "wandb" / "latest-run").glob("run-abc.wandb")
+        records = [Record.FromString(data) for data in leveldb_log(newest.read_bytes()[7:], offset=7)]
     histories = [record.history.item for record in records if record.HasField("history")]
     rows = [{".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in history} for history in histories]
     assert [(row["_step"], row["loss"]) for row in rows] == [(step, 10.0 + step) for step in range(1, 6)]

@@ -16,7 +16,7 @@ from triptych.optim import OptimizerConfig
 from triptych.run import Run, RunConfig
 from triptych.strategy.ddp import DDPStrategy
 from triptych.testing import run_distributed
-from triptych.training import TrainerConfig, fit
+from triptych.training import TrainerConfig, _Sums, fit
 
 STEPS = 8
 
@@ -88,6 +88,41 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_counted(trained: Callable
     assert checkpoints(tmp_path) == [1, 2, 5, 7, 8]
     assert rows(tmp_path)[-1]["loss"] < rows(tmp_path)[0]["loss"]
     assert rows(tmp_path)[1]["loss"] is None
+
+
+def test_when_checkpoints_are_written_changes_no_row_of_two_processes(tmp_path: Path) -> None:
+    """Sums since the last row stay with their rank, so that they are added in one order."""
+    for name, every in (("often", 1), ("never", 99)):
+        run_distributed(_three_rows, world_size=2, args=(tmp_path / name, every))
+    assert rows(tmp_path / "often") == rows(tmp_path / "never")
+
+
+def test_sums_come_back_to_their_ranks_or_add_up(tmp_path: Path) -> None:
+    run_distributed(_save_sums, world_size=2, args=(tmp_path,))
+    ranks = run_distributed(_load_sums, world_size=2, args=(tmp_path,))
+    assert ranks == [({"loss": 1.0}, 2), ({"loss": 0.5}, 2)]
+    assert _load_sums(World(), tmp_path) == ({"loss": 1.5}, 2)
+
+
+def _save_sums(world: World, folder: Path) -> None:
+    sums = _Sums(world)
+    sums.add({"loss": torch.tensor([1.0, 0.5][world.rank])})
+    sums.skipped = 2
+    sums.save(folder)
+
+
+def _load_sums(world: World, folder: Path) -> tuple[dict[str, float], int]:
+    sums = _Sums(world)
+    sums.load(folder)
+    return {key: float(value) for key, value in sums.values.items()}, sums.skipped
+
+
+def _three_rows(world: World, root: Path, every_steps: int) -> None:
+    os.environ.update(RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.rank))
+    settings = RunConfig(name="a", output_root=str(root), device="cpu", checkpoint=CheckpointConfig(every_steps=every_steps))
+    with Run.open(settings) as run:
+        trainer = TrainerConfig(max_steps=30, batch_size=4, log_every=10)
+        fit(run, BrokenStage(set()), DDPStrategy(run.world, max_grad_norm=1.0), trainer, OptimizerConfig(learning_rate=1e-2), columns=())
 
 
 @pytest.mark.faults

@@ -181,6 +181,9 @@ class Checkpointer:
                 names the newest earlier checkpoint that is whole.
         """
         self.wait()
+        with self._world.main_first() as is_main:
+            if is_main:
+                self._put_back()
         chosen = self.choose(step)
         if chosen is None:
             return None
@@ -236,6 +239,14 @@ class Checkpointer:
         mend = "overwrite=true starts over" if good is None else f"resume_step={good}, given once, goes on from the previous good one"
         raise UserError(f"checkpoint {self.path(chosen)} is damaged ({damage}): {mend}")
 
+    def _put_back(self) -> None:
+        """A checkpoint that was to be replaced, and is whole, where a kill came before its successor."""
+        for replaced in self._directory.glob("*.replaced"):
+            if replaced.with_suffix("").exists():
+                shutil.rmtree(replaced, ignore_errors=True)
+            else:
+                replaced.rename(replaced.with_suffix(""))
+
     def _tidy(self, chosen: int) -> None:
         for leftover in (*self._directory.glob("*.partial"), *self._directory.glob("*.removed")):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -255,10 +266,12 @@ class Checkpointer:
         for folder in {path.parent for path in files} | {partial}:
             _sync(folder)
         final = self.path(step)
+        replaced = final.with_name(f"{final.name}.replaced")
         if final.exists():
-            self._remove(final)
+            final.rename(replaced)
         partial.rename(final)
         _sync(self._directory)
+        shutil.rmtree(replaced, ignore_errors=True)
 
     def _remove(self, folder: Path) -> None:
         # Renamed before it is emptied: a kill in between must not leave half a folder under a complete one's name.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 import hydra
+import torch
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
@@ -32,6 +33,7 @@ ConfigT = TypeVar("ConfigT")
 
 EXIT_BAD_INPUT = 2
 EXIT_LOST_MEMBER = 1
+_DEVICES = "TRIPTYCH_VISIBLE_DEVICES"  # of the command that starts a sweep
 _LONGEST_NAME = 200  # bytes; file systems take 255
 
 _OUT_OF_REACH = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
@@ -87,6 +89,7 @@ def entry_point(
                     object.__setattr__(settings, "name", f"{settings.name}/{member}")  # type: ignore[attr-defined]
                 if check is not None:
                     check(settings)
+                _show_devices()
                 return function(settings)
             except Interrupted as interrupted:
                 if _speaks_first():
@@ -103,9 +106,14 @@ def entry_point(
             try:
                 ConfigStore.instance().store(name=f"{config_name}_schema", node=schema)
                 if {"-m", "--multirun"} & set(sys.argv):
+                    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+                        raise UserError(
+                            "a sweep (-m) was started by several processes: start it by one (NPROC=1); cluster= says what a member has"
+                        )
                     _check_members(config_name, sys.argv[1:], check)
                     # Hydra takes the overrides in one piece, before or after its options.
                     sys.argv[1:] = _together(sys.argv[1:])
+                    os.environ.setdefault(_DEVICES, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
                     last = max((place for place, argument in enumerate(sys.argv) if "=" in argument and argument[0] != "-"), default=0)
                     sys.argv.insert(last + 1, _swept_alone(sys.argv[1:]))
                 else:
@@ -126,6 +134,19 @@ def entry_point(
         return command
 
     return decorate
+
+
+def _show_devices() -> None:
+    """Gives a member of a sweep on this machine (`cluster=local`) one of its GPUs in turn; submitit hides all of them."""
+    if os.environ.get("SUBMITIT_EXECUTOR") != "local" or os.environ.get("CUDA_VISIBLE_DEVICES") != "" or not is_member():
+        return
+    shown = os.environ.get(_DEVICES, "")
+    visible = shown.split(",") if shown else None
+    if visible is None:
+        del os.environ["CUDA_VISIBLE_DEVICES"]
+        visible = [str(index) for index in range(torch.cuda.device_count())]
+    if visible:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[HydraConfig.get().job.num % len(visible)]
 
 
 def is_member() -> bool:
@@ -179,6 +200,7 @@ def _swept_alone(arguments: list[str]) -> str:
 
 def _member_name(overrides: str) -> str:
     """A folder name from the overrides of a member; one that file systems would refuse ends in a hash instead."""
+    overrides = overrides.replace("/", "_")  # a path among them would be a path of ours
     if len(overrides.encode()) <= _LONGEST_NAME:
         return overrides or "default"
     digest = hashlib.sha256(overrides.encode()).hexdigest()[:16]
@@ -217,7 +239,8 @@ def quote_text(argument: str, schema: type[Any]) -> str:
         plain = not OverridesParser.create().parse_override(argument).is_sweep_override()
     except HydraException:
         plain = False
-    return argument if plain else key + "='" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    # Hydra takes a backslash for itself unless a quote follows, or the end.
+    return argument if plain else key + "='" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value) + "'"
 
 
 def _refuse(error: Exception, schema: type[Any], wants_traceback: bool) -> NoReturn:

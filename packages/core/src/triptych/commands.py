@@ -11,6 +11,7 @@ import csv
 import fcntl
 import io
 import json
+import os
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
@@ -21,7 +22,7 @@ from typing import Any
 from triptych.checkpoint import Checkpointer, write_atomically
 from triptych.distributed import World
 from triptych.errors import UserError
-from triptych.export import export
+from triptych.export import FILES, export
 from triptych.report.render import ReportConfig, Samples, render_report
 from triptych.run import LOCK
 from triptych.tracking.jsonl import read_rows
@@ -52,8 +53,12 @@ def find_runs(root: Path) -> list[RunState]:
     """
     if not root.is_dir():
         raise UserError(f"there is no folder {root}: name the one that holds the runs (output_root)")
-    folders = {path.parent for path in root.rglob("config.yaml") if (path.parent / "provenance.json").is_file()}
-    return [read_state(folder) for folder in sorted(folders)]
+    found = []
+    for folder, below, files in os.walk(root):  # passes over what a run that goes on removes meanwhile
+        below[:] = sorted(set(below) - {"checkpoints", "cache", FILES})
+        if {"config.yaml", "provenance.json"} <= set(files):
+            found.append(Path(folder))
+    return [read_state(folder) for folder in sorted(found)]
 
 
 def read_state(folder: Path) -> RunState:
@@ -161,12 +166,14 @@ def _mean_columns(sweep: Sweep) -> tuple[str, ...]:
 def _settings(member: Path) -> dict[str, str]:
     """What a member's folder says of it: `objective=gspo,seed=1`; a stage below it is a setting of its own."""
     found: dict[str, str] = {}
-    for part in str(member).split(","):
+    for part in member.parts[0].split(",") if member.parts else []:
         key, equals, value = part.partition("=")
         if equals:
             found[key] = value
         else:
             found["run"] = part
+    if len(member.parts) > 1:
+        found["stage"] = "/".join(member.parts[1:])
     return found
 
 

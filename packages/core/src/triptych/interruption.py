@@ -9,6 +9,8 @@ import time
 from types import FrameType
 from typing import Any
 
+_SAME_SIGNAL_SECONDS = 3.0
+
 
 class Interrupted(Exception):  # noqa: N818  # no error: the run did what it was asked to
     """A signal asked the run to stop, and its state is saved. Entry points tell it in one line and exit with 128 + signal."""
@@ -23,14 +25,19 @@ class Interruption:
 
     SIGTERM is what `kill`, `scancel` and launchers send. SIGUSR2 (or `$SUBMITIT_PREEMPT_SIGNAL`) is what Slurm sends before
     a time limit or a preemption where submitit has asked for it; submitit's own handler, which has Slurm queue the job again,
-    is kept, and called once the state is saved. A preemption sends both, so the second counts. A second SIGTERM ends the
-    process at once, unless the job is about to be queued again.
+    is kept, and called once the state is saved. A preemption sends both, so the second counts. Another SIGTERM some seconds
+    after the first ends the process at once, unless the job is about to be queued again; sooner it is the same one, which a
+    launcher has handed on.
+
+    Attributes:
+        signal_number: what this process, or another of the run, was asked by; 0 for nothing.
     """
 
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
         self._preemption = signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2').removeprefix('SIG')}"]
         self.signal_number = 0
+        self._asked_at: float | None = None  # this process itself, by SIGTERM
 
     def install(self) -> None:
         """Takes over the signals; does nothing outside the main thread, where Python allows no handlers."""
@@ -63,9 +70,12 @@ class Interruption:
             time.sleep(120)  # one task asks the scheduler; the others wait to be ended by it
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_number == signal.SIGTERM == number and not callable(self._before.get(self._preemption)):
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+        if number == signal.SIGTERM:
+            if self._asked_at is None:
+                self._asked_at = time.monotonic()
+            elif time.monotonic() - self._asked_at > _SAME_SIGNAL_SECONDS and not callable(self._before.get(self._preemption)):
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
         self.signal_number = self.of_rank(max(self.rank(number), self.rank(self.signal_number)))
 
 

@@ -23,6 +23,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         # The first process that refuses its input tells why; the others find the file and keep silent.
         os.environ["TRIPTYCH_ERROR_MARKER"] = f"{folder}/told"
+        # Processes that were asked to end finish their step and save, which may take longer than torchrun's 30 seconds; and
+        # Slurm's announcement of a preemption must not end the launcher.
+        os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
+        os.environ.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2")
         try:
             run(parse_args(sys.argv[1:]))
         except SignalException as stopped:  # handed on to the processes, which have saved and ended

@@ -207,6 +207,8 @@ class Run:
             self._overwrites = False
         step = self._checkpointer.restore(self._with_random_state(state), self._config.resume_step)
         if self.world.is_main:
+            for result in ("summary.json", "report.html"):  # of an earlier, shorter or later time: not what this run comes to
+                (self.directory / result).unlink(missing_ok=True)
             write_atomically(self.directory / "config.yaml", yaml.safe_dump(self._resolved, sort_keys=False))
             write_atomically(self.directory / "provenance.json", json.dumps(provenance(), indent=1))
             if exportable is not None:
@@ -236,9 +238,10 @@ class Run:
     def note_signals(self) -> None:
         """Begins a loop that asks `is_interrupted`: until `wait_for_checkpoint` signals are noted for it to tell.
 
-        Before and after they end the process as they always do.
+        Before and after they end the process as they always do. The watchdog begins to watch.
         """
         self._interruption.install()
+        watch(self._config.timeout_seconds)
 
     def is_interrupted(self) -> bool:
         """Whether a signal has asked any rank to stop; the same answer on every rank. To be asked on all of them, once a step.

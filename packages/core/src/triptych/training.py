@@ -120,7 +120,7 @@ def fit(
     watch, read = Stopwatch(world.device), first
     meter = FlopsMeter(model, run.peak_flops(strategy.precision))
     called = model.register_forward_pre_hook(lambda module, arguments: watch.enter("forward"), prepend=True)
-    skipped = 0
+    skipped = sums.skipped
     run.note_signals()
     for step in range(first, trainer.max_steps):
         share = world.share(trainer.batch_size)
@@ -162,7 +162,9 @@ def fit(
         is_interrupted = run.is_interrupted()
         # After a step that was left out the weights may be broken: the last good checkpoint stays the newest.
         if is_interrupted or (run.is_due(done) and not skipped) or done == trainer.max_steps:
-            sums.reduce()
+            if skipped and not all(bool(torch.isfinite(parameter).all()) for _, parameter in strategy.full_parameters()):
+                raise UserError(f"a weight is not finite after step {done}: lower optimizer.learning_rate; earlier checkpoints are intact")
+            sums.skipped = skipped
             run.checkpoint(done, components)
         if is_interrupted:
             run.stop(done)
@@ -175,10 +177,14 @@ def fit(
 
 
 class _Sums:
-    """Metrics summed since the last row; part of a checkpoint, so that a run that goes on writes the same rows."""
+    """Metrics summed since the last row; part of a checkpoint, so that a run that goes on writes the same rows.
+
+    As many processes go on with what each of them had; of another number the first takes the sum.
+    """
 
     def __init__(self, world: World) -> None:
         self.values: dict[str, Tensor] = {}
+        self.skipped = 0  # steps in a row, at the checkpoint
         self._world = world
 
     def add(self, values: Mapping[str, Tensor]) -> None:
@@ -193,9 +199,16 @@ class _Sums:
             self.values = dict(zip(names, totals if self._world.is_main else torch.zeros_like(totals), strict=True))
 
     def save(self, directory: Path) -> None:
+        parts = self._world.gather_objects([{key: float(value) for key, value in self.values.items()}])
         if self._world.is_main:
-            (directory / "sums.json").write_text(json.dumps({key: float(value) for key, value in self.values.items()}))
+            (directory / "sums.json").write_text(json.dumps({"skipped": self.skipped, "ranks": parts}))
 
     def load(self, directory: Path) -> None:
         found = json.loads((directory / "sums.json").read_text())
-        self.values = {key: torch.tensor(value if self._world.is_main else 0.0, device=self._world.device) for key, value in found.items()}
+        parts: list[dict[str, float]] = found["ranks"]
+        if len(parts) == self._world.size:
+            mine = parts[self._world.rank]
+        else:
+            mine = {key: sum(part[key] for part in parts) if self._world.is_main else 0.0 for key in parts[0]}
+        self.values = {key: torch.tensor(value, device=self._world.device) for key, value in mine.items()}
+        self.skipped = found["skipped"]

@@ -163,6 +163,7 @@ class GSPOTrainer:
             done.before = self._evaluate(run)
             run.log(_accuracies(done.before), step=0)
             run.checkpoint(0, state)
+        self._num_skipped = done.num_skipped
         first = 1 + (restored or 0)
         run.note_signals()
         with progress(config.max_steps, "training", initial=first - 1, enabled=run.world.is_main) as bar:
@@ -187,6 +188,7 @@ class GSPOTrainer:
                     checkpoint_is_due |= is_interrupted
                 run.log(metrics, step=step)
                 if checkpoint_is_due:
+                    done.num_skipped = self._num_skipped
                     run.checkpoint(step, state)
                 if is_interrupted:
                     run.stop(step)
@@ -241,6 +243,9 @@ class GSPOTrainer:
             rollout.outcomes.append(MinibatchOutcome(sequences, report.grad_norm))
             if index + 1 < config.minibatches and run.is_interrupted():
                 self._progress.unfinished = rollout
+                if self._num_skipped:
+                    self._check_weights(run, step)
+                self._progress.num_skipped = self._num_skipped
                 run.checkpoint(step - 1, state)
                 run.stop(step - 1)
         if self._num_skipped:
@@ -438,6 +443,7 @@ class _Progress:
         self.before: EvaluationResult | None = None
         self.after: EvaluationResult | None = None
         self.unfinished: Rollout | None = None
+        self.num_skipped = 0  # optimizer steps in a row, at the checkpoint
 
     def advance(self, step: int, seconds: float, num_tokens: int) -> None:
         self.step = step
@@ -452,6 +458,7 @@ class _Progress:
         state["before"] = None if self.before is None else self.before.to_json()
         state["after"] = None if self.after is None else self.after.to_json()
         state["unfinished"] = unfinished
+        state["num_skipped"] = self.num_skipped
         write_atomically(directory / "trainer.json", json.dumps(state))
 
     def load(self, directory: Path) -> None:
@@ -459,6 +466,7 @@ class _Progress:
         self.step, self.train_seconds, self.num_tokens = state["step"], state["train_seconds"], state["num_tokens"]
         self.before = None if state["before"] is None else EvaluationResult.from_json(state["before"])
         self.after = None if state["after"] is None else EvaluationResult.from_json(state["after"])
+        self.num_skipped = state["num_skipped"]
         if state["unfinished"] is not None:
             self.unfinished = Rollout.from_json(state["unfinished"], self._groups, self._world.device)
 
