@@ -160,6 +160,22 @@ def test_the_lock_of_a_dead_process_holds_nobody_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.mount
+def test_a_file_system_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    """Also to root, who may write into a folder that nobody may write into."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(disk)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("mounting a file system needs root")
+    try:
+        with pytest.raises(UserError, match=r"cannot be written \(Read-only file system\): choose another output_root"):
+            work(config(disk), 1)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.faults
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
