@@ -207,7 +207,6 @@ class GSPOTrainer:
         A signal between two mini-batches saves `state` with the batch as it stands, and stops.
         """
         config = self._config
-        started = time.perf_counter()
         rollout = self._progress.unfinished or self._collect(run, order, step)
         self._progress.unfinished = None
         generated = time.perf_counter()
@@ -264,7 +263,8 @@ class GSPOTrainer:
         seconds = sum(timings[f"timing/{phase}_seconds"] for phase in ("forward", "backward", "optimizer"))
         metrics |= timings | self._meter.utilisation(forwards=sum(self._forward_tokens) / self._forward_tokens[0], seconds=seconds)
         metrics["timing/training_seconds"] = trained - generated
-        metrics["timing/generation_tokens_per_second"] = num_response / (generated - started)
+        if "timing/generation_seconds" in timings:  # not where the batch came from a checkpoint
+            metrics["timing/generation_tokens_per_second"] = num_response / timings["timing/generation_seconds"]
         metrics["timing/training_tokens_per_second"] = num_tokens / (trained - generated)
         return metrics, num_tokens
 
