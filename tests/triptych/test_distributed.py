@@ -31,6 +31,11 @@ def _all(world: World) -> dict[str, object]:
     results: dict[str, object] = {}
     results["sum"] = world.all_reduce_sum(torch.tensor([1.0, world.rank])).tolist()
     results["gather"] = world.all_gather(torch.tensor([[world.rank, 7]])).tolist()
+    part = torch.tensor([float(world.rank), 2.0], requires_grad=True)
+    weights = torch.tensor([1.0, 10.0, 100.0, 1000.0]) * (world.rank + 1)
+    (world.all_gather(part) * weights).sum().backward()
+    assert part.grad is not None
+    results["gather_gradient"] = part.grad.tolist()
     results["objects"] = world.gather_objects([world.rank] * (world.rank + 1))
     results["broadcast"] = world.broadcast_object({"from": world.rank})
     try:
@@ -47,6 +52,7 @@ def test_ranks_tell_one_another() -> None:
     for rank, results in enumerate(ranks):
         assert results["sum"] == [2.0, 1.0]
         assert results["gather"] == [[0, 7], [1, 7]]
+        assert results["gather_gradient"] == [[3.0, 30.0], [300.0, 3000.0]][rank], "what both ranks' losses say of the part"
         assert results["objects"] == [0, 1, 1]
         assert results["broadcast"] == {"from": 0}
         assert results["main_first"] == "the file is broken", f"rank {rank} must not wait for ever"

@@ -3,9 +3,12 @@
 import pytest
 import torch
 
+from triptych.distributed import World
+from triptych.testing import run_distributed
 from triptych.training import Stage
 from tts_var.data.small_world import SmallWorld
-from tts_var.reward_stage import with_slips
+from tts_var.models.clip import ClipConfig
+from tts_var.reward_stage import RewardLossConfig, RewardStage, with_slips
 from tts_var.scales import square_scales
 from tts_var.small_model import TokenizerConfig, TransformerConfig
 from tts_var.tokenizer_stage import TokenizerLossConfig, TokenizerStage
@@ -32,6 +35,12 @@ def transformer_stage() -> Stage:
     return TransformerStage(TextToBits(transformer, encoder), tokenizer, DATA, loss, seed=0)
 
 
+def reward_stage(world: World) -> RewardStage:
+    torch.manual_seed(0)
+    tokenizer = TokenizerConfig(base_channels=4, norm_groups=2).build()
+    return RewardStage(ClipConfig().build(), tokenizer, SCALES, DATA, RewardLossConfig(caption_noise=0.5), seed=0, world=world)
+
+
 def gradient(stage: Stage, shares: list[range], step: int) -> torch.Tensor:
     """Of the mean over shares, as data-parallel ranks average it."""
     stage.model.zero_grad()
@@ -49,6 +58,32 @@ def test_two_ranks_have_the_gradient_of_one(build, step: int) -> None:
     assert float(whole.norm()) > 0
     # Sums over rows in another order, float32.
     torch.testing.assert_close(shared, whole, atol=2e-6 * float(whole.abs().max()) + 1e-8, rtol=1e-4)
+
+
+@pytest.mark.parametrize("step", [0, 7])
+def test_two_ranks_report_the_metrics_of_one(step: int) -> None:
+    stage = tokenizer_stage()
+    whole = stage.losses(stage.model, range(4), step=step, first=0, batch_size=4)["psnr"]
+    shares = [stage.losses(stage.model, range(first, first + 2), step=step, first=first, batch_size=4)["psnr"] for first in (0, 2)]
+    torch.testing.assert_close(sum(shares) / 2, whole)
+
+
+def reward_of(world: World) -> tuple[dict[str, float], torch.Tensor]:
+    stage = reward_stage(world)
+    share = world.share(4)
+    metrics = stage.losses(stage.model, [3 - index for index in share], step=5, first=share.start, batch_size=4)
+    (metrics["loss"] / world.size).backward()
+    gradient = torch.cat([parameter.grad.flatten() for parameter in stage.model.parameters() if parameter.grad is not None])
+    values = torch.stack([metrics[key].detach() / world.size for key in sorted(metrics)])
+    return dict(zip(sorted(metrics), world.all_reduce_sum(values).tolist(), strict=True)), world.all_reduce_sum(gradient)
+
+
+def test_two_processes_train_the_reward_of_one() -> None:
+    metrics, expected = reward_of(World())
+    assert float(expected.norm()) > 0
+    for shared, found in run_distributed(reward_of, world_size=2):
+        assert shared == pytest.approx(metrics, rel=1e-5)
+        torch.testing.assert_close(found, expected, atol=2e-6 * float(expected.abs().max()), rtol=1e-3)
 
 
 def test_slips_take_bits_of_the_next_picture_in_one_region_from_one_scale_on() -> None:

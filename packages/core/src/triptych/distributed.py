@@ -104,12 +104,14 @@ class World:
         return total
 
     def all_gather(self, tensor: Tensor) -> Tensor:
-        """`tensor` of every rank, concatenated along dimension 0 in rank order; all ranks pass one shape."""
+        """`tensor` of every rank, concatenated along dimension 0 in rank order; all ranks pass one shape.
+
+        Gradients flow: what all ranks' losses say of a rank's part is summed and comes back to that rank.
+        """
         if self.size == 1:
             return tensor
-        parts = [torch.empty_like(tensor) for _ in range(self.size)]
-        dist.all_gather(parts, tensor.contiguous())
-        return torch.cat(parts)
+        gathered: Tensor = _AllGather.apply(self, tensor)
+        return gathered
 
     def gather_objects(self, objects: list[Any], *, group: dist.ProcessGroup | None = None) -> list[Any]:
         """The lists of all ranks joined in rank order, on every rank. Objects are pickled among our own processes.
@@ -161,6 +163,20 @@ class World:
             [[0, 1], [2, 3, 4]]
         """
         return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+
+class _AllGather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, world: World, tensor: Tensor) -> Tensor:
+        ctx.world, ctx.rows = world, len(tensor)
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world.size)]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        begin = ctx.world.rank * ctx.rows
+        return None, ctx.world.all_reduce_sum(gradient.contiguous())[begin : begin + ctx.rows]
 
 
 def _backend(device: torch.device) -> str:

@@ -8,6 +8,7 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.seeding import generator
 from tts_var.data.prompts import COLOURS, MAX_OBJECTS, RELATIONS, SHAPES, ObjectGroup, ScenePrompt, parse_prompt
@@ -118,10 +119,19 @@ class RewardStage:
         data: captioned pictures.
         loss: settings of the loss.
         seed: seed of noise, near misses and prefixes.
+        world: the processes that share a batch; each picture is held against the texts of all of them.
     """
 
     def __init__(
-        self, model: SmallClip, tokenizer: BinaryTokenizer, scales: ScaleTable, data: Data, loss: RewardLossConfig, *, seed: int
+        self,
+        model: SmallClip,
+        tokenizer: BinaryTokenizer,
+        scales: ScaleTable,
+        data: Data,
+        loss: RewardLossConfig,
+        *,
+        seed: int,
+        world: World | None = None,
     ) -> None:
         self.model: nn.Module = model
         self.num_examples = data.num_examples
@@ -130,63 +140,79 @@ class RewardStage:
         self._data = data
         self._loss = loss
         self._seed = seed
+        self._world = world or World()
 
     def losses(self, model: nn.Module, indices: Sequence[int], *, step: int, first: int, batch_size: int) -> Mapping[str, Tensor]:
         """Symmetric contrastive loss (arXiv 2103.00020); equal captions of a batch are positives of one another.
 
-        The texts that a picture is held against are those of its process: two processes see half as many each.
+        Pictures and texts of all processes are held against one another, so the loss is that of the whole batch.
         The slips add -log sigmoid(own - slipped), the ranking loss of ImageReward (arXiv 2304.05977, equation 1).
         `accuracy` is the share of pictures that prefer their own caption to all of its near misses, `slip_accuracy`
         that of captions that prefer their picture to its copy with slips.
         """
         examples = self._data.examples(indices)
-        stream = generator(self._seed, "reward", step, indices[0])
-        captions, misses = [], []
-        for text in examples.prompts:
-            prompt = parse_prompt(text)
-            wrong = [near_miss(prompt, generator=stream).text for _ in range(self._loss.near_misses)]
-            noisy = float(torch.rand((), generator=stream)) < self._loss.caption_noise
-            captions.append(near_miss(prompt, generator=stream).text if noisy else text)
-            misses.append(wrong)
-        images, slipped = self._disturbed(examples.images, stream)
-        texts = captions + [text for wrong in misses for text in wrong]
+        rows, misses = len(indices), self._loss.near_misses
+        texts = [self._texts(text, generator(self._seed, "reward_texts", step, first + row)) for row, text in enumerate(examples.prompts)]
+        stream = generator(self._seed, "reward", step)
+        images, slipped = self._disturbed(examples.images, stream, first=first, batch_size=batch_size)
         device = next(model.parameters()).device
         shown = images if slipped is None else torch.cat((images, slipped))
-        image_embeddings, text_embeddings, scale = model((shown.to(device) + 1) / 2, texts)
-        logits = scale * image_embeddings[: len(images)] @ text_embeddings.T
-        same = torch.tensor([[caption == text for text in texts] for caption in captions], device=device).float()
-        rows = len(captions)
-        to_texts = -(logits.log_softmax(1) * same / same.sum(1, keepdim=True)).sum(1).mean()
-        square = same[:, :rows]
-        to_images = -(logits[:, :rows].T.log_softmax(1) * square / square.sum(1, keepdim=True)).sum(1).mean()
-        own = logits[:, :rows].diagonal()[:, None]
-        wrong_logits = logits[:, rows:].view(rows, rows, -1)[torch.arange(rows), torch.arange(rows)]
-        accuracy = (own > wrong_logits).all(1).float().mean()
+        image_embeddings, text_embeddings, scale = model((shown.to(device) + 1) / 2, [text for own in texts for text in own])
+        shown_embeddings, text_embeddings = image_embeddings[:rows], text_embeddings.view(rows, 1 + misses, -1)
+        all_texts = self._world.gather_objects(texts)
+        to_texts = _contrastive(
+            scale * shown_embeddings @ self._world.all_gather(text_embeddings).flatten(0, 1).T,
+            [own[0] for own in texts],
+            [text for own in all_texts for text in own],
+        )
+        to_images = _contrastive(
+            scale * text_embeddings[:, 0] @ self._world.all_gather(shown_embeddings).T,
+            [own[0] for own in texts],
+            [own[0] for own in all_texts],
+        )
+        own_logits = scale * (shown_embeddings[:, None] * text_embeddings).sum(-1)
+        accuracy = (own_logits[:, :1] > own_logits[:, 1:]).all(1).float().mean()
         metrics = {"loss": (to_texts + to_images) / 2, "accuracy": accuracy.detach()}
         if slipped is not None:
-            below = scale * (image_embeddings[rows:] * text_embeddings[:rows]).sum(1)
-            margin = own[:, 0] - below
+            margin = own_logits[:, 0] - scale * (image_embeddings[rows:] * text_embeddings[:, 0]).sum(1)
             metrics["loss"] = metrics["loss"] + self._loss.slip_weight * functional.softplus(-margin).mean()
             metrics["slip_accuracy"] = (margin > 0).float().mean().detach()
         return metrics
 
+    def _texts(self, text: str, stream: torch.Generator) -> list[str]:
+        """The caption of a picture, which may be wrong, and near misses of the right one."""
+        prompt = parse_prompt(text)
+        wrong = [near_miss(prompt, generator=stream).text for _ in range(self._loss.near_misses)]
+        noisy = float(torch.rand((), generator=stream)) < self._loss.caption_noise
+        return [near_miss(prompt, generator=stream).text if noisy else text, *wrong]
+
     @torch.no_grad()
-    def _disturbed(self, images: Tensor, stream: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Pictures as the tokenizer decodes them, some unfinished, all noisy, and their copies with slips."""
+    def _disturbed(self, images: Tensor, stream: torch.Generator, *, first: int, batch_size: int) -> tuple[Tensor, Tensor | None]:
+        """Pictures as the tokenizer decodes them, some unfinished, all noisy, and their copies with slips.
+
+        Every process draws for the whole batch and takes its part.
+        """
+        mine = slice(first, first + len(images))
         quantized = quantize_bits(self._tokenizer.encode(images), self._grids)
-        chosen = torch.full((len(images),), len(self._grids) - 1)
-        count = int(self._loss.prefix_share * len(images))
+        chosen = torch.full((batch_size,), len(self._grids) - 1)
+        count = int(self._loss.prefix_share * batch_size)
         chosen[:count] = torch.randint(self._loss.first_prefix - 1, len(self._grids), (count,), generator=stream)
-        deviation = self._loss.pixel_noise * torch.rand(len(images), 1, 1, 1, generator=stream)
+        deviation = self._loss.pixel_noise * torch.rand(batch_size, 1, 1, 1, generator=stream)[mine]
 
         def pictures(latents: Sequence[Tensor]) -> Tensor:
-            decoded = self._tokenizer.decode(torch.stack([latents[int(scale)][row] for row, scale in enumerate(chosen)]))
-            return decoded + deviation * torch.randn(decoded.shape, generator=stream)
+            decoded = self._tokenizer.decode(torch.stack([latents[int(scale)][row] for row, scale in enumerate(chosen[mine])]))
+            return decoded + deviation * torch.randn(batch_size, *decoded.shape[1:], generator=stream)[mine]
 
         clean = pictures([*quantized.prefixes, quantized.latent])
         if not self._loss.slip_weight:
             return clean, None
         running = [torch.zeros_like(quantized.latent)]
-        for bits in with_slips(quantized.bits, generator=stream):
-            running.append(add_scale(running[-1], bits))
+        for bits in with_slips([self._world.all_gather(own) for own in quantized.bits], generator=stream):
+            running.append(add_scale(running[-1], bits[mine]))
         return clean, pictures(running[1:])
+
+
+def _contrastive(logits: Tensor, own: Sequence[str], others: Sequence[str]) -> Tensor:
+    """Cross entropy of each row's softmax over columns, spread evenly over the columns whose text is the row's."""
+    same = torch.tensor([[text == other for other in others] for text in own], device=logits.device).float()
+    return -(logits.log_softmax(1) * same / same.sum(1, keepdim=True)).sum(1).mean()

@@ -99,9 +99,10 @@ class TokenizerStage:
         self._num_scales = len(scales)
 
     def losses(self, model: nn.Module, indices: Sequence[int], *, step: int, first: int, batch_size: int) -> Mapping[str, Tensor]:
-        """Squared error of the picture, commitment and entropy; `psnr` in dB counts pictures from all scales."""
+        """Squared error of the picture, commitment and entropy; `psnr` is the mean in dB of the pictures from all scales."""
         images = self._data.examples(indices).images
-        place = torch.arange(first, first + len(indices))
+        mine = slice(first, first + len(indices))
+        place = torch.arange(batch_size)
         remaining = max(0.0, 1 - step / max(1, self._loss.plain_steps))
         plain = place < int(self._loss.plain_share * remaining * batch_size)
         unfinished = place >= batch_size - int(self._loss.prefix_share * batch_size)
@@ -109,12 +110,15 @@ class TokenizerStage:
         prefix_scale = int(torch.randint(self._num_scales - 1, (), generator=stream))
         device = next(model.parameters()).device
         images = images.to(device)
-        decoded, features, latent = model(images, plain.to(device), unfinished.to(device), prefix_scale)
+        decoded, features, latent = model(images, plain[mine].to(device), unfinished[mine].to(device), prefix_scale)
         commitment = functional.mse_loss(features, latent.detach())
         loss = functional.mse_loss(decoded, images) + self._loss.commitment * commitment
         if self._loss.entropy:
             loss = loss + self._loss.entropy * bit_entropy_loss(features, temperature=self._loss.entropy_temperature)
         counted = ~(plain | unfinished)
-        counted = counted if counted.any() else torch.ones_like(counted)  # this rank may hold none that is quantized whole
-        error = functional.mse_loss(decoded[counted].detach().clamp(-1, 1), images[counted])
-        return {"loss": loss, "commitment": commitment, "psnr": 10 * torch.log10(4 / error)}
+        counted = counted if counted.any() else torch.ones_like(counted)
+        errors = (decoded.detach().clamp(-1, 1) - images).square().mean((1, 2, 3))
+        ratios = 10 * torch.log10(4 / errors[counted[mine].to(device)])
+        # Ranks hold different numbers of such pictures, and their means are averaged as they are.
+        psnr = ratios.sum() / counted.sum() * (batch_size / len(indices))
+        return {"loss": loss, "commitment": commitment, "psnr": psnr}

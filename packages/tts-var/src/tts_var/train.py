@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,13 +162,17 @@ class _StageRun(RunConfig):
 @entry_point("train_var", TrainConfig)
 def main(config: TrainConfig) -> None:
     """Trains the stages asked for; finished ones are recognised and left alone."""
-    builders: dict[str, Callable[[TrainConfig], _Plan]] = {"tokenizer": _tokenizer, "reward": _reward, "transformer": _transformer}
     with torch.device("meta"):  # sizes that do not fit are told before the first stage, not after it
         config.tokenizer.model.build()
         config.reward.model.build()
         config.transformer.model.build(config.scales, config.tokenizer.model.latent_channels)
     # One group of processes for all runs: a second one on the same store would meet the addresses of the first.
-    with World.join(config.device, timeout_seconds=config.timeout_seconds):
+    with World.join(config.device, timeout_seconds=config.timeout_seconds) as world:
+        builders: dict[str, Callable[[TrainConfig], _Plan]] = {
+            "tokenizer": _tokenizer,
+            "reward": partial(_reward, world=world),
+            "transformer": _transformer,
+        }
         for name in config.stages:
             _train(config, name, builders[name])
     _logger.info("sample             python -m tts_var.sample generator.path=%s", _folder(config).path)
@@ -232,11 +237,12 @@ def _tokenizer(config: TrainConfig) -> _Plan:
     )
 
 
-def _reward(config: TrainConfig) -> _Plan:
+def _reward(config: TrainConfig, world: World) -> _Plan:
     settings = config.reward
     model = settings.model.build()
+    tokenizer, data = load_tokenizer(_folder(config)), instantiate(config.data)
     return _Plan(
-        RewardStage(model, load_tokenizer(_folder(config)), config.scales, instantiate(config.data), settings.loss, seed=config.seed),
+        RewardStage(model, tokenizer, config.scales, data, settings.loss, seed=config.seed, world=world),
         settings,
         {"reward": (model, asdict(settings.model))},
         ("loss", "accuracy", "timing/examples_per_second"),
