@@ -1,5 +1,6 @@
 """`python -m captain_cinema.train`: the models of tiny cinema, how well memory works, and a first film."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -193,6 +194,8 @@ def main(config: TrainConfig) -> None:
     builders = {"keyframes": _keyframes, "video": _video}
     if config.film.storyline is not None:
         read_script(config.film, seed=config.seed)  # told before the training, not after it
+    # FSDP warns of outputs that are views, for whoever writes into them; nothing writes into these models' outputs.
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
     # One group of processes for all runs: a second one on the same store would meet the addresses of the first.
     with World.join(config.device, timeout_seconds=config.timeout_seconds):
         for name in config.stages:

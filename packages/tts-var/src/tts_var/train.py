@@ -1,5 +1,6 @@
 """`python -m tts_var.train`: tokenizer, reward and transformer, each a run of its own below the same name."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -166,6 +167,8 @@ def main(config: TrainConfig) -> None:
         config.tokenizer.model.build()
         config.reward.model.build()
         config.transformer.model.build(config.scales, config.tokenizer.model.latent_channels)
+    # FSDP warns of outputs that are views, for whoever writes into them; nothing writes into these models' outputs.
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
     # One group of processes for all runs: a second one on the same store would meet the addresses of the first.
     with World.join(config.device, timeout_seconds=config.timeout_seconds) as world:
         builders: dict[str, Callable[[TrainConfig], _Plan]] = {
