@@ -18,44 +18,23 @@ TORCH ?= $(or $(shell cat $(VENV)/.torch 2>/dev/null),default)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(TORCH)
 PINS := -c packages/constraints.txt -c packages/constraints-torch-$(TORCH).txt
-REASONING_GYM := -e packages/gspo-rl[reasoning-gym]
-EDITABLE := -e packages/core[deepspeed,slurm,wandb] -e packages/gspo-rl -e packages/captain-cinema -e packages/tts-var
+# Every package may name extras `dev` (installed) and `dev-optional` (installed where they can be) in its own pyproject.
+PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard packages/*/pyproject.toml))
+EDITABLE := $(foreach package,$(PACKAGES),-e $(package)[dev])
+OPTIONAL := $(foreach package,$(PACKAGES),-e $(package)[dev-optional])
 
-LAUNCH = $(if $(filter 1,$(NPROC)),$(BIN)/python -m,$(BIN)/python -m triptych.launch --standalone --nproc-per-node=$(NPROC) -m)
+LAUNCH = $(if $(filter 1,$(NPROC)),$(BIN)/python -m,$(BIN)/python -m triptych.commands.launch --standalone --nproc-per-node=$(NPROC) -m)
 
 .DEFAULT_GOAL := help
-.PHONY: help install train-gspo evaluate-gspo train-var sample-var evaluate-var train-cinema generate-cinema evaluate-cinema check test faults test-slurm bench docs format clean
+.PHONY: help install check test smoke faults test-slurm bench docs format clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  %-16s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  %-16s %s\n", $$1, $$2 }'
 
 install: $(STAMP) ## build .venv with all packages and tools (every target does this by itself)
 
-train-gspo: $(STAMP) ## GSPO: a language model learns by reinforcement; ARGS="objective=grpo name=grpo"
-	@$(LAUNCH) gspo_rl.train $(ARGS)
-
-evaluate-gspo: $(STAMP) ## accuracy and pass@k of a saved policy; ARGS="policy.path=outputs/gspo/policy"
-	@$(LAUNCH) gspo_rl.evaluate $(ARGS)
-
-train-var: $(STAMP) ## the small world's next-scale model from nothing: tokenizer, reward, transformer
-	@$(LAUNCH) tts_var.train $(ARGS)
-
-sample-var: $(STAMP) ## pictures with a search at test time; ARGS='prompts="two red circles left of a blue square"'
-	@$(LAUNCH) tts_var.sample $(ARGS)
-
-evaluate-var: $(STAMP) ## prompts fulfilled and compute spent by every search strategy
-	@$(LAUNCH) tts_var.evaluate $(ARGS)
-
-# Two processes unless the caller says otherwise: the run is long enough to notice and short enough to wait for.
-train-cinema: NPROC := $(if $(filter file,$(origin NPROC)),$(if $(filter -m --multirun,$(ARGS)),1,2),$(NPROC))
-train-cinema: $(STAMP) ## Captain Cinema: a keyframe model with a memory, from nothing, and its first film
-	@$(LAUNCH) captain_cinema.train $(ARGS)
-
-generate-cinema: $(STAMP) ## a storyline becomes a film; ARGS='storyline="ada meets bo in the kitchen; bo leaves"'
-	@$(LAUNCH) captain_cinema.generate $(ARGS)
-
-evaluate-cinema: $(STAMP) ## who and what comes back right, by memory, length and gap, beside its ceiling
-	@$(LAUNCH) captain_cinema.evaluate $(ARGS)
+# The targets of each package stand beside its code.
+include $(wildcard packages/*/targets.mk)
 
 check: $(STAMP) ## formatting, lint, types and the laws of the architecture
 	@$(BIN)/ruff format --check .
@@ -63,7 +42,9 @@ check: $(STAMP) ## formatting, lint, types and the laws of the architecture
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q tests/architecture
 
-test: $(STAMP) ## the whole test suite; ARGS="tests/gspo_rl -k objectives"
+smoke:: $(STAMP) ## the default commands of every package, made short
+
+test: $(STAMP) ## the whole test suite; ARGS="tests/<package> -k <name>"
 	@$(BIN)/python -m pytest $(ARGS)
 
 faults: $(STAMP) ## kills, hangs and starves real runs; KILLS=50 at random moments
@@ -101,7 +82,7 @@ $(STAMP): pyproject.toml packages/constraints.txt packages/constraints-torch-$(T
 	@$(BIN)/python -m pip install -q --upgrade -c packages/constraints.txt pip
 	@$(BIN)/python -m pip install $(PINS) torch
 	@$(BIN)/python -m pip install $(PINS) --group dev $(EDITABLE)
-	@$(BIN)/python -m pip install $(PINS) $(REASONING_GYM) || \
-	  echo "note: reasoning-gym could not be installed (above; one of its libraries needs a C compiler), so task=reasoning_gym is missing;" \
+	@$(BIN)/python -m pip install $(PINS) $(OPTIONAL) || \
+	  echo "note: an optional library could not be installed (above; it may need a C compiler), so what it brings is missing;" \
 	    "'rm $@' lets the next target try again" >&2
 	@touch $@

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 
 from captain_cinema.conditioning import MemoryPolicy, memory_groups
-from captain_cinema.data.captions import CAPTION_FIELDS
 from captain_cinema.models import FrameGroup
 from captain_cinema.models.mmdit import MMDiTConfig, SmallMMDiT
+from captain_cinema.toy.captions import CAPTION_FIELDS
 
 REPEATS = 3
 

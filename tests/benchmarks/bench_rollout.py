@@ -8,12 +8,12 @@ import time
 
 import torch
 
-from gspo_rl.policy import tiny_policy
 from gspo_rl.rollout.sampling import SamplingConfig
 from gspo_rl.rollout.static_cache import StaticCacheEngine
 from gspo_rl.rollout.transformers import TransformersEngine
-from gspo_rl.tasks.arithmetic import ArithmeticTask
-from triptych.provenance import provenance
+from gspo_rl.toy.arithmetic import ArithmeticTask
+from gspo_rl.toy.policy import tiny_policy
+from triptych.run.provenance import provenance
 
 GROUPS, GROUP_SIZE, MAX_TOKENS, REPETITIONS = 16, 8, 48, 5
 
@@ -30,7 +30,7 @@ def main() -> None:
         for name, engine in engines.items():
             seeds = [1000 * repetition + place for place in range(len(prompts))]
             started = time.perf_counter()
-            completions = engine.generate(prompts, SamplingConfig(max_tokens=MAX_TOKENS), seeds=seeds)
+            completions = engine.generate(prompts, 1, SamplingConfig(max_tokens=MAX_TOKENS), seeds=seeds)
             seconds = time.perf_counter() - started
             tokens[name] = [item.token_ids for item in completions]
             if repetition:  # the first is a warm-up

@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from gspo_rl.logprobs import token_scores, token_scores_from_hidden
+from gspo_rl.numerics.logprobs import token_scores, token_scores_from_hidden
 
 POSITIONS, HIDDEN, VOCABULARY, CHUNK = 2048, 256, 151_936, 128
 

@@ -2,56 +2,58 @@
 
 import inspect
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
+from hydra import compose, initialize
+from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from captain_cinema import evaluate as evaluate_cinema
-from captain_cinema import train as train_cinema
-from captain_cinema.generate import FilmRun
-from gspo_rl.evaluate import EvaluateConfig
-from gspo_rl.train import TrainConfig
-from tts_var import evaluate as evaluate_var
-from tts_var import sample as sample_var
-from tts_var import train as train_var
-from tts_var.batch_schedule import plan
+from projects import ROOT, commands
+from triptych.commands.configs import accepted_groups
+from tts_var.numerics.schedule import plan
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-SCHEMAS = {
-    "train_gspo": TrainConfig, "evaluate_gspo": EvaluateConfig, "train_var": train_var.TrainConfig, "sample_var": sample_var.SampleConfig,
-    "evaluate_var": evaluate_var.EvaluateConfig, "train_cinema": train_cinema.TrainConfig, "generate_cinema": FilmRun,
-    "evaluate_cinema": evaluate_cinema.EvaluateConfig,
-}  # fmt: skip
-# The primary config in which a group's choices are tried; train_gspo for those not listed.
-PRIMARY_OF = dict.fromkeys(("generator", "reward", "features", "search"), "sample_var") | dict.fromkeys(
-    ("memory", "model", "video"), "generate_cinema"
-)
-GROUPS = sorted({path.name for path in CONFIGS.iterdir() if path.is_dir()} - {"cluster", "experiment", "recipe"})
-CHOICES = [f"{path.parent.name}/{path.stem}" for group in GROUPS for path in sorted((CONFIGS / group).glob("*.yaml"))]
-EXPERIMENTS = [str(path.relative_to(CONFIGS / "experiment").with_suffix("")) for path in sorted((CONFIGS / "experiment").rglob("*.yaml"))]
+CONFIGS = ROOT / "configs"
+COMMANDS = commands()
+SCHEMAS = {name: command.schema for name, command in COMMANDS.items()}
+PANELS = sorted({command.panel for command in COMMANDS.values()})
+# Groups that change other settings too, or several nodes, have tests of their own.
+ELSEWHERE = {"cluster", "experiment", "recipe", "policy_recipe"}
+
+
+def choices() -> Iterator[tuple[str, str, str]]:
+    """Every choice with a command that accepts it: command, group, name."""
+    for group in sorted({path.name for panel in (*PANELS, "shared") for path in (CONFIGS / panel).iterdir() if path.is_dir()} - ELSEWHERE):
+        command = next(name for name, own in COMMANDS.items() if group in accepted_groups(CONFIGS / own.panel / f"{own.name}.yaml"))
+        for folder in (COMMANDS[command].panel, "shared"):
+            for path in sorted((CONFIGS / folder / group).glob("*.yaml")):
+                yield command, group, path.stem
+
+
+CHOICES = list(choices())
+EXPERIMENTS = [(path.parents[1].name, path.stem) for panel in PANELS for path in sorted((CONFIGS / panel / "experiment").glob("*.yaml"))]
 ARGUMENTS_FROM_THE_ENTRY_POINT = {
     "policy": {"device"}, "rollout": {"policy"}, "strategy": {"world", "max_grad_norm"}, "tracker": {"directory", "run_id", "name", "config"},
-    "objective": {"logprobs", "old_logprobs", "advantages", "mask"}, "task": set(),
-    "generator": {"device"}, "reward": set(), "features": set(),
-    "model": {"device"}, "video": set(),
+    "objective": {"logprobs", "old_logprobs", "advantages", "mask", "behavior_logprobs"}, "task": set(),
+    "generator": {"device"}, "reward": {"device"}, "features": {"device"}, "benchmark": set(), "verifier": set(),
+    "model": {"device"}, "video": {"device"}, "planner": set(),
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _schemas() -> None:
-    for name, schema in SCHEMAS.items():
-        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+def composed(primary: str, *overrides: str, **options: Any) -> Any:
+    COMMANDS[primary].register()
+    with initialize(config_path=None, version_base="1.3"):
+        return compose(COMMANDS[primary].name, overrides=list(overrides), **options)
 
 
-def composed(primary: str, *overrides: str) -> Any:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(primary, overrides=list(overrides))
+def override_keys(command: str, group: str) -> list[str]:
+    """How a choice is named on the command line: `memory`, or `memory@memories.golden`."""
+    own = COMMANDS[command]
+    entries = yaml.safe_load((CONFIGS / own.panel / f"{own.name}.yaml").read_text())["defaults"]
+    keys = [key.split()[-1] for entry in entries if isinstance(entry, dict) for key in entry if not key.startswith("override ")]
+    return [key for key in keys if key.split("@")[0] == group] or [f"+{group}"]
 
 
 def targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -82,22 +84,42 @@ def test_primary_configs_become_their_dataclass(primary: str) -> None:
     assert isinstance(config, SCHEMAS[primary])
 
 
-def test_every_primary_config_is_tested() -> None:
-    primaries = {path.stem for path in CONFIGS.glob("*.yaml") if f"{path.stem}_schema" in path.read_text()}
+def test_every_primary_config_belongs_to_a_command() -> None:
+    primaries = {f"{path.stem}_{path.parent.name}" for path in CONFIGS.glob("*/*.yaml") if path.parent.name != "shared"}
     assert primaries == set(SCHEMAS)
 
 
-@pytest.mark.parametrize("choice", CHOICES)
-def test_every_choice_names_something_that_takes_its_settings(choice: str) -> None:
-    group, name = choice.split("/")
-    primary = PRIMARY_OF.get(group, "train_gspo")
+@pytest.mark.parametrize("command", SCHEMAS)
+def test_help_lists_what_the_command_accepts_and_nothing_of_a_sibling(command: str) -> None:
+    """Every listed choice composes, and becomes the command's dataclass."""
+    COMMANDS[command].register()
+    with initialize(config_path=None, version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        groups = [group for group in loader.list_groups("") if group != "hydra"]
+        listed = {group: loader.get_group_options(group) for group in groups}
+    own = {path.name for folder in (COMMANDS[command].panel, "shared") for path in (CONFIGS / folder).iterdir() if path.is_dir()}
+    assert set(groups) <= own
+    assert {"cluster", "tracker"} <= set(groups)
+    for group, options in listed.items():
+        for option in options:
+            if group == "cluster" and option != "none":
+                pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="hydra-submitit-launcher is not installed")
+            for key in override_keys(command, group):
+                OmegaConf.to_container(composed(command, f"{key}={option}"), throw_on_missing=False)
+
+
+@pytest.mark.parametrize(("primary", "group", "name"), CHOICES)
+def test_every_choice_names_something_that_takes_its_settings(primary: str, group: str, name: str) -> None:
+    choice = f"{group}/{name}"
     if group == "search":
-        plan(OmegaConf.to_object(composed(primary, f"search={name}")).search, num_scales=7)
+        for num_scales in (7, 10, 12, 13):
+            plan(OmegaConf.to_object(composed(primary, f"search={name}")).search, num_scales)
         return
     if group == "memory":
-        OmegaConf.to_object(composed(primary, f"memory={name}")).memory.plan(8, short_side=8)
+        OmegaConf.to_object(composed("generate_cinema", f"memory={name}")).memory.plan(8, short_side=8)
         return
-    tree = OmegaConf.to_container(composed(primary, f"{group}={name}"), resolve=False)
+    key = override_keys(primary, group)[0]
+    tree = OmegaConf.to_container(composed(primary, f"{key}={name}"), resolve=False)
     nodes = dict(targets(tree))
     if name == "none":
         assert isinstance(tree, dict)
@@ -107,18 +129,19 @@ def test_every_choice_names_something_that_takes_its_settings(choice: str) -> No
         pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed")
     if choice.startswith("strategy/deepspeed"):
         pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
+    if choice.endswith("/open_clip"):
+        pytest.importorskip("open_clip", reason="open_clip is not installed")
     if choice == "tracker/wandb":
         pytest.importorskip("wandb", reason="wandb is not installed")
-    check_signature(group, nodes[group])
+    check_signature(group, nodes[key.split("@")[-1]])
 
 
-@pytest.mark.parametrize("cluster", sorted(path.stem for path in (CONFIGS / "cluster").glob("*.yaml")))
+@pytest.mark.parametrize("cluster", sorted(path.stem for path in (CONFIGS / "shared" / "cluster").glob("*.yaml")))
 @pytest.mark.parametrize("primary", sorted(SCHEMAS))
 def test_every_command_sweeps_on_every_cluster(primary: str, cluster: str) -> None:
     if cluster != "none":
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="hydra-submitit-launcher is not installed")
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose(primary, overrides=[f"cluster={cluster}"], return_hydra_config=True)
+    config = composed(primary, f"cluster={cluster}", return_hydra_config=True)
     launcher = "BasicLauncher" if cluster == "none" else "LocalLauncher" if cluster == "local" else "SlurmLauncher"
     assert config.hydra.launcher._target_.endswith(f".{launcher}")
     if launcher == "SlurmLauncher":
@@ -126,10 +149,16 @@ def test_every_command_sweeps_on_every_cluster(primary: str, cluster: str) -> No
         assert config.hydra.launcher.max_num_timeout > 0, "or a time limit would end the member for good"
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_experiment_composes(experiment: str) -> None:
-    primary = {"cinema": "evaluate_cinema", "gspo": "train_gspo", "var": "evaluate_var"}[experiment.split("/")[0]]
-    OmegaConf.to_object(composed(primary, f"experiment={experiment}"))
+@pytest.mark.parametrize(("panel", "experiment"), EXPERIMENTS)
+def test_every_experiment_composes_with_a_command_of_its_panel(panel: str, experiment: str) -> None:
+    accepting = [
+        name
+        for name, own in COMMANDS.items()
+        if own.panel == panel and "experiment" in accepted_groups(CONFIGS / panel / f"{own.name}.yaml")
+    ]
+    assert accepting
+    for primary in accepting:
+        OmegaConf.to_object(composed(primary, f"experiment={experiment}"))
 
 
 def test_every_setting_of_a_schema_is_documented() -> None:
@@ -148,7 +177,7 @@ def test_every_setting_of_a_schema_is_documented() -> None:
 
 def test_numbers_of_the_paper_cite_it() -> None:
     for name in ("gspo", "gspo_token", "grpo"):
-        text = (CONFIGS / "objective" / f"{name}.yaml").read_text()
+        text = (CONFIGS / "gspo" / "objective" / f"{name}.yaml").read_text()
         assert "2507.18071" in text
         assert yaml.safe_load(text)["clip_low"] == {"gspo": 3e-4, "gspo_token": 3e-4, "grpo": 0.2}[name]
         assert yaml.safe_load(text)["clip_high"] == {"gspo": 4e-4, "gspo_token": 4e-4, "grpo": 0.27}[name]

@@ -13,7 +13,7 @@ CLAIMS = sorted(path.parent.relative_to(ROOT / "experiments") for path in ROOT.g
 
 
 def test_every_claim_has_its_config_and_every_config_its_claim() -> None:
-    configs = {path.relative_to(ROOT / "configs" / "experiment").with_suffix("") for path in ROOT.glob("configs/experiment/*/*.yaml")}
+    configs = {Path(path.parents[1].name) / path.stem for path in ROOT.glob("configs/*/experiment/*.yaml")}
     small = {path for path in configs if not path.name.endswith("_full")}
     assert small == set(CLAIMS)
     assert {path.with_name(path.name.removesuffix("_full")) for path in configs - small} <= small

@@ -24,11 +24,11 @@ class Victim:
     """A training in one or two processes."""
 
     def __init__(self, folder: Path, name: str, *arguments: str, processes: int = 1) -> None:
-        launcher = ["-m"] if processes == 1 else ["-m", "triptych.launch", "--standalone", f"--nproc-per-node={processes}", "-m"]
+        launcher = ["-m"] if processes == 1 else ["-m", "triptych.commands.launch", "--standalone", f"--nproc-per-node={processes}", "-m"]
         environment = {**os.environ, "TRIPTYCH_CONFIGS": str(ROOT / "configs"), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
         self.folder = folder / name
         self.process = subprocess.Popen(
-            [sys.executable, *launcher, "gspo_rl.train", *SMALL, f"name={name}", *arguments], cwd=folder, env=environment, text=True,
+            [sys.executable, *launcher, "gspo_rl.commands.train", *SMALL, f"name={name}", *arguments], cwd=folder, env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
 

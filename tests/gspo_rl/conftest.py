@@ -2,7 +2,8 @@
 
 import pytest
 
-from gspo_rl.policy import Policy, tiny_policy
+from gspo_rl.models.policy import Policy
+from gspo_rl.toy.policy import tiny_policy
 
 
 @pytest.fixture

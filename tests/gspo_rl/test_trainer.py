@@ -15,23 +15,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gspo_rl.advantages import group_relative_advantages
-from gspo_rl.batch import Batch, collate
+from gspo_rl.data.batch import Batch, collate
 from gspo_rl.evaluation import EvaluationConfig, evaluate
-from gspo_rl.metrics import SEQUENCE_COLUMNS
-from gspo_rl.objectives import Objective, ObjectiveOutput, grpo, gspo, gspo_token
-from gspo_rl.policy import Policy, tiny_policy
+from gspo_rl.metrics import TRAINER_COLUMNS, SequenceTable
+from gspo_rl.models.policy import Policy
+from gspo_rl.numerics.advantages import group_relative_advantages
+from gspo_rl.numerics.objectives import Objective, ObjectiveOutput, grpo, gspo, gspo_token
 from gspo_rl.rollout.sampling import SamplingConfig
 from gspo_rl.rollout.static_cache import StaticCacheEngine
 from gspo_rl.rollout.transformers import TransformersEngine
-from gspo_rl.tasks.arithmetic import ArithmeticTask
+from gspo_rl.toy.arithmetic import ArithmeticTask
+from gspo_rl.toy.policy import tiny_policy
 from gspo_rl.trainer import GSPOTrainer, TrainerConfig
-from triptych.checkpoint import CheckpointConfig
+from triptych.checkpoint.checkpointer import CheckpointConfig
 from triptych.distributed import World
 from triptych.errors import UserError
-from triptych.interruption import Interrupted
 from triptych.optim import OptimizerConfig, build_adamw
-from triptych.run import Run, RunConfig
+from triptych.run.config import RunConfig
+from triptych.run.session import Run
+from triptych.run.signals import Interrupted
 from triptych.strategy.ddp import DDPStrategy
 from triptych.testing import run_distributed
 
@@ -71,9 +73,9 @@ def build(
 
 def rollout(policy: Policy, rows: int = 12) -> Batch:
     task = CountsDigits()
-    prompts = [task.prompts("train")[row // 4] for row in range(rows)]
-    completions = StaticCacheEngine(policy).generate(prompts, SAMPLING, seeds=list(range(rows)))
-    rewards = torch.tensor([task.reward(prompt, item) for prompt, item in zip(prompts, completions, strict=True)]).view(-1, 4)
+    prompts = task.prompts("train")[: rows // 4]
+    completions = StaticCacheEngine(policy).generate(prompts, 4, SAMPLING, seeds=list(range(rows)))
+    rewards = torch.tensor([task.reward(prompts[row // 4], item) for row, item in enumerate(completions)]).view(-1, 4)
     return collate(completions, rewards.flatten(), group_relative_advantages(rewards).flatten(), pad_id=policy.pad_id)
 
 
@@ -83,7 +85,7 @@ def gradient(objective: Objective, batch: Batch, microbatch_tokens: int, old: Te
     strategy = DDPStrategy(World(), max_grad_norm=1.0)
     policy.scorer = strategy.prepare(policy.scorer, lambda model: build_adamw(model, OptimizerConfig()))
     trainer._strategy = strategy
-    numbers = trainer.accumulate_gradient(batch, old, World())
+    numbers = trainer.accumulate_gradient(batch, old, World()).values
     return torch.cat([parameter.grad.flatten() for parameter in policy.model.parameters() if parameter.grad is not None]), numbers
 
 
@@ -189,10 +191,10 @@ def test_a_signal_saves_the_batch_as_it_stands_and_the_run_goes_on_to_the_same_b
     fit(tmp_path, "whole", max_steps=2, old_logprobs=old_logprobs)
     counted = 0
 
-    def interrupting(*tensors: Tensor) -> ObjectiveOutput:
+    def interrupting(*tensors: Tensor, behavior_logprobs: Tensor) -> ObjectiveOutput:
         nonlocal counted
-        counted += 1
-        if counted == calls:
+        counted += tensors[0].requires_grad  # weights are asked for without a gradient
+        if counted == calls and tensors[0].requires_grad:
             os.kill(os.getpid(), signal.SIGTERM)
         return OBJECTIVES["gspo"](*tensors)
 
@@ -242,11 +244,11 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_the_run_goes_on(tmp_path:
     """Two mini-batches a step: the second of step 1 is spoilt, so that step 1 has no checkpoint of its own."""
     calls = 0
 
-    def spoilt(*tensors: Tensor) -> ObjectiveOutput:
+    def spoilt(*tensors: Tensor, behavior_logprobs: Tensor) -> ObjectiveOutput:
         nonlocal calls
-        calls += 1
+        calls += tensors[0].requires_grad  # weights are asked for without a gradient
         output = OBJECTIVES["gspo"](*tensors)
-        return output._replace(losses=output.losses * float("inf")) if calls == 2 else output
+        return output._replace(losses=output.losses * float("inf")) if calls == 2 and tensors[0].requires_grad else output
 
     rows = fit(tmp_path, max_steps=3, objective=spoilt)
     assert [row.get("skipped_steps") for row in rows] == [None, 1, 0, 0]
@@ -290,7 +292,7 @@ def test_settings_without_meaning_are_refused(wrong: dict[str, Any], told: str) 
 class LowPrecisionEngine(StaticCacheEngine):
     """An engine that evaluates the policy in bfloat16, as far as the trainer can tell."""
 
-    dtype = torch.bfloat16
+    is_exact = False
 
 
 def test_precision_that_would_pass_for_a_policy_change_is_refused() -> None:
@@ -314,4 +316,36 @@ def test_an_evaluation_does_not_depend_on_how_it_is_cut() -> None:
 
 
 def test_the_columns_of_the_sequence_table_are_distinct() -> None:
-    assert len(set(SEQUENCE_COLUMNS)) == len(SEQUENCE_COLUMNS)
+    assert len(set(TRAINER_COLUMNS)) == len(TRAINER_COLUMNS)
+
+
+def by_tokens(logprobs: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, *, behavior_logprobs: Tensor) -> ObjectiveOutput:
+    """An objective that averages over tokens, and reports what it likes."""
+    losses = torch.where(mask, -(logprobs - old).exp() * advantages[:, None], 0.0).sum(1)
+    surprise = torch.where(mask, -behavior_logprobs, 0.0)
+    return ObjectiveOutput(losses, mask.sum(1).float(), {"surprise": surprise, "rows": torch.ones(len(mask))})
+
+
+def test_losses_are_divided_by_the_sum_of_weights_once_however_the_batch_is_cut() -> None:
+    batch = rollout(small())
+    whole, _ = gradient(by_tokens, batch, 10**6, moved(batch))
+    parts, _ = gradient(by_tokens, batch, 40, moved(batch))
+    assert float((parts - whole).norm() / whole.norm()) < 1e-6
+    sequences, _ = gradient(
+        lambda *given, **more: by_tokens(*given, **more)._replace(weights=torch.ones(len(given[0]))), batch, 10**6, moved(batch)
+    )
+    factor = float(batch.response_mask.sum()) / len(batch)
+    torch.testing.assert_close(sequences, whole * factor, rtol=1e-4, atol=1e-6)
+
+
+def test_metrics_of_an_objective_are_logged_under_its_own_names(tmp_path: Path) -> None:
+    row = fit(tmp_path, objective=by_tokens)[1]
+    assert row["objective/rows"] == 1.0
+    # In the first mini-batch the behaviour policy is the policy: its surprise is an estimate of the entropy.
+    assert row["objective/surprise"] == pytest.approx(row["entropy"], rel=0.3)
+    assert "clip_fraction/tokens" not in row
+
+
+def test_the_table_holds_columns_by_name() -> None:
+    table = SequenceTable(("a", "b"), torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64))
+    assert table.column("b").tolist() == [2.0, 4.0]

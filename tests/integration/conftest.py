@@ -8,26 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
-from captain_cinema import evaluate as evaluate_cinema
-from captain_cinema import generate as generate_cinema
-from captain_cinema import train as train_cinema
-from gspo_rl import evaluate, train
-from tts_var import evaluate as evaluate_var
-from tts_var import sample as sample_var
-from tts_var import train as train_var
-
-ROOT = Path(__file__).parents[2]
-COMMANDS = {
-    "train_gspo": train.main,
-    "evaluate_gspo": evaluate.main,
-    "train_var": train_var.main,
-    "sample_var": sample_var.main,
-    "evaluate_var": evaluate_var.main,
-    "train_cinema": train_cinema.main,
-    "generate_cinema": generate_cinema.main,
-    "evaluate_cinema": evaluate_cinema.main,
-}
+from projects import ROOT, commands
 
 # The default job, made small: a second or two.
 QUICK = [
@@ -56,13 +39,14 @@ def command(tmp_path: Path) -> Callable[..., Outcome]:
         if child == 0:
             code = 70
             try:
+                torch.set_num_threads(torch.get_num_threads())  # renews torch's pool before two threads ask for it at once
                 for descriptor, file in enumerate(files, start=1):
                     os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
                 sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", buffering=1, closefd=False) for descriptor in (1, 2))
                 os.environ["TRIPTYCH_CONFIGS"] = str(ROOT / "configs")
                 os.chdir(folder or tmp_path)
                 sys.argv = [f"{name}.py", *(QUICK if quick and name == "train_gspo" else []), *arguments]
-                COMMANDS[name]()
+                commands()[name]()
                 code = 0
             except SystemExit as stop:
                 code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1

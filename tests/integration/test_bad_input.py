@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gspo_rl.policy import tiny_policy
+from gspo_rl.toy.policy import tiny_policy
 
 Command = Callable[..., Any]
 
@@ -88,7 +88,7 @@ def test_a_policy_without_a_tokenizer_is_told(command: Command, tmp_path: Path) 
 def test_a_folder_without_configs_is_told(tmp_path: Path) -> None:
     done = subprocess.run(["python3", "-c", "pass"], check=True, cwd=tmp_path)
     assert done.returncode == 0
-    from triptych.cli import find_configs
+    from triptych.commands.configs import find_configs
     from triptych.errors import UserError
 
     with pytest.MonkeyPatch.context() as patch:
@@ -112,7 +112,8 @@ def test_going_on_differently_damage_and_divergence(command: Command, tmp_path: 
         command("train_gspo", *options, "optimizer.learning_rate=1e-3"), "optimizer.learning_rate=5e-05 instead of 0.001", "overwrite=true"
     )
     refused(
-        command("train_gspo", *options, "objective=grpo"), "objective._target_=gspo_rl.objectives.gspo instead of gspo_rl.objectives.grpo"
+        command("train_gspo", *options, "objective=grpo"),
+        "objective._target_=gspo_rl.numerics.objectives.gspo instead of gspo_rl.numerics.objectives.grpo",
     )
     refused(command("train_gspo", *options, "policy.hidden_size=64"), "policy.hidden_size=32 instead of 64")
     refused(command("train_gspo", *options, "resume=never"), "resume=never")

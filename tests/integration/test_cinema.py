@@ -199,7 +199,15 @@ def test_two_processes_train_as_one(command: Callable, tmp_path: Path) -> None:
     only = [*TINY, *FEW, "film.storyline=ada jumps in the attic", "stages=[keyframes,video]"]
     assert command("train_cinema", "name=one", *only).code == 0
     environment = {**os.environ, "TRIPTYCH_CONFIGS": str(ROOT / "configs"), "OMP_NUM_THREADS": "1"}
-    launcher = [sys.executable, "-m", "triptych.launch", "--standalone", "--nproc-per-node=2", "-m", "captain_cinema.train"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "triptych.commands.launch",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "captain_cinema.commands.train",
+    ]
     subprocess.run([*launcher, "name=two", *only], cwd=tmp_path, env=environment, check=True, capture_output=True)
     for part in ("keyframes", "video"):
         one, two = (

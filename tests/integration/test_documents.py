@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+MAKEFILES = [ROOT / "Makefile", *sorted(ROOT.glob("packages/*/targets.mk"))]
+TARGETS = {target for path in MAKEFILES for target in re.findall(r"^([a-z-]+):.*##", path.read_text(), re.MULTILINE)}
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("packages/*/README.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 EXAMPLES = [
     pytest.param(code, id=f"{path.relative_to(ROOT)}:{index}")
@@ -19,7 +21,7 @@ EXAMPLES = [
 
 @pytest.mark.parametrize("code", EXAMPLES)
 def test_python_examples_run(code: str, tmp_path: Path) -> None:
-    prelude = "from gspo_rl.batch import Prompt\n"  # what a snippet of a class leaves to its reader
+    prelude = "from gspo_rl.data.batch import Prompt\n"  # what a snippet of a class leaves to its reader
     done = subprocess.run([sys.executable, "-c", prelude + code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir())
@@ -28,18 +30,16 @@ def test_python_examples_run(code: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_and_targets_exist(document: Path) -> None:
     text = document.read_text()
-    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for target in re.findall(r"(?<![\w-])make ([a-z][a-z-]+)", "\n".join(re.findall(r"`[^`\n]+`|^make .*$", text, re.MULTILINE))):
-        assert target in targets, target
+        assert target in TARGETS, target
     for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         assert link.startswith("http") or (document.parent / link).exists(), link
 
 
 def test_help_lists_every_target() -> None:
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ}).stdout
-    documented = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert {"train-gspo", "evaluate-gspo", "test", "check"} <= set(documented)
-    assert all(f"  {target} " in listed for target in documented)
+    assert {"train-gspo", "evaluate-gspo", "test", "check"} <= TARGETS
+    assert all(f"  {target} " in listed for target in TARGETS)
 
 
 def test_an_interpreter_that_does_not_fit_is_one_line(tmp_path: Path) -> None:

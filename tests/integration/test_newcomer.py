@@ -28,10 +28,10 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 def spawn(arguments: list[str], folder: Path, *, processes: int = 1) -> "subprocess.Popen[str]":
     """The command in an interpreter of its own, as the Makefile starts it."""
-    launcher = ["-m"] if processes == 1 else ["-m", "triptych.launch", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    launcher = ["-m"] if processes == 1 else ["-m", "triptych.commands.launch", "--standalone", f"--nproc-per-node={processes}", "-m"]
     environment = {**os.environ, "TRIPTYCH_CONFIGS": str(ROOT / "configs"), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, *launcher, "gspo_rl.train", *arguments], cwd=folder, env=environment, text=True,
+        [sys.executable, *launcher, "gspo_rl.commands.train", *arguments], cwd=folder, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
 

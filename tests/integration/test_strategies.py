@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from triptych.export import export
+from triptych.checkpoint.export import export
 
 ROOT = Path(__file__).parents[2]
 PANELS = {
@@ -68,7 +68,7 @@ def test_a_run_goes_on_with_other_numbers_of_processes(command: Callable, tmp_pa
         assert outcome.code == 0, outcome.err
 
     def together(run: str, *more: str) -> None:
-        launch = [sys.executable, "-m", "triptych.launch", "--standalone", "--nproc-per-node=2", "-m", f"{panel}.train"]
+        launch = [sys.executable, "-m", "triptych.commands.launch", "--standalone", "--nproc-per-node=2", "-m", f"{panel}.commands.train"]
         arguments = [f"name={run}", f"output_root={tmp_path / 'outputs'}", *settings, *more]
         outcome = subprocess.run([*launch, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=200, check=False)
         assert outcome.returncode == 0, outcome.stderr[-3000:]

@@ -44,7 +44,7 @@ def train(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[...,
     started = []
 
     def start(*arguments: str, launcher: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", *launcher, "gspo_rl.train", *SMALL, *arguments]
+        command = [sys.executable, "-m", *launcher, "gspo_rl.commands.train", *SMALL, *arguments]
         started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
         return started[-1]
 
@@ -111,7 +111,7 @@ def test_a_preempted_member_of_a_sweep_comes_back_and_ends_as_the_others(
 
 def test_two_tasks_on_two_nodes_train_as_two_processes_and_come_back(train: Callable, environment: dict[str, str], tmp_path: Path) -> None:
     length = "trainer.max_steps=60"
-    end(train(length, "name=plain", launcher=("triptych.launch", "--standalone", "--nproc-per-node=2", "-m")))
+    end(train(length, "name=plain", launcher=("triptych.commands.launch", "--standalone", "--nproc-per-node=2", "-m")))
     two = ["cluster=slurm_cpu", "hydra.launcher.partition=normal", "hydra.launcher.nodes=2", "hydra.launcher.cpus_per_task=1"]
     job = train(length, "name=two", *two, "-m")
     folder = tmp_path / "outputs" / "two" / "default"
@@ -125,7 +125,7 @@ def test_two_tasks_on_two_nodes_train_as_two_processes_and_come_back(train: Call
 
 
 def test_tasks_of_srun_find_one_another(environment: dict[str, str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "gspo_rl.train", *SMALL, "trainer.max_steps=2", "name=srun"]
+    command = [sys.executable, "-m", "gspo_rl.commands.train", *SMALL, "trainer.max_steps=2", "name=srun"]
     settings = ["-N", "2", "-n", "2", "-p", "normal"]
     done = subprocess.run(
         ["srun", *settings, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False

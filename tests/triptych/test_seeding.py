@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triptych.data import ShuffledOrder
 from triptych.seeding import GlobalRandomState, derive_seed, generator
+from triptych.training.order import ShuffledOrder
 
 
 def test_derived_seeds_are_the_same_for_ever() -> None:

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from tts_var.data.prompts import CATEGORIES, evaluation_prompts
 from tts_var.evaluation import Outcome, by_category, gain_over, per_prompt, spearman
+from tts_var.toy.benchmark import SmallWorldBenchmark
+from tts_var.toy.prompts import CATEGORIES
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=3, max_size=8))
@@ -20,11 +21,11 @@ def test_rank_correlation_is_scipys(pairs: list[tuple[int, int]]) -> None:
 
 
 def test_scores_are_means_over_seeds_and_categories() -> None:
-    prompts = evaluation_prompts(12, seed=0)
+    prompts = SmallWorldBenchmark().prompts(12, seed=0)
     outcomes = [Outcome(index, seed, index < 6 and seed == 0, True, 1.0, 1, 1.0, 1, 0.0) for seed in (0, 1) for index in range(12)]
     scores = per_prompt(outcomes, 12)
     assert scores.tolist() == [0.5] * 6 + [0.0] * 6
-    assert by_category(scores, prompts) == dict.fromkeys(CATEGORIES, 0.25)
+    assert by_category(scores, prompts, CATEGORIES) == dict.fromkeys(CATEGORIES, 0.25)
 
 
 def test_a_strategy_that_fulfils_more_has_a_positive_gain() -> None:

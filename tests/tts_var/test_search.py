@@ -11,17 +11,17 @@ from torch import Tensor
 from triptych.errors import UserError
 from triptych.seeding import derive_seed
 from triptych.seeding import generator as seeded
-from tts_var.batch_schedule import Event, SearchConfig, estimate_memory, plan
-from tts_var.clustering import PROJECTIONS, project, representatives
-from tts_var.draws import KeyedDraws, SharedDraws
-from tts_var.features import PixelFeatures
+from tts_var.judges.pixels import PixelFeatures
+from tts_var.models.draws import KeyedDraws, SharedDraws
 from tts_var.models.infinity import InfinityGenerator, InfinitySampling
 from tts_var.models.loading import load_binary_tokenizer, load_infinity_transformer
+from tts_var.models.templates import infinity_scales
 from tts_var.models.text import TextFeatures
-from tts_var.potentials import POTENTIALS, log_weights, potential
+from tts_var.numerics.clustering import PROJECTIONS, project, representatives
+from tts_var.numerics.potentials import POTENTIALS, log_weights, potential
+from tts_var.numerics.resampling import SCHEMES, resample
+from tts_var.numerics.schedule import Event, SearchConfig, estimate_memory, plan
 from tts_var.report.search_page import _judged
-from tts_var.resampling import SCHEMES, resample
-from tts_var.scales import infinity_scales
 from tts_var.search import EventRecord, Search
 from tts_var.testing import RedReward, tiny_generator, tiny_var
 

@@ -1,16 +1,16 @@
-"""A memory and a next shot become groups of frames for a keyframe model; training and drawing both walk this code."""
+"""A memory becomes groups of frames for a keyframe model; training and sampling both walk this code."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from captain_cinema.flow import interpolate
-from captain_cinema.memory import MemoryPlan, compress, golden_sides, no_memory, plan_memory, uniform_memory
-from captain_cinema.models import FrameGroup
-from captain_cinema.retrieval import by_tags, by_time, cover
+from captain_cinema.models import Frames, LatentSpace, encode_frames
+from captain_cinema.numerics.flow import interpolate
+from captain_cinema.numerics.memory import MemoryPlan, compress, golden_sides, no_memory, plan_memory, uniform_memory
+from captain_cinema.numerics.retrieval import by_tags, by_time, cover
 from triptych.errors import UserError
 
 KINDS = ("none", "uniform", "golden")
@@ -78,49 +78,51 @@ class MemoryPolicy:
         return by_time(len(past)) if self.order == "time" else cover(by_tags(past, wanted), past, wanted)
 
 
-def memory_groups(
-    frames: Float[Tensor, "batch past channels height width"],
-    captions: Shaped[Tensor, "batch past ..."],
+def remembered_frames(
+    past: Frames,
     ranks: Sequence[Sequence[int]],
     plan: MemoryPlan,
+    space: LatentSpace,
     *,
-    patch: int,
-    timesteps: Float[Tensor, "batch past"],
-    slots: Float[Tensor, "batch past"] | None = None,
     generators: Sequence[torch.Generator] | None = None,
-) -> list[FrameGroup]:
+) -> list[Frames]:
     """The remembered frames of a batch of stories, re-noised, one group per run of ranks with one size.
 
+    Frames are shrunk as pixels and encoded afterwards, so that a memory costs as many tokens as the plan says in any space.
+
     Args:
-        frames: past frames, oldest first.
-        captions: of the past frames, in the model's form.
+        past: frames as pixels in [-1, 1], oldest first, with their captions; its `timesteps` (0 gives clean frames) and
+            `position_ids` are those of each rank, not of each frame.
         ranks: order of each story's past, from `MemoryPolicy.ranks`.
         plan: shared by all stories.
-        patch: pixels per side of a token.
-        timesteps: noise of each rank; 0 gives clean frames.
-        slots: place of each rank on the axis of pairs; None for 1, 2, ...
+        space: what the model denoises.
         generators: of the noise, one per story; None adds none.
     """
     kept = len(plan.grids)
     if kept == 0:
         return []
-    order = torch.tensor([list(own) for own in ranks], device=frames.device)[:, :kept]
-    rows = torch.arange(len(frames), device=frames.device)[:, None]
-    chosen, said, noise = frames[rows, order], captions[rows, order], timesteps[:, :kept].to(frames)
-    places = torch.arange(1, frames.shape[1] + 1).expand(len(frames), -1) if slots is None else slots
-    places = places.to(frames)
+    pixels = past.latents
+    order = torch.tensor([list(own) for own in ranks], device=pixels.device)[:, :kept]
+    rows = torch.arange(len(pixels), device=pixels.device)[:, None]
+    chosen, captions, noise = pixels[rows, order], past.captions[rows, order], past.timesteps[:, :kept].to(pixels)
+    position_ids = past.position_ids.to(pixels)
     # All stories share the plan: ranks lead, so that runs of ranks are runs of rows.
     by_rank = chosen.transpose(0, 1)
-    groups, begin = [], 0
-    for (_, count), part in zip(plan.groups, _compressed(by_rank, plan, patch), strict=True):
-        latents, times = part.transpose(0, 1), noise[:, begin : begin + count]
+    found, begin = [], 0
+    for (_, count), part in zip(plan.groups, _compressed(by_rank, plan, space.pixels_per_token), strict=True):
+        span = slice(begin, begin + count)
+        latents, times = encode_frames(space, part.transpose(0, 1)), noise[:, span]
         if generators is not None:
             drawn = torch.stack([torch.randn(latents.shape[1:], generator=own) for own in generators]).to(latents)
             latents = interpolate(latents.flatten(0, 1), drawn.flatten(0, 1), times.flatten()).view_as(latents)
-        own = places[:, begin : begin + count]
-        groups.append(FrameGroup(latents, said[:, begin : begin + count], times, own, is_memory=True))
+        found.append(Frames(latents, captions[:, span], times, position_ids[:, span], is_memory=True))
         begin += count
-    return groups
+    return found
+
+
+def position_ids_by_rank(num_stories: int, num_past: int) -> Float[Tensor, "batch past"]:
+    """1, 2, ... for the ranks of every story's memory."""
+    return torch.arange(1, num_past + 1).float().expand(num_stories, -1)
 
 
 def _compressed(by_rank: Tensor, plan: MemoryPlan, patch: int) -> list[Tensor]:

@@ -3,33 +3,32 @@
 The names below are loaded when they are first used: `import triptych.errors` stays as light as a formula needs it.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from triptych.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from triptych.checkpoint import CheckpointConfig, Checkpointer, Saveable
-    from triptych.distributed import World
-    from triptych.errors import UserError
-    from triptych.run import Run, RunConfig
-    from triptych.tracking import Tracker
+    from triptych.checkpoint import Saveable as Saveable
+    from triptych.checkpoint.checkpointer import CheckpointConfig as CheckpointConfig
+    from triptych.checkpoint.checkpointer import Checkpointer as Checkpointer
+    from triptych.distributed import World as World
+    from triptych.errors import UserError as UserError
+    from triptych.run.config import RunConfig as RunConfig
+    from triptych.run.session import Run as Run
+    from triptych.telemetry.tracking import Tracker as Tracker
 
 __version__ = "0.1.0"
 
-__all__ = ["CheckpointConfig", "Checkpointer", "Run", "RunConfig", "Saveable", "Tracker", "UserError", "World", "__version__"]
-
-_HOMES = {
-    "CheckpointConfig": "checkpoint",
-    "Checkpointer": "checkpoint",
-    "Run": "run",
-    "RunConfig": "run",
-    "Saveable": "checkpoint",
-    "Tracker": "tracking",
-    "UserError": "errors",
-    "World": "distributed",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"triptych.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'triptych' has no attribute '{name}'")
+__getattr__, __all__ = lazy_exports(
+    __name__,
+    {
+        "CheckpointConfig": "checkpoint.checkpointer",
+        "Checkpointer": "checkpoint.checkpointer",
+        "Run": "run.session",
+        "RunConfig": "run.config",
+        "Saveable": "checkpoint",
+        "Tracker": "telemetry.tracking",
+        "UserError": "errors",
+        "World": "distributed",
+    },
+)

@@ -56,6 +56,8 @@ class World:
         place = _resolve_device(device, local_rank)
         if place.type == "cuda":
             torch.cuda.set_device(place)
+        # Read by DeepSpeed while it is imported, which is later; left to itself it looks for an accelerator and warns.
+        os.environ.setdefault("DS_ACCELERATOR", place.type)
         world = cls(rank=rank, size=size, local_rank=local_rank, device=place)
         is_outermost = not dist.is_initialized()
         if size > 1 and is_outermost:

@@ -6,15 +6,15 @@ from typing import Any, NamedTuple, Self
 
 import torch
 
-from gspo_rl.batch import Completion, Prompt
+from gspo_rl.data.batch import Completion, Prompt
 from gspo_rl.rollout import RolloutEngine
 from gspo_rl.rollout.sampling import SamplingConfig
 from gspo_rl.tasks import CORRECT, Task
-from triptych.console import progress
 from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.evaluation.statistics import Interval, bootstrap_interval, pass_at_k
 from triptych.seeding import derive_seed, generator
+from triptych.telemetry.logging import progress
 
 
 @dataclass
@@ -156,10 +156,9 @@ def _grade(
     num_samples: int,
     seed: int,
 ) -> list[tuple[list[float], list[int], float, Sample]]:
-    repeated = [prompt for prompt in prompts for _ in range(num_samples)]
     seeds = [derive_seed(seed, "evaluation", index, sample) for index in indices for sample in range(num_samples)]
-    sampled = engine.generate(repeated, sampling, seeds=seeds)
-    greedy = engine.generate(prompts, sampling.greedy(), seeds=[0] * len(prompts))
+    sampled = engine.generate(prompts, num_samples, sampling, seeds=seeds)
+    greedy = engine.generate(prompts, 1, sampling.greedy(), seeds=[0] * len(prompts))
     graded = []
     for place, prompt in enumerate(prompts):
         completions: list[Completion] = sampled[place * num_samples : (place + 1) * num_samples]

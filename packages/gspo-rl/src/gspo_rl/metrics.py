@@ -1,52 +1,68 @@
 """What the loop logs, from per-sequence numbers gathered over all ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gspo_rl.batch import Batch, Completion
-from gspo_rl.logprobs import TokenScores
-from gspo_rl.objectives import ObjectiveOutput
+from gspo_rl.data.batch import Batch, Completion
+from gspo_rl.numerics.logprobs import TokenScores
+from gspo_rl.numerics.objectives import ObjectiveOutput
 from gspo_rl.tasks import CORRECT
 from triptych.distributed import World
 
-SEQUENCE_COLUMNS = (
+TRAINER_COLUMNS = (
     "loss",
-    "log_ratio",
-    "displacement",
+    "weight",
     "advantage",
     "length",
-    "clipped_tokens",
-    "outside_tokens",
     "entropy_sum",
     "kl_sum",
     "sampler_difference_sum",
     "sampler_difference_max",
 )
-"""Columns of the table that every rank fills for its sequences of a mini-batch."""
+"""Columns of the table that every rank fills for its sequences of a mini-batch; the objective's own metrics follow."""
+
+TOKENS = "/tokens"
+"""Ends the name of a column that is a sum over response tokens of an objective's metric."""
 
 RATIO_QUANTILES = (0.05, 0.5, 0.95)
+
+
+class SequenceTable(NamedTuple):
+    """Numbers of sequences.
+
+    Attributes:
+        columns: names, `TRAINER_COLUMNS` first.
+        values: one row per sequence, float64.
+    """
+
+    columns: tuple[str, ...]
+    values: Float[Tensor, "sequences columns"]
+
+    def column(self, name: str) -> Float[Tensor, " sequences"]:
+        """The numbers of one column."""
+        return self.values[:, self.columns.index(name)]
 
 
 class MinibatchOutcome(NamedTuple):
     """One optimizer step.
 
     Attributes:
-        sequences: one row per sequence of all ranks, columns as in `SEQUENCE_COLUMNS`.
+        sequences: one row per sequence of all ranks.
         grad_norm: global gradient norm before clipping.
     """
 
-    sequences: Float[Tensor, "sequences columns"]
+    sequences: SequenceTable
     grad_norm: float
 
 
-def sequence_numbers(
+def sequence_table(
     batch: Batch, scores: TokenScores, old_logprobs: Float[Tensor, "batch tokens"], output: ObjectiveOutput
-) -> Float[Tensor, "batch columns"]:
-    """The row of every sequence in a micro-batch, float64, in the order of `SEQUENCE_COLUMNS`."""
+) -> SequenceTable:
+    """The rows of the sequences in a micro-batch."""
     mask = batch.response_mask
 
     def total(values: Tensor) -> Tensor:
@@ -57,56 +73,77 @@ def sequence_numbers(
         # k3 of Schulman, "Approximating KL divergence": unbiased for KL(old || new) and never negative.
         kl = log_ratio.exp() - 1.0 - log_ratio
         difference = torch.where(mask, (old_logprobs - batch.sampler_logprobs).abs(), 0.0)
-        columns = (
+        own = (
             output.losses,
-            output.log_ratio,
-            output.displacement,
+            output.weights,
             batch.advantages,
             batch.response_lengths,
-            output.clipped.sum(dim=1),
-            output.outside.sum(dim=1),
             total(scores.entropy),
             total(kl),
             difference.sum(dim=1),
             difference.amax(dim=1),
         )
-        return torch.stack([column.double() for column in columns], dim=1)
+        columns = dict(zip(TRAINER_COLUMNS, own, strict=True))
+        for name, values in output.metrics.items():
+            columns |= {name: values} if values.dim() == 1 else {f"{name}{TOKENS}": total(values.double())}
+        return SequenceTable(tuple(columns), torch.stack([column.double() for column in columns.values()], dim=1))
 
 
 def minibatch_metrics(outcomes: Sequence[MinibatchOutcome]) -> dict[str, float]:
     """Metrics of one step's mini-batches, in order.
 
-    Clip fractions are shares over the whole step. `clip_fraction/tokens` and `/sequences` count what lost its
-    gradient to the clip; `_two_sided` counts ratios outside the range whatever the advantage; `_nonzero` leaves out
-    sequences with advantage 0, which no clip can touch. A sequence counts if any of its tokens does.
+    What an objective reports beyond `clipped`, `outside`, `log_ratio` and `displacement` is logged as `objective/<name>`: its
+    mean over sequences, or over response tokens.
     """
-    column = {name: [outcome.sequences[:, index] for outcome in outcomes] for index, name in enumerate(SEQUENCE_COLUMNS)}
+    names = outcomes[0].sequences.columns
+    column = {name: [outcome.sequences.column(name) for outcome in outcomes] for name in names}
     everything = {name: torch.cat(parts) for name, parts in column.items()}
     tokens = everything["length"].sum().clamp(min=1)
+    metrics = {"loss": everything["loss"].sum() / everything["weight"].sum()}
+    if f"clipped{TOKENS}" in everything:
+        metrics |= _clip_fractions(everything)
+    metrics |= {
+        "entropy": everything["entropy_sum"].sum() / tokens,
+        "approx_kl": everything["kl_sum"].sum() / tokens,
+        # Only the first mini-batch is scored by the very weights that sampled it.
+        "sampler_difference/mean": column["sampler_difference_sum"][0].sum() / column["length"][0].sum().clamp(min=1),
+        "sampler_difference/max": column["sampler_difference_max"][0].max(),
+    }
+    if "displacement" in everything:
+        metrics["displacement/max"] = everything["displacement"].max()
+    levels = torch.tensor(RATIO_QUANTILES, dtype=torch.float64)
+    for index in range(len(outcomes)):
+        if "log_ratio" in everything:
+            for level, value in zip(RATIO_QUANTILES, torch.quantile(column["log_ratio"][index].exp().cpu(), levels), strict=True):
+                metrics[f"ratio/minibatch_{index}/q{round(100 * level):02d}"] = value
+        if "displacement" in everything:
+            metrics[f"displacement/minibatch_{index}"] = column["displacement"][index].mean()
+    for name in names[len(TRAINER_COLUMNS) :]:
+        if name not in ("log_ratio", "displacement", f"clipped{TOKENS}", f"outside{TOKENS}"):
+            short = name.removesuffix(TOKENS)
+            metrics[f"objective/{short}"] = everything[name].mean() if short == name else everything[name].sum() / tokens
+    norms = [outcome.grad_norm for outcome in outcomes]
+    return {name: float(value) for name, value in metrics.items()} | {"grad_norm": sum(norms) / len(norms)}
+
+
+def _clip_fractions(everything: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Shares over the whole step.
+
+    `clip_fraction/tokens` and `/sequences` count what lost its gradient to the clip; `_two_sided` counts ratios outside the
+    range whatever the advantage; `_nonzero` leaves out sequences with advantage 0, which no clip can touch. A sequence
+    counts if any of its tokens does.
+    """
+    clipped, outside = everything[f"clipped{TOKENS}"], everything[f"outside{TOKENS}"]
+    tokens = everything["length"].sum().clamp(min=1)
     teaching = everything["advantage"] != 0
-    clipped, outside = everything["clipped_tokens"], everything["outside_tokens"]
-    metrics = {
-        "loss": everything["loss"].mean(),
+    return {
         "clip_fraction/tokens": clipped.sum() / tokens,
         "clip_fraction/tokens_two_sided": outside.sum() / tokens,
         "clip_fraction/tokens_nonzero": clipped[teaching].sum() / everything["length"][teaching].sum().clamp(min=1),
         "clip_fraction/sequences": (clipped > 0).double().mean(),
         "clip_fraction/sequences_two_sided": (outside > 0).double().mean(),
         "clip_fraction/sequences_nonzero": _mean((clipped > 0)[teaching]),
-        "entropy": everything["entropy_sum"].sum() / tokens,
-        "approx_kl": everything["kl_sum"].sum() / tokens,
-        # Only the first mini-batch is scored by the very weights that sampled it.
-        "sampler_difference/mean": column["sampler_difference_sum"][0].sum() / column["length"][0].sum().clamp(min=1),
-        "sampler_difference/max": column["sampler_difference_max"][0].max(),
-        "displacement/max": everything["displacement"].max(),
     }
-    levels = torch.tensor(RATIO_QUANTILES, dtype=torch.float64)
-    for index, log_ratio in enumerate(column["log_ratio"]):
-        for level, value in zip(RATIO_QUANTILES, torch.quantile(log_ratio.exp().cpu(), levels), strict=True):
-            metrics[f"ratio/minibatch_{index}/q{round(100 * level):02d}"] = value
-        metrics[f"displacement/minibatch_{index}"] = column["displacement"][index].mean()
-    norms = [outcome.grad_norm for outcome in outcomes]
-    return {name: float(value) for name, value in metrics.items()} | {"grad_norm": sum(norms) / len(norms)}
 
 
 def rollout_metrics(completions: Sequence[Completion], rewards: Float[Tensor, "prompts group"], world: World) -> dict[str, float]:

@@ -12,27 +12,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gspo_rl.advantages import group_relative_advantages
-from gspo_rl.batch import Batch, Completion, Prompt, collate, microbatches
+from gspo_rl.data.batch import Batch, Completion, Prompt, collate, microbatches
 from gspo_rl.evaluation import EvaluationConfig, EvaluationResult, evaluate
-from gspo_rl.metrics import SEQUENCE_COLUMNS, MinibatchOutcome, minibatch_metrics, rollout_metrics, sequence_numbers
-from gspo_rl.objectives import Objective
-from gspo_rl.policy import Policy
+from gspo_rl.metrics import MinibatchOutcome, SequenceTable, minibatch_metrics, rollout_metrics, sequence_table
+from gspo_rl.models.policy import Policy
+from gspo_rl.numerics.advantages import group_relative_advantages
+from gspo_rl.numerics.objectives import Objective
 from gspo_rl.rollout import RolloutEngine
 from gspo_rl.rollout.sampling import SamplingConfig, check_lengths
 from gspo_rl.tasks import Task
-from triptych.checkpoint import Saveable, write_atomically
-from triptych.console import get_logger, progress
-from triptych.data import ShuffledOrder
+from triptych.checkpoint import Saveable
+from triptych.checkpoint.export import Exportable
 from triptych.distributed import World
 from triptych.errors import UserError
-from triptych.export import Exportable
-from triptych.flops import FlopsMeter
+from triptych.files import write_atomically
 from triptych.optim import OptimizerConfig, build_adamw, learning_rate_at
-from triptych.run import Run
+from triptych.run.session import Run
 from triptych.seeding import derive_seed
-from triptych.stopwatch import Stopwatch
 from triptych.strategy import Strategy
+from triptych.telemetry.flops import FlopsMeter
+from triptych.telemetry.logging import get_logger, progress
+from triptych.telemetry.stopwatch import Stopwatch
+from triptych.training.order import ShuffledOrder
 
 _logger = get_logger("trainer")
 
@@ -94,7 +95,7 @@ class FitResult(NamedTuple):
 
 
 class GSPOTrainer:
-    """Trains a policy by group-relative reinforcement learning with any objective of `gspo_rl.objectives`.
+    """Trains a policy by group-relative reinforcement learning with any objective of `gspo_rl.numerics.objectives`.
 
     Args:
         policy: the policy to train, in place.
@@ -287,9 +288,8 @@ class GSPOTrainer:
 
     def _rollout(self, prompts: Sequence[Prompt], groups: Sequence[int], seed: int, step: int) -> list[Completion]:
         size = self._config.group_size
-        repeated = [prompt for prompt in prompts for _ in range(size)]
         seeds = [derive_seed(seed, "rollout", step, group, sample) for group in groups for sample in range(size)]
-        return self._engine.generate(repeated, self._sampling, seeds=seeds)
+        return self._engine.generate(prompts, size, self._sampling, seeds=seeds)
 
     def _rewards(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Float[Tensor, "prompts group"]:
         size = self._config.group_size
@@ -313,29 +313,40 @@ class GSPOTrainer:
                 recomputed[rows, : scores.logprobs.shape[1]] = scores.logprobs
         return [tuple(row[mask].tolist()) for row, mask in zip(recomputed, piece.response_mask, strict=True)]
 
-    def accumulate_gradient(
-        self, piece: Batch, old_logprobs: Float[Tensor, "batch tokens"] | None, world: World
-    ) -> Float[Tensor, "sequences columns"]:
+    def accumulate_gradient(self, piece: Batch, old_logprobs: Float[Tensor, "batch tokens"] | None, world: World) -> SequenceTable:
         """Adds the mini-batch's gradient, and returns its per-sequence numbers over all ranks.
 
-        Every micro-batch is divided by the one global number of sequences, so how the mini-batch is cut, ordered or
+        Every micro-batch is divided by the one global sum of weights, so how the mini-batch is cut, ordered or
         spread over ranks cannot change the gradient. `old_logprobs` is None in the first mini-batch, whose weights
         are still the old ones.
         """
-        num_sequences = len(piece) * world.size
-        numbers = torch.zeros(len(piece), len(SEQUENCE_COLUMNS), dtype=torch.float64, device=piece.input_ids.device)
+        total_weight = self._total_weight(piece, world)
+        columns: tuple[str, ...] = ()
+        numbers = torch.zeros(len(piece), 0, dtype=torch.float64, device=piece.input_ids.device)
         parts = self._microbatches(piece, world)
         for place, (rows, part) in enumerate(parts):
             with self._strategy.microbatch(last=place + 1 == len(parts)):
                 with self._watch.phase("forward"):
                     scores = self.policy.scorer(part.input_ids, part.response_mask, self._sampling.temperature)
                     old = scores.logprobs.detach() if old_logprobs is None else old_logprobs[rows, : scores.logprobs.shape[1]]
-                    output = self._objective(scores.logprobs, old, part.advantages, part.response_mask)
+                    output = self._objective(
+                        scores.logprobs, old, part.advantages, part.response_mask, behavior_logprobs=part.sampler_logprobs
+                    )
                 with self._watch.phase("backward"):
-                    self._strategy.backward(output.losses.sum() / num_sequences)
+                    self._strategy.backward(output.losses.sum() / total_weight)
             self._forward_tokens.append(part.input_ids.numel())
-            numbers[rows] = sequence_numbers(part, scores, old, output)
-        return world.all_gather(numbers)
+            columns, values = sequence_table(part, scores, old, output)
+            if not place:
+                numbers = numbers.new_zeros(len(piece), len(columns))
+            numbers[rows] = values
+        return SequenceTable(columns, world.all_gather(numbers))
+
+    def _total_weight(self, piece: Batch, world: World) -> float:
+        """What the losses of a mini-batch are divided by: the weights of all ranks' sequences, which the mask alone decides."""
+        zeros = torch.zeros_like(piece.sampler_logprobs)
+        with torch.no_grad():
+            weights = self._objective(zeros, zeros, piece.advantages, piece.response_mask, behavior_logprobs=zeros).weights
+        return float(world.all_reduce_sum(weights.double().sum()))
 
     def _evaluate(self, run: Run) -> EvaluationResult:
         run.rest()
@@ -347,10 +358,10 @@ class GSPOTrainer:
                 f"the policy is of {self.policy.dtype}, in which most AdamW steps round away: train with policy.dtype=float32 "
                 "(other precisions can be evaluated)"
             )
-        if self._config.old_logprobs == "sampler" and self._engine.dtype != torch.float32:
+        if self._config.old_logprobs == "sampler" and not self._engine.is_exact:
             raise UserError(
-                f"trainer.old_logprobs=sampler needs a sampler of float32, not {self._engine.dtype}: the difference would pass for a "
-                "policy change; use trainer.old_logprobs=recompute"
+                f"trainer.old_logprobs=sampler needs a sampler that computes in float32 and repeats itself, not this "
+                f"{type(self._engine).__name__}: the difference would pass for a policy change; use trainer.old_logprobs=recompute"
             )
         if self._config.old_logprobs == "sampler" and self._strategy.precision != "float32":
             raise UserError(
@@ -409,7 +420,10 @@ class Rollout:
             old = None if self.old_logprobs is None else self.old_logprobs[rows]
             entry = {"group": group, "completions": [asdict(item) for item in self.completions[rows]], "old_logprobs": old}
             mine.append(entry | {"rewards": self.rewards[place].tolist()})
-        outcomes = [{"sequences": outcome.sequences.tolist(), "grad_norm": outcome.grad_norm} for outcome in self.outcomes]
+        outcomes = [
+            {"columns": outcome.sequences.columns, "sequences": outcome.sequences.values.tolist(), "grad_norm": outcome.grad_norm}
+            for outcome in self.outcomes
+        ]
         return {"groups": world.gather_objects(mine), "outcomes": outcomes}
 
     @classmethod
@@ -424,7 +438,10 @@ class Rollout:
         ]
         old = [tuple(row) for entry in entries for row in entry["old_logprobs"] or []]
         outcomes = [
-            MinibatchOutcome(torch.tensor(outcome["sequences"], dtype=torch.float64, device=device), outcome["grad_norm"])
+            MinibatchOutcome(
+                SequenceTable(tuple(outcome["columns"]), torch.tensor(outcome["sequences"], dtype=torch.float64, device=device)),
+                outcome["grad_norm"],
+            )
             for outcome in tree["outcomes"]
         ]
         rewards = torch.tensor([entry["rewards"] for entry in entries], dtype=torch.float32)

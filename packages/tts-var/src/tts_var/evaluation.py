@@ -13,11 +13,11 @@ from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.evaluation.statistics import Interval, paired_difference
 from triptych.seeding import derive_seed
-from tts_var.data.checker import check_image
-from tts_var.data.prompts import CATEGORIES, ScenePrompt
-from tts_var.draws import KeyedDraws
+from tts_var.data import Benchmark, BenchmarkPrompt
+from tts_var.judges import Features, Reward
 from tts_var.models import NextScaleModel
-from tts_var.search import Features, Reward, Search
+from tts_var.models.draws import KeyedDraws
+from tts_var.search import Search
 
 
 @dataclass
@@ -25,7 +25,7 @@ class EvaluationConfig:
     """What is evaluated.
 
     Attributes:
-        num_prompts: held-out prompts, the six categories in turn.
+        num_prompts: prompts of the benchmark.
         seeds: every prompt is drawn once per seed.
         confidence: of the bootstrap intervals.
         correlation_prompts: prompts for the rank correlation of early and final rewards; 0 leaves it out.
@@ -39,8 +39,8 @@ class EvaluationConfig:
     correlation_particles: int = 8
 
     def __post_init__(self) -> None:
-        if self.num_prompts < len(CATEGORIES):
-            raise UserError(f"evaluation.num_prompts is {self.num_prompts}: it must be at least {len(CATEGORIES)}, one per category")
+        if self.num_prompts < 1:
+            raise UserError(f"evaluation.num_prompts is {self.num_prompts}: it must be 1 or more")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise UserError(f"evaluation.seeds is {self.seeds}: give one or more different seeds")
         if not 0 < self.confidence < 1:
@@ -108,13 +108,20 @@ class OutcomeStore:
 
 
 def evaluate_search(
-    search: Search, prompts: Sequence[ScenePrompt], config: EvaluationConfig, *, features: Features | None, world: World
+    search: Search,
+    benchmark: Benchmark,
+    prompts: Sequence[BenchmarkPrompt],
+    config: EvaluationConfig,
+    *,
+    features: Features | None,
+    world: World,
 ) -> list[Outcome]:
     """One outcome per prompt and seed, in order, the same for every number of ranks.
 
     Args:
         search: what is evaluated.
-        prompts: prompts of the small world.
+        benchmark: says which pictures fulfil their prompts.
+        prompts: of that benchmark.
         config: seeds.
         features: for the diversity; None leaves it out.
         world: the processes that share the prompts.
@@ -126,7 +133,7 @@ def evaluate_search(
     results = search.run([prompts[index].text for index, _ in mine], seeds=seeds)
     outcomes = []
     for (index, seed), result in zip(mine, results, strict=True):
-        checked = [check_image(image, prompts[index]).correct for image in result.images]
+        checked = [score >= 1 for score in benchmark.score(result.images, [prompts[index]] * len(result.images)).tolist()]
         outcomes.append(
             Outcome(
                 prompt=index,
@@ -197,9 +204,9 @@ def gain_over(
     return paired_difference(per_prompt(rival, num_prompts), per_prompt(outcomes, num_prompts), generator=generator, confidence=confidence)
 
 
-def by_category(scores: Float[Tensor, " prompts"], prompts: Sequence[ScenePrompt]) -> dict[str, float]:
-    """Mean score of each of the six categories."""
-    return {category: float(scores[torch.tensor([prompt.category == category for prompt in prompts])].mean()) for category in CATEGORIES}
+def by_category(scores: Float[Tensor, " prompts"], prompts: Sequence[BenchmarkPrompt], categories: Sequence[str]) -> dict[str, float]:
+    """Mean score of each category."""
+    return {category: float(scores[torch.tensor([prompt.category == category for prompt in prompts])].mean()) for category in categories}
 
 
 def _ranks(values: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Test-time scaling of a next-scale model: the scale loop with its clustering and resampling events.
 
 A single sample, Best-of-N, importance sampling, clustering alone and resampling alone are settings of this loop
-(`tts_var.batch_schedule.SearchConfig`), so that comparisons differ in nothing else.
+(`tts_var.numerics.schedule.SearchConfig`), so that comparisons differ in nothing else.
 
 Source: TTS-VAR (arXiv 2507.18537), algorithm 1.
 """
@@ -9,7 +9,7 @@ Source: TTS-VAR (arXiv 2507.18537), algorithm 1.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,13 +18,14 @@ from torch.nn import functional
 
 from triptych.errors import UserError
 from triptych.seeding import derive_seed, generator
-from tts_var.batch_schedule import SearchConfig, Step, estimate_memory, plan
-from tts_var.clustering import project, representatives
-from tts_var.draws import Draws, KeyedDraws, LineageDraws
+from tts_var.judges import Features, Reward
 from tts_var.models import NextScaleModel
-from tts_var.particles import Particles, flat_rows
-from tts_var.potentials import effective_sample_size, log_weights, potential
-from tts_var.resampling import resample
+from tts_var.models.draws import Draws, KeyedDraws, LineageDraws
+from tts_var.models.particles import Particles, flat_rows
+from tts_var.numerics.clustering import project, representatives
+from tts_var.numerics.potentials import effective_sample_size, log_weights, potential
+from tts_var.numerics.resampling import resample
+from tts_var.numerics.schedule import SearchConfig, Step, estimate_memory, plan
 
 # Decoding holds large activations: so many pixels at once, 4 pictures of 1024 x 1024 or 1024 of 64 x 64.
 _DECODED_PIXELS = 2**22
@@ -33,38 +34,6 @@ _THUMBNAIL = 128
 
 # k-means starts from a fixed seed, as in the released code: clusters are a function of the pictures alone.
 _KMEANS_SEED = 0
-
-
-class Reward(Protocol):
-    """What resampling and the final choice look at.
-
-    Attributes:
-        image_size: longest side in pixels that it looks at; None for the full picture.
-        flops_per_image: operations per picture.
-    """
-
-    image_size: int | None
-    flops_per_image: float
-
-    def __call__(self, images: Float[Tensor, "rows 3 height width"], prompts: Sequence[str]) -> Float[Tensor, " rows"]:
-        """Rewards of pictures in [0, 1], one prompt per picture."""
-        ...
-
-
-class Features(Protocol):
-    """What clustering looks at.
-
-    Attributes:
-        image_size: longest side in pixels that it looks at; None for the full picture.
-        flops_per_image: operations per picture.
-    """
-
-    image_size: int | None
-    flops_per_image: float
-
-    def __call__(self, images: Float[Tensor, "rows 3 height width"]) -> Float[Tensor, "rows tokens channels"]:
-        """Patch features of pictures in [0, 1]."""
-        ...
 
 
 @dataclass(frozen=True)

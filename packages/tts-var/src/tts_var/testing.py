@@ -3,15 +3,51 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
+from triptych.errors import UserError
 from tts_var.models.autoencoder import AutoencoderConfig, BinaryTokenizer, VectorTokenizer
 from tts_var.models.infinity import InfinityConfig, InfinityGenerator, InfinitySampling, InfinityTransformer
 from tts_var.models.quantizers import VectorQuantizer
-from tts_var.models.text import WordEncoder
+from tts_var.models.text import TextFeatures
 from tts_var.models.var import VARConfig, VARGenerator, VARSampling, VARTransformer
-from tts_var.scales import square_scales
+from tts_var.numerics.scales import square_scales
+
+
+class CharacterEncoder(nn.Module):
+    """Random features of a prompt's characters; any text can be read.
+
+    Args:
+        width: feature width.
+        num_tokens: characters that are read; shorter prompts are padded, longer ones cut.
+    """
+
+    def __init__(self, width: int = 128, *, num_tokens: int = 16) -> None:
+        super().__init__()
+        self.num_tokens = num_tokens
+        self.characters = nn.Embedding(256, width)
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Refuses an empty prompt."""
+        for prompt in prompts:
+            if not str(prompt):
+                raise UserError("a prompt is empty: write what the picture shall show")
+
+    def tokenize(self, prompts: Sequence[str]) -> Int[Tensor, "batch tokens"]:
+        """Code points, 0 on padding."""
+        self.check(prompts)
+        rows = [[ord(character) % 256 for character in str(prompt)[: self.num_tokens]] for prompt in prompts]
+        return torch.tensor([row + [0] * (self.num_tokens - len(row)) for row in rows])
+
+    def encode(self, prompts: Sequence[str]) -> TextFeatures:
+        """Features of a batch of prompts."""
+        features: TextFeatures = self(self.tokenize(prompts).to(self.characters.weight.device))
+        return features
+
+    def forward(self, tokens: Int[Tensor, "batch tokens"]) -> TextFeatures:
+        """Features of code points; padding is attended to."""
+        return TextFeatures(self.characters(tokens), torch.ones_like(tokens, dtype=torch.bool))
 
 
 class RedReward:
@@ -32,7 +68,7 @@ def tiny_generator(seed: int = 0) -> InfinityGenerator:
     transformer = InfinityTransformer(InfinityConfig(2, 32, 2, 8, text_width=128, unconditional_tokens=16), square_scales((1, 2, 3, 4)))
     transformer.reset_parameters(stream)
     tokenizer = BinaryTokenizer(AutoencoderConfig(8, 24, (1, 1), 1))
-    encoder = WordEncoder(128, num_layers=0)
+    encoder = CharacterEncoder(128)
     with torch.no_grad():
         for parameter in (*tokenizer.parameters(), *encoder.parameters()):
             parameter.normal_(std=0.3, generator=stream)

@@ -7,21 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from captain_cinema.data.captions import CAPTION_FIELDS, VOCABULARY_SIZES, caption_indices, parse_caption
-from captain_cinema.flow import velocity_of
-from captain_cinema.masks import causal_mask, local_mask, pair_of_tokens, shared_memory_mask
-from captain_cinema.models import ATTENTIONS, FrameGroup, KeysValues
+from captain_cinema.models import ATTENTIONS, CaptionEmbeddings, CaptionEncoder, Frames, KeysValues, LatentSpace, PixelSpace
+from captain_cinema.numerics.flow import sampling_timesteps, velocity_of
+from captain_cinema.numerics.masks import causal_mask, local_mask, pair_of_tokens, shared_memory_mask
 from triptych.errors import UserError
 
-# Words of one token are added up: a name with what is said of its looks, a place likewise.
-_TOKEN_OF_FIELD = {
-    "name": 0, "colour": 0, "shape": 0, "hat": 0, "badge": 0, "place": 1, "wall": 1, "ground": 1, "decoration": 1,
-    "size": 2, "position": 3, "prop": 4, "action": 5,
-}  # fmt: skip
 _TIME_CHANNELS = 128
 _PLACE_OCTAVES = 4
 _DATA_FLOOR = 0.05
@@ -38,7 +32,7 @@ class MMDiTConfig:
         num_single: single-stream blocks.
         image_size: pixels of a full-resolution frame's side.
         patch: pixels per side of a token.
-        says_action: whether captions tell the action: for clips, not for keyframes.
+        moments: whether position ids modulate the blocks: for the frames of clips, of which each is another moment.
 
     Raises:
         UserError: if the sizes do not fit one another.
@@ -50,7 +44,7 @@ class MMDiTConfig:
     num_single: int = 4
     image_size: int = 64
     patch: int = 8
-    says_action: bool = False
+    moments: bool = False
 
     def __post_init__(self) -> None:
         for name in ("width", "num_heads", "image_size", "patch"):
@@ -64,49 +58,26 @@ class MMDiTConfig:
             raise UserError(f"{self.num_double} double-stream and {self.num_single} single-stream blocks: there must be one at least")
 
 
-class CaptionEncoder(nn.Module):
-    """Embeddings of what captions say, a fixed number of tokens each."""
-
-    def __init__(self, width: int, *, says_action: bool) -> None:
-        super().__init__()
-        self.num_tokens = 6 if says_action else 5
-        self.embeddings = nn.ModuleDict(
-            {
-                field: nn.Embedding(size, width)
-                for field, size in zip(CAPTION_FIELDS, VOCABULARY_SIZES, strict=True)
-                if _TOKEN_OF_FIELD[field] < self.num_tokens
-            }
-        )
-        for embedding in self.embeddings.values():
-            assert isinstance(embedding, nn.Embedding)
-            nn.init.normal_(embedding.weight, std=0.5)
-
-    def forward(self, indices: Int[Tensor, "*rest fields"]) -> Float[Tensor, "*rest tokens width"]:
-        """Tokens of captions given by `caption_indices`."""
-        tokens: list[Tensor | None] = [None] * self.num_tokens
-        for field, embedding in self.embeddings.items():
-            place, index = _TOKEN_OF_FIELD[field], CAPTION_FIELDS.index(field)
-            value = embedding(indices[..., index])
-            # What is left unsaid adds nothing to what is said beside it.
-            known = tokens[place]
-            tokens[place] = value if known is None else known + value * (indices[..., index, None] > 0)
-        return torch.stack([token for token in tokens if token is not None], dim=-2)
-
-
 class SmallMMDiT(nn.Module):
-    """The keyframe model of the laptop: predicts the data, and its velocity from that.
+    """A keyframe model of pixels: predicts the data, and its velocity from that.
 
     Args:
         config: sizes.
+        encoder: of captions, trained with the model; a module of the same width.
+        shift: of the sampler's timesteps towards noise; 1 for none.
     """
 
-    def __init__(self, config: MMDiTConfig) -> None:
+    def __init__(self, config: MMDiTConfig, encoder: CaptionEncoder, *, shift: float = 1.0) -> None:
         super().__init__()
+        assert isinstance(encoder, nn.Module)
         width, patch = config.width, config.patch
         self.config = config
         self.patch = patch
-        self.encoder = CaptionEncoder(width, says_action=config.says_action)
-        self.text_tokens = self.encoder.num_tokens
+        self.space: LatentSpace = PixelSpace(patch)
+        self.encoder: nn.Module = encoder
+        self.text_tokens = encoder.num_tokens
+        self._tokenize = encoder.tokenize
+        self._shift = shift
         self.patches = nn.Linear(3 * patch * patch, width)
         # Rotary angles tell only how far apart two tokens are; what a body covers depends on where they are.
         self.places = nn.Linear(4 * _PLACE_OCTAVES, width, bias=False)
@@ -114,7 +85,7 @@ class SmallMMDiT(nn.Module):
         self.time = nn.Sequential(nn.Linear(_TIME_CHANNELS, width), nn.SiLU(), nn.Linear(width, width))
         self.pooled = nn.Linear(width, width)  # the whole caption modulates every block beside the time, as in FLUX
         # What happens in a clip depends on the moment: so its frames' blocks are told it, and not how far apart two frames are alone.
-        self.moment = nn.Linear(_TIME_CHANNELS, width) if config.says_action else None
+        self.moment = nn.Linear(_TIME_CHANNELS, width) if config.moments else None
         # One projection of the time for all blocks of a kind; each block adds a table of its own.
         self.double_modulation = nn.Linear(width, 6 * width)
         self.single_modulation = nn.Linear(width, 3 * width)
@@ -128,6 +99,15 @@ class SmallMMDiT(nn.Module):
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
+    def check_start(self, other: "SmallMMDiT") -> None:
+        """Refuses to start from a model of other sizes.
+
+        Raises:
+            UserError: if the sizes differ in more than `moments`.
+        """
+        if replace(other.config, moments=self.config.moments) != self.config:
+            raise UserError(f"a model of {self.config} cannot start from one of {other.config}: give both the same sizes")
+
     def start_from(self, other: "SmallMMDiT") -> None:
         """Takes over the weights of a model that knows less, as a video model does those of the model of its keyframes.
 
@@ -136,42 +116,52 @@ class SmallMMDiT(nn.Module):
         Raises:
             UserError: if the sizes differ.
         """
-        sizes = replace(other.config, says_action=self.config.says_action)
-        if sizes != self.config:
-            raise UserError(f"a model of {self.config} cannot start from one of {other.config}: give both the same sizes")
+        self.check_start(other)
         self.load_state_dict(other.state_dict(), strict=False)
 
-    def encode_captions(self, captions: Sequence[str]) -> Int[Tensor, "captions fields"]:
-        """What captions of tiny cinema say, as indices; see `KeyframeModel`."""
-        return caption_indices([parse_caption(caption) for caption in captions]).to(self.head.weight.device)
+    def encode_captions(self, captions: Sequence[str]) -> CaptionEmbeddings:
+        """Ids of captions, which the model's own encoder embeds; see `KeyframeModel`."""
+        return CaptionEmbeddings(self._tokenize(captions).to(self.head.weight.device))
 
-    def remember(self, groups: Sequence[FrameGroup]) -> KeysValues:
+    def sigmas(self, num_steps: int, num_tokens: int) -> Float[Tensor, " times"]:
+        """Evenly spaced times under one shift, whatever the number of tokens; see `KeyframeModel`."""
+        return sampling_timesteps(num_steps, shift=self._shift)
+
+    def remember(self, frames: Sequence[Frames]) -> KeysValues:
         """Keys and values of a memory; see `KeyframeModel`.
 
         Raises:
             UserError: if a frame is no whole number of patches.
         """
-        assert all(group.is_memory for group in groups)
-        _, keys_values = self._run(groups, "extend", masked=False, memory=None)
+        assert all(group.is_memory for group in frames)
+        _, keys_values = self._run(frames, "extend", masked=False, memory=None)
         return keys_values
 
     def velocity(
-        self, groups: Sequence[FrameGroup], *, attention: str = "extend", memory: KeysValues | None = None
+        self,
+        frames: Sequence[Frames],
+        *,
+        attention: str = "extend",
+        memory: KeysValues | None = None,
+        guidance: float | None = None,
+        negative: CaptionEmbeddings | None = None,
     ) -> list[Float[Tensor, "..."]]:
         """The velocity of every frame; see `KeyframeModel`."""
-        predicted = self.predict(groups, attention=attention, memory=memory)
+        if guidance is not None or negative is not None:
+            raise UserError("this model was trained without guidance: leave guidance and negative captions out")
+        predicted = self.predict(frames, attention=attention, memory=memory)
         return [
             velocity_of(group.latents.flatten(0, 1), data.flatten(0, 1), group.timesteps.flatten(), floor=_DATA_FLOOR).view_as(data)
-            for group, data in zip(groups, predicted, strict=True)
+            for group, data in zip(frames, predicted, strict=True)
         ]
 
     def predict(
-        self, groups: Sequence[FrameGroup], *, attention: str = "extend", memory: KeysValues | None = None, masked: bool = False
+        self, frames: Sequence[Frames], *, attention: str = "extend", memory: KeysValues | None = None, masked: bool = False
     ) -> list[Float[Tensor, "..."]]:
         """The data that every frame is predicted to be, in the shape of its latents.
 
         Args:
-            groups: the sequence.
+            frames: the sequence.
             attention: see `KeyframeModel.velocity`.
             memory: see `KeyframeModel.velocity`.
             masked: run on one packed sequence with dense masks instead of folding pairs into the batch: the same
@@ -183,13 +173,13 @@ class SmallMMDiT(nn.Module):
         if attention not in ATTENTIONS:
             raise UserError(f"attention is '{attention}': choose one of {', '.join(ATTENTIONS)}")
         assert memory is None or (attention == "extend" and not masked)
-        streams, _ = self._run(groups, attention, masked=masked, memory=memory)
-        return [self._unembed(stream, group) for stream, group in zip(streams, groups, strict=True)]
+        streams, _ = self._run(frames, attention, masked=masked, memory=memory)
+        return [self._unembed(stream, group) for stream, group in zip(streams, frames, strict=True)]
 
     def _run(
-        self, groups: Sequence[FrameGroup], attention: str, *, masked: bool, memory: KeysValues | None
+        self, frames: Sequence[Frames], attention: str, *, masked: bool, memory: KeysValues | None
     ) -> "tuple[list[_Stream], KeysValues]":
-        streams = [self._embed(group) for group in groups]
+        streams = [self._embed(group) for group in frames]
         # Blocks take and return plain tensors: a strategy finds there what a block's backward depends on.
         pairs = [(stream.text, stream.image) for stream in streams]
         modulations = [self.double_modulation(stream.time) for stream in streams]
@@ -205,11 +195,11 @@ class SmallMMDiT(nn.Module):
             stream.joined = tokens
         return streams, remembered
 
-    def forward(self, groups: Sequence[FrameGroup], *, attention: str = "extend") -> list[Float[Tensor, "..."]]:
+    def forward(self, frames: Sequence[Frames], *, attention: str = "extend") -> list[Float[Tensor, "..."]]:
         """`predict`, under the name that strategies wrap."""
-        return self.predict(groups, attention=attention)
+        return self.predict(frames, attention=attention)
 
-    def _embed(self, group: FrameGroup) -> "_Stream":
+    def _embed(self, group: Frames) -> "_Stream":
         batch, frames, channels, height, width = group.latents.shape
         if height % self.patch or width % self.patch:
             raise UserError(f"frames of {height} x {width} pixels: sides must be multiples of {self.patch}")
@@ -220,21 +210,21 @@ class SmallMMDiT(nn.Module):
         y, x = _token_places(rows, full), _token_places(columns, full)
         grid = torch.stack((y[:, None].expand(rows, columns), x[None].expand(rows, columns)), dim=-1).flatten(0, 1)
         places = torch.cat((torch.zeros(self.text_tokens, 2), grid)).to(tokens)
-        said = self.encoder(group.captions)
+        said = self.encoder(group.captions.tokens)
         modulated = self.time(_sinusoid(group.timesteps)) + self.pooled(said.sum(-2))
         if self.moment is not None:
-            modulated = modulated + self.moment(_sinusoid(group.slots.to(tokens) / 1000))
+            modulated = modulated + self.moment(_sinusoid(group.position_ids.to(tokens) / 1000))
         return _Stream(
             text=self.text(said),
             image=tokens + self.places(_waves((grid + 0.5) / full).to(tokens)),
             time=functional.silu(modulated),
-            slots=group.slots.to(tokens),
+            position_ids=group.position_ids.to(tokens),
             places=places,
             head_width=self.config.width // self.config.num_heads,
             is_memory=group.is_memory,
         )
 
-    def _unembed(self, stream: "_Stream", group: FrameGroup) -> Tensor:
+    def _unembed(self, stream: "_Stream", group: Frames) -> Tensor:
         batch, frames, channels, height, width = group.latents.shape
         shift, scale = self.last_modulation(stream.time)[:, :, None].chunk(2, dim=-1)
         patches = self.head(_norm(stream.joined[:, :, self.text_tokens :]) * (1 + scale) + shift)
@@ -247,16 +237,16 @@ class _Stream:
     """The tokens of one group before and after the blocks, and what every block has to know of them."""
 
     def __init__(
-        self, *, text: Tensor, image: Tensor, time: Tensor, slots: Tensor, places: Tensor, head_width: int, is_memory: bool
+        self, *, text: Tensor, image: Tensor, time: Tensor, position_ids: Tensor, places: Tensor, head_width: int, is_memory: bool
     ) -> None:
         self.text = text  # B F T C
         self.image = image  # B F N C
         self.time = time  # B F C
         self.is_memory = is_memory
         self.joined = image
-        # In double-stream blocks every pair stands at slot 0, as in the model of single images; after them at its own.
-        self.local_angles = _angles(torch.zeros_like(slots[:1, :1]), places, head_width)
-        self.angles = _angles(slots, places, head_width)
+        # In double-stream blocks every pair stands at position 0, as in the model of single images; after them at its own.
+        self.local_angles = _angles(torch.zeros_like(position_ids[:1, :1]), places, head_width)
+        self.angles = _angles(position_ids, places, head_width)
 
 
 Heads = tuple[Tensor, Tensor, Tensor]
@@ -451,18 +441,18 @@ def _waves(places: Float[Tensor, "tokens 2"]) -> Float[Tensor, "tokens channels"
     return torch.cat((angles.sin(), angles.cos()), dim=-1)
 
 
-def _angles(slots: Float[Tensor, "batch frames"], places: Float[Tensor, "tokens 2"], head_width: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (B, F, 1, N, D / 2): a quarter of the pairs of channels turns with the slot, the rest with y and x."""
+def _angles(position_ids: Float[Tensor, "batch frames"], places: Float[Tensor, "tokens 2"], head_width: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (B, F, 1, N, D / 2): a quarter of the pairs of channels turns with the position id, the rest with y and x."""
     pairs = head_width // 2
-    for_slot = pairs // 4
-    for_y = (pairs - for_slot) // 2
-    batch, frames = slots.shape
+    for_position = pairs // 4
+    for_y = (pairs - for_position) // 2
+    batch, frames = position_ids.shape
     positions = [
-        slots[:, :, None].expand(batch, frames, len(places)),
+        position_ids[:, :, None].expand(batch, frames, len(places)),
         places[:, 0].expand(batch, frames, -1),
         places[:, 1].expand(batch, frames, -1),
     ]
-    counts = (for_slot, for_y, pairs - for_slot - for_y)
+    counts = (for_position, for_y, pairs - for_position - for_y)
     angles = torch.cat(
         [
             position[..., None] * 10000.0 ** (-torch.arange(count).to(places) / count)

@@ -4,14 +4,12 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from jaxtyping import UInt8
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from torch import Tensor
 from torch.nn import functional
 
-from captain_cinema.film import encode_picture, to_bytes
-from captain_cinema.keyframes import Keyframe, Reference
-from captain_cinema.storyboard import Storyboard
+from captain_cinema.data.storyboard import Storyboard
+from captain_cinema.pictures import png_uri, to_bytes
+from captain_cinema.sampling import Keyframe, Reference
 
 _THUMBNAIL = 72
 
@@ -96,8 +94,3 @@ def render_storyboard_page(
         places=dict(storyboard.places),
         settings=dict(settings),
     )
-
-
-def png_uri(picture: UInt8[Tensor, "height width 3"]) -> str:
-    """A PNG as a `data:` address; saved from the page, it still says that it was generated."""
-    return "data:image/png;base64," + base64.b64encode(encode_picture(picture)).decode()

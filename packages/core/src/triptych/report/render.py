@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from triptych.tracking.jsonl import read_rows
+from triptych.telemetry.tracking.jsonl import read_rows
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 460, 220, 52, 26, 12, 10
 

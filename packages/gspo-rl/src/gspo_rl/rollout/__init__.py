@@ -3,26 +3,36 @@
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from gspo_rl.batch import Completion, Prompt
+from gspo_rl.data.batch import Completion, Prompt
 from gspo_rl.rollout.sampling import SamplingConfig
 
 
 class RolloutEngine(Protocol):
-    """Contract of every sampler."""
+    """Contract of every sampler; it may live in this process, in another, or on other GPUs.
+
+    Attributes:
+        is_exact: whether it computes in float32 and repeats itself to the bit. Its log-probabilities may then stand for
+            those of the trainer; otherwise the two agree in distribution only.
+    """
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Precision in which the engine evaluates the policy."""
+    def is_exact(self) -> bool:
+        """See the class."""
         ...
 
-    def generate(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seeds: Sequence[int]) -> list[Completion]:
-        """One completion per prompt, in order.
+    def generate(self, prompts: Sequence[Prompt], num_samples: int, sampling: SamplingConfig, *, seeds: Sequence[int]) -> list[Completion]:
+        """`num_samples` completions per prompt, those of one prompt one after another, in the order of the prompts.
 
         The randomness of a completion comes from its own seed alone: neither the other prompts of the call nor
-        their number changes what is drawn for it. A prompt that stands several times is sampled several times.
+        their number changes what is drawn for it.
+
+        Args:
+            prompts: each once, however many samples are wanted of it.
+            num_samples: completions per prompt.
+            sampling: length, temperature and truncation.
+            seeds: one per completion, `len(prompts) * num_samples` in the order of the result.
 
         Raises:
             UserError: if a prompt and its response do not fit into the model's positions.
@@ -30,5 +40,14 @@ class RolloutEngine(Protocol):
         ...
 
     def update_weights(self, parameters: Iterator[tuple[str, Tensor]], *, version: int) -> None:
-        """Takes over the trainer's parameters; `version` counts optimizer steps."""
+        """Takes over the trainer's parameters, streamed under the names of the `TokenScorer`.
+
+        Args:
+            parameters: name and tensor, one at a time; the iterator is read to its end.
+            version: counts optimizer steps; completions carry it from here on.
+        """
+        ...
+
+    def close(self) -> None:
+        """Gives back what the engine holds (processes, memory); called on every way out of a run, also twice."""
         ...

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from gspo_rl.batch import Completion
-from gspo_rl.policy import Policy
+from gspo_rl.data.batch import Completion
+from gspo_rl.models.policy import Policy
 from triptych.errors import UserError
 
 
@@ -24,6 +24,8 @@ def build_completions(
     prompt_ids: Sequence[tuple[int, ...]],
     tokens: Int[Tensor, "batch tokens"],
     logprobs: Float[Tensor, "batch tokens"],
+    *,
+    weight_version: int = 0,
 ) -> list[Completion]:
     """Cuts each row after its first end-of-sequence token and decodes it.
 
@@ -42,6 +44,7 @@ def build_completions(
                 logprobs=tuple(row_logprobs[:length]),
                 text=policy.decode(row[:length]),
                 finished=end is not None,
+                weight_version=weight_version,
             )
         )
     if not all(torch.isfinite(torch.tensor(item.logprobs)).all() for item in completions):

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Qwen3ForCausalLM
 
-from gspo_rl.batch import Completion, Prompt
-from gspo_rl.policy import Policy
+from gspo_rl.data.batch import Completion, Prompt
+from gspo_rl.models.policy import Policy
 from gspo_rl.rollout.completions import build_completions, left_padded
 from gspo_rl.rollout.sampling import SamplingConfig, check_lengths, draw_tokens, uniform_noise
 from triptych.errors import UserError
@@ -64,28 +64,34 @@ class StaticCacheEngine:
         self._model: Qwen3ForCausalLM = policy.model
         self._config = config
         self._max_batch = max_batch
+        self._version = 0
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the policy's own model."""
-        return self._policy.dtype
+    def is_exact(self) -> bool:
+        """True where the policy's own model is of float32."""
+        return self._policy.dtype == torch.float32
 
-    def generate(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seeds: Sequence[int]) -> list[Completion]:
-        """One completion per prompt; see `RolloutEngine.generate`."""
-        prompt_ids = [self._policy.encode(prompt) for prompt in prompts]
-        check_lengths([len(ids) for ids in prompt_ids], sampling.max_tokens, self._policy.max_positions)
+    def generate(self, prompts: Sequence[Prompt], num_samples: int, sampling: SamplingConfig, *, seeds: Sequence[int]) -> list[Completion]:
+        """`num_samples` completions per prompt; see `RolloutEngine.generate`."""
+        encoded = [self._policy.encode(prompt) for prompt in prompts]
+        check_lengths([len(ids) for ids in encoded], sampling.max_tokens, self._policy.max_positions)
+        prompt_ids = [ids for ids in encoded for _ in range(num_samples)]
         with torch.inference_mode():
             layers = self._layers()
             completions: list[Completion] = []
-            for start in range(0, len(prompts), self._max_batch):
+            for start in range(0, len(prompt_ids), self._max_batch):
                 part = slice(start, start + self._max_batch)
                 tokens, logprobs = self._decode(layers, prompt_ids[part], sampling, seeds[part])
-                completions += build_completions(self._policy, prompt_ids[part], tokens, logprobs)
+                completions += build_completions(self._policy, prompt_ids[part], tokens, logprobs, weight_version=self._version)
         return completions
 
     def update_weights(self, parameters: Iterator[tuple[str, Tensor]], *, version: int) -> None:
         """Copies into the policy's own model what is not there already: a strategy that shards trains a copy of it."""
         self._policy.copy_parameters(parameters)
+        self._version = version
+
+    def close(self) -> None:
+        """The weights are the policy's and the cache lives for one call: there is nothing to give back."""
 
     def _layers(self) -> list[_Layer]:
         num_queries, num_keys = self._config.num_attention_heads, self._config.num_key_value_heads

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from gspo_rl.batch import Completion, Prompt
-from gspo_rl.policy import Policy
+from gspo_rl.data.batch import Completion, Prompt
+from gspo_rl.models.policy import Policy
 from gspo_rl.rollout.completions import build_completions, left_padded
 from gspo_rl.rollout.sampling import SamplingConfig, check_lengths, draw_tokens, uniform_noise
 
@@ -23,18 +23,20 @@ class TransformersEngine:
     def __init__(self, policy: Policy, *, max_batch: int = 256) -> None:
         self._policy = policy
         self._max_batch = max_batch
+        self._version = 0
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the policy's own model."""
-        return self._policy.dtype
+    def is_exact(self) -> bool:
+        """True where the policy's own model is of float32."""
+        return self._policy.dtype == torch.float32
 
-    def generate(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seeds: Sequence[int]) -> list[Completion]:
-        """One completion per prompt; see `RolloutEngine.generate`."""
-        prompt_ids = [self._policy.encode(prompt) for prompt in prompts]
-        check_lengths([len(ids) for ids in prompt_ids], sampling.max_tokens, self._policy.max_positions)
+    def generate(self, prompts: Sequence[Prompt], num_samples: int, sampling: SamplingConfig, *, seeds: Sequence[int]) -> list[Completion]:
+        """`num_samples` completions per prompt; see `RolloutEngine.generate`."""
+        encoded = [self._policy.encode(prompt) for prompt in prompts]
+        check_lengths([len(ids) for ids in encoded], sampling.max_tokens, self._policy.max_positions)
+        prompt_ids = [ids for ids in encoded for _ in range(num_samples)]
         completions: list[Completion] = []
-        for start in range(0, len(prompts), self._max_batch):
+        for start in range(0, len(prompt_ids), self._max_batch):
             stop = start + self._max_batch
             completions += self._generate(prompt_ids[start:stop], sampling, seeds[start:stop])
         return completions
@@ -42,6 +44,10 @@ class TransformersEngine:
     def update_weights(self, parameters: Iterator[tuple[str, Tensor]], *, version: int) -> None:
         """Copies into the policy's own model what is not there already: a strategy that shards trains a copy of it."""
         self._policy.copy_parameters(parameters)
+        self._version = version
+
+    def close(self) -> None:
+        """The model is the policy's: there is nothing to give back."""
 
     @torch.no_grad()
     def _generate(self, prompt_ids: list[tuple[int, ...]], sampling: SamplingConfig, seeds: Sequence[int]) -> list[Completion]:
@@ -58,7 +64,8 @@ class TransformersEngine:
             logits_processor=LogitsProcessorList([chooser]),
         )
         tokens = output[:, input_ids.shape[1] :].cpu()
-        return build_completions(policy, prompt_ids, tokens, torch.stack(chooser.logprobs, dim=1).cpu())
+        logprobs = torch.stack(chooser.logprobs, dim=1).cpu()
+        return build_completions(policy, prompt_ids, tokens, logprobs, weight_version=self._version)
 
 
 class _KeyedDraw(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed

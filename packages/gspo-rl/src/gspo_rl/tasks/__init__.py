@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from gspo_rl.batch import Completion, Prompt
+from gspo_rl.data.batch import Completion, Prompt
 
 CORRECT = 1.0
 """The reward of a fully correct answer; accuracy counts completions that reach it."""

@@ -1,19 +1,15 @@
 """A user's own file of questions and answers."""
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from gspo_rl.batch import Completion, Prompt
-from gspo_rl.tasks import CORRECT
+from gspo_rl.data.batch import Completion, Prompt
+from gspo_rl.tasks.grading import MATCHES, grade, last_number
 from triptych.errors import UserError
 from triptych.seeding import derive_seed
-
-MATCHES = ("numeric", "string")
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+]?\.\d+")
 
 
 class JsonlTask:
@@ -70,34 +66,11 @@ class JsonlTask:
 
     def reward(self, prompt: Prompt, completion: Completion) -> float:
         """1 if the response ends by itself and matches the answer, else 0."""
-        if not completion.finished:
-            return 0.0
-        if self._match == "numeric":
-            expected, stated = last_number(prompt.answer), last_number(completion.text)
-            assert expected is not None  # checked when the file was read
-            close = stated is not None and abs(stated - expected) <= self._tolerance * max(1.0, abs(expected))
-            return CORRECT if close else 0.0
-        lines = [line for line in completion.text.splitlines() if line.strip()]
-        return CORRECT if lines and _plain(lines[-1]) == _plain(prompt.answer) else 0.0
+        return grade(prompt.answer, completion.text, match=self._match, tolerance=self._tolerance) if completion.finished else 0.0
 
     def demonstrate(self, prompt: Prompt, generator: torch.Generator) -> str:
         """The line's own demonstration, or its answer."""
         return str(prompt.metadata.get("demonstration", prompt.answer))
-
-
-def last_number(text: str) -> float | None:
-    """The last number in a text, with thousands separators and exponents; None if there is none.
-
-    Example:
-        >>> last_number("first 3, then 1,204.5"), last_number("none")
-        (1204.5, None)
-    """
-    found = _NUMBER.findall(text)
-    return float(found[-1].replace(",", "")) if found else None
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split()).casefold()
 
 
 def _read(path: Path, match: str) -> list[Prompt]:

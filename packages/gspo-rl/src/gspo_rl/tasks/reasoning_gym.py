@@ -7,7 +7,7 @@ import reasoning_gym
 import torch
 from reasoning_gym.utils import extract_answer
 
-from gspo_rl.batch import Completion, Prompt
+from gspo_rl.data.batch import Completion, Prompt
 from triptych.errors import UserError
 from triptych.seeding import derive_seed
 

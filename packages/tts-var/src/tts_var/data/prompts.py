@@ -1,239 +1,42 @@
-"""What a prompt of the small world asks for: groups of objects, their counts, colours and relation.
+"""Prompts as users give them: a text, several, or a file."""
 
-The six categories are those of GenEval (arXiv 2310.11513): single object, two objects, counting, colours, position
-and attribute binding. Everything else that the grammar can say is a composition.
-"""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-import torch
+from pathlib import Path
+from typing import Any
 
 from triptych.errors import UserError
-from triptych.seeding import derive_seed
-
-SHAPES = ("circle", "square", "triangle", "cross", "ring")
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple")
-RELATIONS = ("left of", "right of", "above", "below")
-CATEGORIES = ("single_object", "two_objects", "counting", "colours", "position", "attribute_binding")
-COMPOSITION = "composition"
-
-MAX_OBJECTS = 4
-MAX_WORDS = 16
-
-_COUNT_WORDS = ("a", "two", "three", "four")
-_COUNTS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4}
-_PLURALS = {shape: "crosses" if shape == "cross" else f"{shape}s" for shape in SHAPES}
-_SHAPE_WORDS = {word: shape for shape in SHAPES for word in (shape, _PLURALS[shape])}
-
-VOCABULARY = (
-    *_COUNTS,
-    *COLOURS,
-    *(word for shape in SHAPES for word in (shape, _PLURALS[shape])),
-    *("and", "left", "right", "of", "above", "below", "to", "the"),
-)
-
-# Categories with so few prompts that holding some out would leave nothing to learn the words from.
-_NEVER_HELD_OUT = ("single_object", "counting", "colours")
-_HELD_OUT_SHARE = 5
+from triptych.files import describe_disk_error
 
 
-@dataclass(frozen=True)
-class ObjectGroup:
-    """Objects of one kind.
-
-    Attributes:
-        count: how many, 1 to 4.
-        shape: one of `SHAPES`.
-        colour: one of `COLOURS`, or None where the prompt leaves it open.
-    """
-
-    count: int
-    shape: str
-    colour: str | None = None
-
-    @property
-    def text(self) -> str:
-        """The group in words."""
-        noun = self.shape if self.count == 1 else _PLURALS[self.shape]
-        article = "an" if self.count == 1 and (self.colour or noun)[0] in "aeiou" else _COUNT_WORDS[self.count - 1]
-        return " ".join(word for word in (article, self.colour, noun) if word)
-
-
-@dataclass(frozen=True)
-class ScenePrompt:
-    """One or two groups of objects, and how the first lies to the second.
-
-    Attributes:
-        groups: one or two groups.
-        relation: one of `RELATIONS` between the first group and the second, or None.
-    """
-
-    groups: tuple[ObjectGroup, ...]
-    relation: str | None = None
-
-    @property
-    def text(self) -> str:
-        """The prompt in words, as `parse_prompt` reads it."""
-        return f" {self.relation or 'and'} ".join(group.text for group in self.groups)
-
-    @property
-    def category(self) -> str:
-        """One of `CATEGORIES`, or `COMPOSITION`."""
-        single = all(group.count == 1 for group in self.groups)
-        coloured = [group.colour is not None for group in self.groups]
-        if len(self.groups) == 1:
-            if not single:
-                return COMPOSITION if any(coloured) else "counting"
-            return "colours" if any(coloured) else "single_object"
-        if not single:
-            return COMPOSITION
-        if self.relation is not None:
-            return COMPOSITION if any(coloured) else "position"
-        if all(coloured):
-            return "attribute_binding"
-        return COMPOSITION if any(coloured) else "two_objects"
-
-    @property
-    def held_out(self) -> bool:
-        """Whether training never sees this prompt: every fifth two-object, position and attribute-binding prompt.
-
-        A prompt with two groups counts as held out in either order of its groups, so that "a circle and a square"
-        cannot leak through "a square and a circle".
-        """
-        if self.category in (*_NEVER_HELD_OUT, COMPOSITION):
-            return False
-        key = tuple(sorted(group.text for group in self.groups))
-        return derive_seed(0, "held_out", *key) % _HELD_OUT_SHARE == 0
-
-
-def words_of(text: str) -> list[str]:
-    """The lower-case words of a prompt.
+def read_prompts(value: Any) -> list[str]:
+    """Prompts from a config value: a text, a list of texts, or the path of a text file with one per line.
 
     Raises:
-        UserError: if the prompt is empty, too long, or has a word that the small world does not know; the message
-            lists what it knows.
+        UserError: if the file cannot be read or holds no prompt.
     """
-    words = text.lower().replace(",", " ").replace(".", " ").split()
-    if not words:
-        raise UserError("a prompt is empty: write what the picture shall show, for instance 'two red circles left of a blue square'")
-    unknown = [word for word in words if word not in VOCABULARY]
-    if unknown:
-        raise UserError(
-            f"the prompt '{text}' has words that the small world does not know ({', '.join(unknown)}): it knows {', '.join(VOCABULARY)}"
-        )
-    if len(words) > MAX_WORDS:
-        raise UserError(f"the prompt '{text}' has {len(words)} words: the small world reads at most {MAX_WORDS}")
-    return words
-
-
-def parse_prompt(text: str) -> ScenePrompt:
-    """The prompt that `text` says.
-
-    Raises:
-        UserError: if a word is unknown, or the words do not form a prompt of the small world.
-
-    Example:
-        >>> parse_prompt("two red circles left of a blue square").groups[0]
-        ObjectGroup(count=2, shape='circle', colour='red')
-    """
-    words = words_of(text)
-    first, rest = _read_group(words, text)
-    if not rest:
-        return ScenePrompt((first,))
-    joined = " ".join(rest).removeprefix("to the ")
-    for phrase in ("and", *RELATIONS):
-        if joined.startswith(phrase + " "):
-            second, left_over = _read_group(joined.removeprefix(phrase).split(), text)
-            if left_over:
-                break
-            if first.count + second.count > MAX_OBJECTS:
-                raise UserError(f"the prompt '{text}' asks for {first.count + second.count} objects: at most {MAX_OBJECTS} fit")
-            if first.shape == second.shape and (None in (first.colour, second.colour) or first.colour == second.colour):
+    if isinstance(value, list | tuple):
+        prompts = [str(item).strip() for item in value]
+    else:
+        text = str(value)
+        path = Path(text)
+        if path.suffix in (".txt", ".prompts") or _is_file(path):
+            try:
+                text = path.read_text(encoding="utf-8-sig")
+            except OSError as error:
                 raise UserError(
-                    f"the prompt '{text}' names two groups that one object could belong to: give them different shapes or colours"
-                )
-            return ScenePrompt((first, second), None if phrase == "and" else phrase)
-    raise UserError(
-        f"the prompt '{text}' cannot be read as '<group>' or '<group> and|left of|right of|above|below <group>', "
-        "where a group is like 'two red circles'"
-    )
+                    f"prompts={path} cannot be read ({describe_disk_error(error)}): give a text file, or the prompt itself"
+                ) from error
+            except UnicodeDecodeError as error:
+                raise UserError(f"prompts={path} is no UTF-8 text: save it as plain text with one prompt per line") from error
+            prompts = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        else:
+            prompts = [text.strip()]
+    if not [prompt for prompt in prompts if prompt]:
+        raise UserError(f"prompts={value} holds no prompt: write one per line")
+    return prompts
 
 
-def sample_prompt(category: str, *, generator: torch.Generator, held_out: bool | None = None) -> ScenePrompt:
-    """A prompt of `category` (or a composition), drawn uniformly over its slots.
-
-    Args:
-        category: one of `CATEGORIES` or `COMPOSITION`.
-        generator: the random stream.
-        held_out: True draws among the held-out prompts where the category has any; False never draws one of
-            them; None draws among all.
-    """
-    while True:
-        prompt = _draw(category, generator)
-        if prompt.category != category:
-            continue
-        if held_out is None or category in (*_NEVER_HELD_OUT, COMPOSITION) or prompt.held_out == held_out:
-            return prompt
-
-
-def evaluation_prompts(num_prompts: int, *, seed: int) -> list[ScenePrompt]:
-    """`num_prompts` prompts, the six categories in turn; held-out combinations where a category has them.
-
-    Categories with few prompts repeat them: an evaluation gives every occurrence noise of its own.
-    """
-    draws = torch.Generator().manual_seed(derive_seed(seed, "evaluation_prompts"))
-    return [sample_prompt(CATEGORIES[index % len(CATEGORIES)], generator=draws, held_out=True) for index in range(num_prompts)]
-
-
-def _draw(category: str, generator: torch.Generator) -> ScenePrompt:
-    def choose(options: Sequence[str]) -> str:
-        return options[int(torch.randint(len(options), (), generator=generator))]
-
-    def count(low: int, high: int) -> int:
-        return int(torch.randint(low, high + 1, (), generator=generator))
-
-    def other(shape: str) -> str:
-        return choose([name for name in SHAPES if name != shape])
-
-    shape = choose(SHAPES)
-    if category == "single_object":
-        return ScenePrompt((ObjectGroup(1, shape),))
-    if category == "counting":
-        return ScenePrompt((ObjectGroup(count(2, MAX_OBJECTS), shape),))
-    if category == "colours":
-        return ScenePrompt((ObjectGroup(1, shape, choose(COLOURS)),))
-    if category in ("two_objects", "position"):
-        groups = (ObjectGroup(1, shape), ObjectGroup(1, other(shape)))
-        return ScenePrompt(groups, choose(RELATIONS) if category == "position" else None)
-    first_colour = choose(COLOURS)
-    second_colour = choose([name for name in COLOURS if name != first_colour])
-    if category == "attribute_binding":
-        return ScenePrompt((ObjectGroup(1, shape, first_colour), ObjectGroup(1, other(shape), second_colour)))
-    if count(0, 2) == 0:
-        return ScenePrompt((ObjectGroup(count(2, MAX_OBJECTS), shape, first_colour),))
-    first = count(1, MAX_OBJECTS - 1)
-    second = count(1, MAX_OBJECTS - first)
-    relation = ("and", *RELATIONS)[count(0, len(RELATIONS))]
-    return ScenePrompt(
-        (
-            ObjectGroup(first, shape, first_colour if count(0, 3) else None),
-            ObjectGroup(second, other(shape), second_colour if count(0, 3) else None),
-        ),
-        None if relation == "and" else relation,
-    )
-
-
-def _read_group(words: Sequence[str], text: str) -> tuple[ObjectGroup, list[str]]:
-    """The group at the beginning of `words`, and the words after it."""
-    rest = list(words)
-    count = _COUNTS[rest.pop(0)] if rest and rest[0] in _COUNTS else None
-    colour = rest.pop(0) if rest and rest[0] in COLOURS else None
-    if not rest or rest[0] not in _SHAPE_WORDS:
-        raise UserError(f"the prompt '{text}' names no shape where one is needed: a group is like 'two red circles'")
-    noun = rest.pop(0)
-    plural = noun in _PLURALS.values()
-    if count is None or plural != (count > 1):
-        shape = _SHAPE_WORDS[noun]
-        raise UserError(f"the prompt '{text}' leaves the number of '{noun}' unclear: write 'a {shape}' or 'two {_PLURALS[shape]}'")
-    return ObjectGroup(count, _SHAPE_WORDS[noun], colour), rest
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a prompt may be longer than any file name
+        return False

@@ -6,9 +6,9 @@ from typing import Any, Protocol
 from jaxtyping import Float
 from torch import Tensor
 
-from tts_var.draws import Draws
-from tts_var.particles import Particles
-from tts_var.scales import ScaleTable
+from tts_var.models.draws import Draws
+from tts_var.models.particles import Particles
+from tts_var.numerics.scales import ScaleTable
 
 
 class NextScaleModel(Protocol):
@@ -24,6 +24,14 @@ class NextScaleModel(Protocol):
     @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) of a finished picture in pixels."""
+        ...
+
+    def check(self, prompts: Sequence[Any]) -> None:
+        """Refuses prompts that the model cannot read, without encoding any of them.
+
+        Raises:
+            UserError: naming the first such prompt.
+        """
         ...
 
     def encode(self, prompts: Sequence[Any]) -> Any:

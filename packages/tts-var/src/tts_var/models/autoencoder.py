@@ -34,10 +34,13 @@ class AutoencoderConfig:
 
     latent_channels: int
     base_channels: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 4, 4, 4)
+    multipliers: Sequence[int] = (1, 2, 4, 4, 4)
     blocks_per_level: int = 2
     attention: bool = False
     norm_groups: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))  # a list, where it comes from a file
 
     @property
     def stride(self) -> int:
@@ -262,3 +265,15 @@ class VectorTokenizer(nn.Module):
         """Pictures in [-1, 1]."""
         result: Tensor = self.decoder(self.post_quant_conv(latent)).clamp(-1, 1)
         return result
+
+
+def binary_tokenizer(
+    *,
+    latent_channels: int,
+    base_channels: int = 128,
+    multipliers: Sequence[int] = (1, 2, 4, 4, 4),
+    blocks_per_level: int = 2,
+    norm_groups: int | None = None,
+) -> BinaryTokenizer:
+    """A tokenizer with random weights, from sizes as a config or a model folder lists them; see `AutoencoderConfig`."""
+    return BinaryTokenizer(AutoencoderConfig(latent_channels, base_channels, multipliers, blocks_per_level, norm_groups=norm_groups))

@@ -1,7 +1,7 @@
 """Floating-point operations of the convolutional decoders, counted from their sizes; a multiply-add counts as two."""
 
 from tts_var.models.autoencoder import AutoencoderConfig
-from tts_var.scales import Grid
+from tts_var.numerics.scales import Grid
 
 
 def decoder_flops(config: AutoencoderConfig, grid: Grid) -> float:

@@ -17,26 +17,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from triptych.errors import UserError
-from tts_var.draws import Draws
 from tts_var.models.autoencoder import BinaryTokenizer
+from tts_var.models.draws import Draws
 from tts_var.models.flops import decoder_flops
 from tts_var.models.layers import (
     AdaptiveNormBeforeHead,
     CrossAttention,
     DropPath,
     FeedForward,
-    KeyValues,
     SelfAttention,
     block_causal_mask,
     layer_norm,
     mlp_width,
     rotary_angles,
 )
+from tts_var.models.particles import KeyValues, Particles
 from tts_var.models.quantizers import add_scale, pool, resize
 from tts_var.models.text import TextEncoder, TextFeatures
-from tts_var.particles import Particles
-from tts_var.sampling import filter_logits, guided_logits
-from tts_var.scales import ScaleTable
+from tts_var.numerics.sampling import filter_logits, guided_logits
+from tts_var.numerics.scales import ScaleTable
 
 MAX_SCALES = 15
 
@@ -336,6 +335,28 @@ class InfinityTransformer(nn.Module):
         return angles.cos(), angles.sin()
 
 
+def infinity_transformer(
+    scales: ScaleTable,
+    *,
+    latent_channels: int,
+    depth: int,
+    width: int,
+    num_heads: int,
+    text_width: int = 2048,
+    unconditional_tokens: int = 512,
+    drop_path: float = 0.0,
+) -> InfinityTransformer:
+    """A transformer with the weights that torch gives it, from sizes as a config or a model folder lists them.
+
+    Args:
+        scales: the grids that it walks.
+        latent_channels: of its tokenizer; a token holds those of `scales.patch ** 2` cells.
+        depth, width, num_heads, text_width, unconditional_tokens, drop_path: see `InfinityConfig`.
+    """
+    bits = latent_channels * scales.patch**2
+    return InfinityTransformer(InfinityConfig(depth, width, num_heads, bits, text_width, unconditional_tokens, drop_path), scales)
+
+
 @dataclass(frozen=True)
 class InfinitySampling:
     """How bits are drawn.
@@ -441,6 +462,10 @@ class InfinityGenerator:
         """(height, width) of a finished picture in pixels."""
         rows, columns = self.scales.latent_grids[-1]
         return rows * self.tokenizer.config.stride, columns * self.tokenizer.config.stride
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Refuses prompts that the text encoder cannot read; see `NextScaleModel.check`."""
+        self.text_encoder.check(prompts)
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> InfinityCondition:

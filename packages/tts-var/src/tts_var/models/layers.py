@@ -11,9 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tts_var.scales import ScaleTable
-
-KeyValues = tuple[Tensor, Tensor]
+from tts_var.models.particles import KeyValues
+from tts_var.numerics.scales import ScaleTable
 
 _MAX_LOG_SCALE = 4.605170185988092  # ln 100
 

@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from triptych.checkpoint.weights import fill_strictly, read_safetensors
 from triptych.errors import UserError
-from triptych.weights import fill_strictly, read_safetensors
 from tts_var.models.autoencoder import AutoencoderConfig, BinaryTokenizer, VectorTokenizer
 from tts_var.models.infinity import InfinityConfig, InfinityTransformer
 from tts_var.models.quantizers import VectorQuantizer
 from tts_var.models.var import VARConfig, VARTransformer
-from tts_var.scales import ScaleTable
+from tts_var.numerics.scales import ScaleTable
 
 State = dict[str, Tensor]
 ModelT = TypeVar("ModelT", bound=nn.Module)

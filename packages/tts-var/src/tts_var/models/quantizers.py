@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from triptych.errors import UserError
-from tts_var.scales import Grid
+from tts_var.numerics.scales import Grid
 
 
 class MultiScaleBits(NamedTuple):

@@ -12,14 +12,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from triptych.errors import UserError
-from tts_var.draws import Draws
 from tts_var.models.autoencoder import VectorTokenizer
+from tts_var.models.draws import Draws
 from tts_var.models.flops import decoder_flops
-from tts_var.models.layers import AdaptiveNormBeforeHead, DropPath, FeedForward, KeyValues, SelfAttention, block_causal_mask, layer_norm
+from tts_var.models.layers import AdaptiveNormBeforeHead, DropPath, FeedForward, SelfAttention, block_causal_mask, layer_norm
+from tts_var.models.particles import KeyValues, Particles
 from tts_var.models.quantizers import pool
-from tts_var.particles import Particles
-from tts_var.sampling import filter_logits, guided_logits
-from tts_var.scales import ScaleTable
+from tts_var.numerics.sampling import filter_logits, guided_logits
+from tts_var.numerics.scales import ScaleTable
 
 
 @dataclass(frozen=True)
@@ -170,19 +170,22 @@ class VARGenerator:
         rows, columns = self.scales.grids[-1]
         return rows * self.tokenizer.config.stride, columns * self.tokenizer.config.stride
 
+    def check(self, prompts: Sequence[int | str]) -> None:
+        """Refuses what is not the number of a class; see `NextScaleModel.check`."""
+        for prompt in prompts:
+            if not str(prompt).isdecimal() or int(prompt) >= self.transformer.config.num_classes:
+                raise UserError(
+                    f"the prompt '{prompt}' is no class: this model takes class numbers from 0 to {self.transformer.config.num_classes - 1}"
+                )
+
     def encode(self, prompts: Sequence[int | str]) -> VARCondition:
         """Conditions of class numbers.
 
         Raises:
             UserError: if a prompt is not the number of a class.
         """
-        labels = []
-        for prompt in prompts:
-            if not str(prompt).isdecimal() or int(prompt) >= self.transformer.config.num_classes:
-                raise UserError(
-                    f"the prompt '{prompt}' is no class: this model takes class numbers from 0 to {self.transformer.config.num_classes - 1}"
-                )
-            labels.append(int(prompt))
+        self.check(prompts)
+        labels = [int(prompt) for prompt in prompts]
         device = self.transformer.pos_start.device
         unconditional = [self.transformer.config.num_classes] * len(labels)
         return VARCondition(torch.tensor(labels + unconditional, device=device), len(labels))

@@ -1,12 +1,12 @@
 """`search.html`: what a search did to each prompt, scale by scale; one page without a script or an outside resource."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from tts_var.numerics.scales import ScaleTable
 from tts_var.pictures import data_uri
-from tts_var.scales import ScaleTable
 from tts_var.search import EventRecord, SearchResult
 
 _LEFT, _CELL, _ROW = 200, 76, 116
@@ -51,7 +51,7 @@ class _Tree(NamedTuple):
 
 
 def render_search_page(
-    title: str, results: Sequence[SearchResult], scales: ScaleTable, *, verdicts: Sequence[dict[str, bool]], settings: dict[str, str]
+    title: str, results: Sequence[SearchResult], scales: ScaleTable, *, verdicts: Sequence[Mapping[str, bool]], settings: dict[str, str]
 ) -> str:
     """The page as HTML; prompts and settings are escaped.
 
@@ -69,7 +69,7 @@ def render_search_page(
     return environment.get_template("search.html").render(title=title, trees=trees, settings=settings, cell=_CELL - 12)
 
 
-def _tree(result: SearchResult, scales: ScaleTable, verdict: dict[str, bool]) -> _Tree:
+def _tree(result: SearchResult, scales: ScaleTable, verdict: Mapping[str, bool]) -> _Tree:
     rows: list[_Scale] = []
     links: list[tuple[int, int, int, int, bool]] = []
     winning = result.lineage

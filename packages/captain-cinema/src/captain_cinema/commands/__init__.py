@@ -1,0 +1,1 @@
+"""Entry points of `make train-cinema`, `make generate-cinema` and `make evaluate-cinema`."""

@@ -1,0 +1,89 @@
+"""`python -m captain_cinema.commands.evaluate`: a benchmark of memories with one set of weights."""
+
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import MISSING
+
+from captain_cinema.conditioning import MemoryPolicy
+from captain_cinema.evaluation import MemoryBenchmark, OutcomeStore
+from captain_cinema.sampling import DrawingConfig, KeyframeSampler
+from triptych.commands.entry_point import entry_point
+from triptych.errors import UserError
+from triptych.run.config import RunConfig
+from triptych.run.session import Run
+from triptych.telemetry.logging import get_logger
+
+_logger = get_logger("evaluate")
+
+
+@dataclass
+class EvaluateConfig(RunConfig):
+    """Settings of `cinema-evaluate`.
+
+    Attributes:
+        model: the keyframe model (group `model`).
+        video: what draws clips (group `video`); actions are read where its characters act.
+        memories: memories by name (group `memory`).
+        only: names of the memories to evaluate; empty for all.
+        drawing: how keyframes are drawn.
+        evaluation: the benchmark and how much of it is measured, as a Hydra node.
+    """
+
+    model: Any = MISSING
+    video: Any = MISSING
+    memories: dict[str, MemoryPolicy] = field(default_factory=dict)
+    only: list[str] = field(default_factory=list)
+    drawing: DrawingConfig = field(default_factory=DrawingConfig)
+    evaluation: Any = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unknown = [name for name in self.only if name not in self.memories]
+        if unknown:
+            raise UserError(f"only names '{unknown[0]}', which is no memory: choose among {', '.join(self.memories)}")
+        if self.drawing.mode == "joint":
+            raise UserError("drawing.mode is joint, which draws without a memory: evaluate extend or causal")
+
+
+def _check(config: EvaluateConfig) -> None:
+    instantiate(config.evaluation)
+
+
+@entry_point("cinema", "evaluate", EvaluateConfig, check=_check)
+def main(config: EvaluateConfig) -> None:
+    """Evaluates every memory with one set of weights and writes `summary.json` and the report."""
+    chosen = config.only or list(config.memories)
+    tracker = None if config.tracker is None else instantiate(config.tracker)
+    with Run.open(config, tracker=tracker) as run:
+        benchmark: MemoryBenchmark = instantiate(config.evaluation)
+        model = instantiate(config.model, device=run.device)
+        video = instantiate(config.video, device=run.device)
+        store = OutcomeStore(run.world)
+        run.begin({"outcomes": store})
+        for step, name in enumerate(chosen, start=1):
+            if name in store.outcomes:
+                continue
+            started = time.perf_counter()
+            sampler = KeyframeSampler(model, config.memories[name], config.drawing, image_size=benchmark.image_size)
+            store.outcomes[name] = benchmark.evaluate(sampler, seed=config.seed, world=run.world)
+            found = benchmark.metrics(store.outcomes[name], seed=config.seed)
+            text = "  ".join(f"{key} {value:.4g}" for key, value in found.items())
+            _logger.info("%-18s %s  (%.0f s)", name, text, time.perf_counter() - started)
+            run.log({f"{key}/{name}": value for key, value in found.items()}, step=step)
+            run.checkpoint(step, {"outcomes": store})
+        if run.world.is_main:
+            actions = benchmark.evaluate_video(video, seed=config.seed)
+            if actions:
+                _logger.info("actions            %s", ", ".join(f"{key} {value:.2f}" for key, value in actions.items()))
+            conclusion = benchmark.conclude(store.outcomes, actions, seed=config.seed, name=config.name)
+            run.write_text("outcomes.jsonl", "".join(json.dumps(row) + "\n" for row in conclusion.rows))
+            _logger.info("report             %s", run.finish(conclusion.summary, report=conclusion.report))
+        run.world.barrier()
+
+
+if __name__ == "__main__":
+    main()

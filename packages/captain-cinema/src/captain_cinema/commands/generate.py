@@ -1,0 +1,64 @@
+"""`python -m captain_cinema.commands.generate`: a storyline or an edited storyboard becomes a film."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import MISSING
+
+from captain_cinema.conditioning import MemoryPolicy
+from captain_cinema.movie.film import FilmConfig, Studio, make_film, read_script
+from captain_cinema.sampling import DrawingConfig
+from triptych.commands.entry_point import entry_point
+from triptych.run.config import RunConfig
+from triptych.run.session import Run
+
+
+@dataclass
+class FilmRun(RunConfig, FilmConfig):
+    """Settings of `cinema-generate`: those of a film, and
+
+    Attributes:
+        planner: makes a storyboard of the storyline (group `planner`).
+        memory: which earlier keyframes a shot looks at (group `memory`).
+        drawing: how keyframes are drawn.
+        model: the keyframe model (group `model`).
+        video: what draws the clips (group `video`).
+        verifier: says what of a shot is right (group `verifier`); null for nobody.
+    """
+
+    planner: Any = MISSING
+    memory: MemoryPolicy = field(default_factory=MemoryPolicy)
+    drawing: DrawingConfig = field(default_factory=DrawingConfig)
+    model: Any = MISSING
+    video: Any = MISSING
+    verifier: Any = None
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)
+        FilmConfig.__post_init__(self)
+
+
+@entry_point("cinema", "generate", FilmRun)
+def main(config: FilmRun) -> None:
+    """Draws the keyframes and the clips and writes film and storyboard page into the run's folder."""
+    generate(config)
+
+
+def generate(config: FilmRun) -> None:
+    """Makes one film; one process draws, others wait."""
+    script = read_script(config, instantiate(config.planner), seed=config.seed)
+    tracker = None if config.tracker is None else instantiate(config.tracker)
+    with Run.open(config, tracker=tracker) as run:
+        studio = Studio(
+            model=instantiate(config.model, device=run.device),
+            memory=config.memory,
+            drawing=config.drawing,
+            video=instantiate(config.video, device=run.device),
+            verifier=instantiate(config.verifier),
+        )
+        make_film(run, config, script, studio)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,329 @@
+"""`python -m captain_cinema.commands.train`: the models of tiny cinema, how well memory works, and a first film."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import MISSING
+
+from captain_cinema.commands.generate import FilmRun, generate
+from captain_cinema.conditioning import MemoryPolicy
+from captain_cinema.evaluation import Probe, ProbeResult
+from captain_cinema.models.folder import STAGE_OF, model_folder
+from captain_cinema.models.mmdit import SmallMMDiT
+from captain_cinema.movie.film import FilmConfig, read_script
+from captain_cinema.numerics.curriculum import Stage as CurriculumStage
+from captain_cinema.numerics.curriculum import stage_at
+from captain_cinema.sampling import DrawingConfig
+from captain_cinema.training.keyframe_stage import KeyframeLossConfig, KeyframeStage
+from captain_cinema.training.video_stage import VideoLossConfig, VideoStage
+from captain_cinema.video.diffusion import ClipConditioning
+from triptych.checkpoint.model_folder import ModelFolder
+from triptych.commands.entry_point import entry_point
+from triptych.distributed import World
+from triptych.errors import UserError
+from triptych.optim import OptimizerConfig, learning_rate_at
+from triptych.report.render import Chart, ReportConfig
+from triptych.run.config import RunConfig
+from triptych.run.session import Run
+from triptych.seeding import derive_seed
+from triptych.telemetry.logging import get_logger
+from triptych.telemetry.tracking.jsonl import read_rows
+from triptych.training.loop import LoopConfig, Stage, TrainerConfig, fit
+
+_logger = get_logger("train")
+
+STAGES = tuple(STAGE_OF)
+
+
+@dataclass
+class KeyframeSettings:
+    """The keyframe model's stage.
+
+    Attributes:
+        model: as a Hydra node; its arguments are the sizes that a model folder keeps.
+        loss: regimes, memories and noise.
+        curriculum: lengths of sequences; the learning rate decays over all of them and warms up anew in each.
+        optimizer: AdamW and its learning-rate curve.
+        trainer: the loop.
+    """
+
+    model: Any = MISSING
+    loss: KeyframeLossConfig = field(default_factory=KeyframeLossConfig)
+    curriculum: list[CurriculumStage] = field(default_factory=list)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    trainer: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        if not self.curriculum:
+            raise UserError("keyframes.curriculum has no stage: give at least one")
+
+
+@dataclass
+class VideoSettings:
+    """The video model's stage.
+
+    Attributes:
+        data: shots in motion, as a Hydra node.
+        model: as a Hydra node; its arguments are the sizes that a model folder keeps.
+        conditioning: keyframes of other shots.
+        from_keyframes: whether it starts from the keyframe model in the same folder, of the same sizes, or from nothing.
+        loss: noise.
+        optimizer: AdamW and its learning-rate curve.
+        trainer: the loop.
+    """
+
+    data: Any = MISSING
+    model: Any = MISSING
+    from_keyframes: bool = True
+    conditioning: ClipConditioning = field(default_factory=ClipConditioning)
+    loss: VideoLossConfig = field(default_factory=VideoLossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+@dataclass
+class FilmSettings(FilmConfig):
+    """The film at the end of a training.
+
+    Attributes:
+        planner: makes a storyboard of the storyline (group `planner`).
+        model: reads the trained keyframe model; its path is that of the training.
+        video: reads the trained video model, likewise; conditioning is that of the training.
+        camera: what draws the clips where no video model was trained (group `video`).
+        verifier: says what of a shot is right (group `verifier`); null for nobody.
+    """
+
+    planner: Any = MISSING
+    model: Any = MISSING
+    video: Any = MISSING
+    camera: Any = MISSING
+    verifier: Any = None
+
+
+@dataclass
+class TrainConfig(RunConfig):
+    """Settings of `cinema-train`.
+
+    Attributes:
+        stages: which models to train.
+        data: stories, as a Hydra node.
+        memories: memories by name (group `memory`).
+        strategy: how a model is placed and stepped (group `strategy`).
+        drawing: how the probe and the film draw keyframes.
+        keyframes: the keyframe model's stage.
+        video: the video model's stage.
+        probe: how the memory is probed, as a Hydra node.
+        film: the film at the end; its storyline is null for none.
+    """
+
+    stages: list[str] = field(default_factory=lambda: list(STAGES))
+    data: Any = MISSING
+    memories: dict[str, MemoryPolicy] = field(default_factory=dict)
+    strategy: Any = MISSING
+    drawing: DrawingConfig = field(default_factory=DrawingConfig)
+    keyframes: KeyframeSettings = MISSING
+    video: VideoSettings = field(default_factory=VideoSettings)
+    probe: Any = MISSING
+    film: FilmSettings = field(default_factory=FilmSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unknown = [stage for stage in self.stages if stage not in STAGES]
+        if unknown or not self.stages:
+            raise UserError(f"stages is {self.stages}: choose among {', '.join(STAGES)}")
+        used_by = {
+            "probe.memories": self.probe["memories"],
+            "keyframes.loss.policies": self.keyframes.loss.policies,
+            "the film": ["golden"],
+        }
+        for name, used in used_by.items():
+            strangers = [memory for memory in used if memory not in self.memories]
+            if strangers:
+                raise UserError(f"{name} has '{strangers[0]}', which is no memory: choose among {', '.join(self.memories)}")
+
+
+@dataclass
+class _StageRun(RunConfig):
+    """What makes one stage the run that it is.
+
+    Attributes:
+        data: the data node.
+        memories: memories by name.
+        drawing: how the probe draws.
+        probe: the probe.
+        settings: the stage's settings as a plain tree.
+    """
+
+    data: Any = None
+    memories: Any = None
+    drawing: Any = None
+    probe: Any = None
+    settings: Any = None
+
+
+@dataclass
+class _Plan:
+    """A stage ready to be trained."""
+
+    stage: Stage
+    model: SmallMMDiT
+    trainer: TrainerConfig
+    optimizer: OptimizerConfig
+    learning_rate: Callable[[int], float] | None
+    finish: Callable[[SmallMMDiT], ProbeResult]
+    charts: list[Chart]
+
+
+def check_parts(config: TrainConfig) -> None:
+    """Refuses a probe, a script or sizes that make no sense, before the first stage and not after it.
+
+    Raises:
+        UserError: if one does not.
+    """
+    instantiate(config.probe)
+    with torch.device("meta"):
+        keyframes, video = instantiate(config.keyframes.model), instantiate(config.video.model)
+    if "keyframes" in config.stages and "video" in config.stages and config.video.from_keyframes:
+        try:
+            video.check_start(keyframes)
+        except UserError as error:
+            raise UserError(f"video.model starts from keyframes.model: {error}, or set video.from_keyframes=false") from error
+    if config.film.storyline is not None:
+        read_script(config.film, instantiate(config.film.planner), seed=config.seed)
+
+
+@entry_point("cinema", "train", TrainConfig, check=check_parts)
+def main(config: TrainConfig) -> None:
+    """Trains the stages asked for, probes the memory, and makes a film; finished stages are left alone."""
+    builders = {"keyframes": _keyframes, "video": _video}
+    # FSDP warns of outputs that are views, for whoever writes into them; nothing writes into these models' outputs.
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
+    # One group of processes for all runs: a second one on the same store would meet the addresses of the first.
+    with World.join(config.device, timeout_seconds=config.timeout_seconds):
+        for name in config.stages:
+            _train(config, name, builders[name])
+        _film(config)
+
+
+def _film(config: TrainConfig) -> None:
+    """The film at the end, where there is a keyframe model."""
+    folder = _folder(config)
+    if config.film.storyline is None or not (folder.path / "keyframes.safetensors").is_file():
+        return
+    video = config.film.camera
+    if (folder.path / "video.safetensors").is_file():
+        conditioning = config.film.video["conditioning"] | asdict(config.video.conditioning)
+        video = config.film.video | {"path": str(folder.path), "conditioning": conditioning}
+    film = FilmRun(
+        **{key: getattr(config, key) for key in RunConfig.__dataclass_fields__ if key not in ("name", "overwrite")},
+        name=f"{config.name}/film",
+        overwrite=True,
+        **{key: getattr(config.film, key) for key in FilmConfig.__dataclass_fields__},
+        planner=config.film.planner,
+        memory=config.memories["golden"],
+        drawing=config.drawing,
+        model=config.film.model | {"path": str(folder.path)},
+        video=video,
+        verifier=config.film.verifier,
+    )
+    generate(film)
+
+
+def _train(config: TrainConfig, name: str, build: Callable[[TrainConfig], _Plan]) -> None:
+    keyframes = name == "keyframes"
+    stage_run = _StageRun(
+        **{key: getattr(config, key) for key in RunConfig.__dataclass_fields__ if key != "name"},
+        name=f"{config.name}/{name}",
+        data=config.data if keyframes else None,
+        memories={key: asdict(policy) for key, policy in config.memories.items()} if keyframes else None,
+        drawing=asdict(config.drawing) if keyframes else None,
+        probe=config.probe if keyframes else None,
+        settings=asdict(getattr(config, name)),
+    )
+    tracker = None if config.tracker is None else instantiate(config.tracker)
+    with Run.open(stage_run, tracker=tracker) as run:
+        _logger.info("stage %s", name)
+        # Layers that initialise themselves draw from torch's own stream.
+        torch.manual_seed(derive_seed(config.seed, name))
+        plan = build(config)
+        steps = plan.trainer.max_steps
+        if run.is_finished(steps) and (_folder(config).path / f"{name}.safetensors").is_file():
+            _logger.info("finished           %s", run.directory)
+            return
+        strategy = instantiate(config.strategy, run.world, max_grad_norm=plan.optimizer.max_grad_norm)
+        columns = ("loss", "error", "timing/examples_per_second")
+        sizes = {key: value for key, value in getattr(config, name).model.items() if not key.startswith("_")}
+        seconds = fit(
+            run,
+            plan.stage,
+            strategy,
+            plan.trainer,
+            plan.optimizer,
+            columns=columns,
+            learning_rate=plan.learning_rate,
+            parts={name: (plan.model, sizes)},
+        )
+        if run.world.is_main:
+            _folder(config).save(name, plan.model, sizes)
+            last = read_rows(run.directory / "metrics.jsonl")[-1]
+            summary = {"stage": name, "seed": config.seed, "steps": steps, "seconds": seconds, "world_size": run.world.size}
+            summary |= {key: value for key, value in last.items() if key != "step"}
+            found = plan.finish(plan.model.eval())
+            headline = {key: f"{value:.2f}" for key, value in found.headline.items()}
+            page = ReportConfig(title=f"{config.name}: {name}", headline=headline, charts=plan.charts)
+            report = run.finish(summary | found.summary, report=page)
+            _logger.info("report             %s", report)
+        run.world.barrier()
+
+
+def _keyframes(config: TrainConfig) -> _Plan:
+    settings = config.keyframes
+    model = instantiate(settings.model)
+    stage = KeyframeStage(model, instantiate(config.data), config.memories, settings.curriculum, settings.loss, seed=config.seed)
+    loop = TrainerConfig(
+        max_steps=sum(part.num_steps for part in settings.curriculum),
+        batch_size=settings.trainer.batch_size,
+        log_every=settings.trainer.log_every,
+    )
+
+    def learning_rate(step: int) -> float:
+        # One decay over all stages; a boundary changes what is learned, so the rate warms up anew.
+        index, within = stage_at(step, settings.curriculum)
+        warm = min(1.0, (within + 1) / max(1, settings.optimizer.warmup_steps)) if index else 1.0
+        return warm * settings.curriculum[index].learning_rate_scale * learning_rate_at(step, loop.max_steps, settings.optimizer)
+
+    def finish(trained: SmallMMDiT) -> ProbeResult:
+        probe: Probe = instantiate(config.probe)
+        return probe(trained, config.memories, config.drawing)
+
+    return _Plan(stage, model, loop, settings.optimizer, learning_rate, finish, [Chart("Loss", {"loss": "loss", "error": "squared error"})])
+
+
+def _video(config: TrainConfig) -> _Plan:
+    settings = config.video
+    model = instantiate(settings.model)
+    if settings.from_keyframes:
+        folder = _folder(config)
+        if not (folder.path / "keyframes.safetensors").is_file():
+            raise UserError(
+                f"{folder.path} holds no keyframe model for the video model to start from: "
+                "give stages=[keyframes,video], or video.from_keyframes=false"
+            )
+        model.start_from(instantiate(config.film.model | {"path": str(folder.path)}))
+    stage = VideoStage(model, instantiate(settings.data), settings.conditioning, settings.loss, seed=config.seed)
+    charts = [Chart("Loss", {"loss": "loss", "error": "squared error"})]
+    return _Plan(stage, model, settings.trainer, settings.optimizer, None, lambda trained: ProbeResult({}, {}), charts)
+
+
+def _folder(config: TrainConfig) -> ModelFolder:
+    """The model folder that all stages write into."""
+    return model_folder(Path(config.output_root) / config.name / "model")
+
+
+if __name__ == "__main__":
+    main()

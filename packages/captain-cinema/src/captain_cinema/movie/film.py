@@ -1,0 +1,316 @@
+"""From a storyboard to a film in a folder: keyframes, clips, titles, contact sheet and the page that shows it all."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from captain_cinema.conditioning import MemoryPolicy
+from captain_cinema.data.storyboard import Storyboard, read_storyboard
+from captain_cinema.models import KeyframeModel
+from captain_cinema.movie import Planner, Verifier
+from captain_cinema.movie.files import contact_sheet, title_card, write_film
+from captain_cinema.pictures import read_picture, to_bytes, write_picture
+from captain_cinema.report.storyboard_page import render_storyboard_page
+from captain_cinema.sampling import DrawingConfig, Keyframe, KeyframeSampler, Reference
+from captain_cinema.video import Clip, VideoGenerator
+from triptych.errors import UserError
+from triptych.report.render import ReportConfig, Samples
+from triptych.run.provenance import provenance
+from triptych.run.session import Run
+from triptych.seeding import derive_seed
+from triptych.telemetry.logging import get_logger
+
+_logger = get_logger("film")
+
+
+@dataclass
+class ReferenceConfig:
+    """A picture from outside the film that shots may remember.
+
+    Attributes:
+        path: PNG or JPEG; cut to the film's aspect and size.
+        caption: what it shows.
+        tags: names and places that it shows; shots that share them remember it first.
+    """
+
+    path: str = ""
+    caption: str = ""
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class FilmConfig:
+    """What is filmed, and how it is written.
+
+    Attributes:
+        storyline: beats in plain words, with semicolons between them; null where there is a storyboard.
+        storyboard: a `storyboard.json`, written by an earlier film and perhaps edited; takes the place of the storyline.
+        references: pictures from outside.
+        keyframes_from: folder of an earlier film whose keyframes are kept, but for those in `redraw`.
+        redraw: numbers of the shots, from 1, that are drawn anew, each with a seed that derives from the run's.
+        image_size: height and width of a keyframe in pixels.
+        frames_per_second: of the film.
+        scale: the film and the contact sheet are so many times as large as the keyframes.
+        title_seconds: of the title card; 0 for none.
+    """
+
+    storyline: str | None = None
+    storyboard: str | None = None
+    references: list[ReferenceConfig] = field(default_factory=list)
+    keyframes_from: str | None = None
+    redraw: list[int] = field(default_factory=list)
+    image_size: list[int] = field(default_factory=lambda: [64, 64])
+    frames_per_second: int = 12
+    scale: int = 6
+    title_seconds: float = 1.5
+
+    def __post_init__(self) -> None:
+        if self.frames_per_second < 1 or self.scale < 1 or not 0 <= self.title_seconds <= 60:
+            raise UserError(
+                f"frames_per_second is {self.frames_per_second}, scale {self.scale}, title_seconds {self.title_seconds}: "
+                "give 1 or more, 1 or more, and 0 to 60"
+            )
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise UserError(f"image_size is {self.image_size}: give height and width in pixels")
+        if self.redraw and self.keyframes_from is None:
+            raise UserError(f"redraw is {self.redraw} but there are no keyframes to keep: set keyframes_from to an earlier film")
+
+
+@dataclass(frozen=True)
+class Script:
+    """Everything that a film is drawn from.
+
+    Attributes:
+        board: the storyboard.
+        kept: keyframes that are not drawn anew, by 0-based shot.
+        references: frames from outside.
+    """
+
+    board: Storyboard
+    kept: dict[int, Float[Tensor, "3 height width"]]
+    references: tuple[Reference, ...]
+
+
+def read_script(film: FilmConfig, planner: Planner, *, seed: int) -> Script:
+    """Plans or reads the storyboard and reads all pictures that a film begins with.
+
+    Args:
+        film: what is filmed.
+        planner: makes a storyboard of the storyline.
+        seed: of what the storyline leaves open, and of redrawn shots.
+
+    Raises:
+        UserError: if the storyline, the storyboard, a reference or an earlier film cannot be used.
+    """
+    board, kept = _kept(_storyboard(film, planner, seed), film, seed)
+    size = (film.image_size[0], film.image_size[1])
+    nameless = [entry for entry in film.references if not entry.path or not entry.caption]
+    if nameless:
+        raise UserError(f"references has {nameless[0]}: each needs a path and a caption")
+    references = tuple(Reference(read_picture(Path(entry.path), size), entry.caption, tuple(entry.tags)) for entry in film.references)
+    return Script(board, kept, references)
+
+
+@dataclass(frozen=True)
+class Studio:
+    """Everything that makes a film of a script.
+
+    Attributes:
+        model: the keyframe model.
+        memory: which earlier keyframes a shot looks at.
+        drawing: how keyframes are drawn.
+        video: what draws the clips.
+        verifier: says what of a shot is right; None for nobody.
+    """
+
+    model: KeyframeModel
+    memory: MemoryPolicy
+    drawing: DrawingConfig
+    video: VideoGenerator
+    verifier: Verifier | None = None
+
+    def check(self, film: FilmConfig, script: Script) -> None:
+        """Refuses what cannot be drawn, without drawing.
+
+        Raises:
+            UserError: if the size, the budget or a caption does not fit the model.
+        """
+        height, width = film.image_size
+        side = self.model.space.pixels_per_token
+        if height % side or width % side:
+            raise UserError(f"image_size is {film.image_size}: both must be multiples of {side}")
+        board = script.board
+        self.model.encode_captions([*board.captions(), *(reference.caption for reference in script.references)])
+        self.memory.plan(len(board.shots), short_side=min(height, width) // side, aspect=width / height, text_tokens=self.model.text_tokens)
+        if self.drawing.mode == "joint" and script.references:
+            raise UserError("drawing.mode is joint, which remembers nothing: leave references out, or draw with mode extend")
+
+
+def make_film(run: Run, film: FilmConfig, script: Script, studio: Studio) -> None:
+    """Draws, animates and writes a film into the run's folder; call it on every process: one draws, the others wait.
+
+    Args:
+        run: not begun yet: nothing is written before all that can be refused is known.
+        film: how it is written.
+        script: what is filmed.
+        studio: what makes it.
+
+    Raises:
+        UserError: if the size, the budget or a caption does not fit the model.
+    """
+    studio.check(film, script)
+    if run.world.is_main:
+        size = (film.image_size[0], film.image_size[1])
+        sampler = KeyframeSampler(studio.model, studio.memory, studio.drawing, image_size=size)
+        keyframes = sampler.draw(script.board, fixed=script.kept, references=script.references)
+        frames = [keyframe.frame for keyframe in keyframes]
+        clips = studio.video.clips(script.board, frames, frames_per_second=Fraction(film.frames_per_second))
+    run.begin({})  # empties the folder of an earlier film: not before the keyframes of a new one are there
+    if run.world.is_main:
+        _write(run, film, script, studio, keyframes, clips)
+    run.world.barrier()
+
+
+def _storyboard(film: FilmConfig, planner: Planner, seed: int) -> Storyboard:
+    if film.storyboard is not None:
+        return read_storyboard(Path(film.storyboard))
+    if film.keyframes_from is not None:
+        return read_storyboard(Path(film.keyframes_from) / "storyboard.json")
+    if film.storyline is None:
+        raise UserError("there is nothing to film: set storyline or storyboard")
+    return planner(film.storyline, seed=seed)
+
+
+def _kept(board: Storyboard, film: FilmConfig, seed: int) -> tuple[Storyboard, dict[int, Float[Tensor, "3 height width"]]]:
+    """The storyboard with new seeds for the shots that are drawn anew, and the keyframes of all others."""
+    wrong = [number for number in film.redraw if not 1 <= number <= len(board.shots)]
+    if wrong:
+        raise UserError(f"redraw names shot {wrong[0]}, but the storyboard has shots 1 to {len(board.shots)}")
+    if film.keyframes_from is None:
+        return board, {}
+    shots = list(board.shots)
+    for number in film.redraw:
+        shots[number - 1] = replace(shots[number - 1], seed=derive_seed(seed, "redraw", number))
+    kept = {}
+    folder = Path(film.keyframes_from)
+    earlier = read_storyboard(folder / "storyboard.json").shots
+    for number, (shot, before) in enumerate(zip(shots, earlier, strict=False), start=1):
+        # A shot that shows something else than its namesake of the earlier film has no keyframe yet.
+        if number in film.redraw or (shot.caption, shot.tags) != (before.caption, before.tags):
+            continue
+        frame = read_picture(folder / _keyframe_file(number), None)
+        if list(frame.shape[-2:]) != film.image_size:
+            raise UserError(f"{folder / _keyframe_file(number)} has {frame.shape[-2]} x {frame.shape[-1]} pixels, not {film.image_size}")
+        kept[number - 1] = frame
+    return replace(board, shots=tuple(shots)), kept
+
+
+def _write(run: Run, film: FilmConfig, script: Script, studio: Studio, keyframes: Sequence[Keyframe], clips: Iterator[Clip]) -> None:
+    board = script.board
+    for folder in ("keyframes", "clips"):
+        (run.directory / folder).mkdir(exist_ok=True)
+    made = provenance()
+    signed = {"Software": f"triptych {made['commit']}", "Seed": str(board.seed)}
+    for number, (shot, keyframe) in enumerate(zip(board.shots, keyframes, strict=True), start=1):
+        texts = {**signed, "Title": board.title, "Description": shot.caption}
+        write_picture(run.directory / _keyframe_file(number), to_bytes(keyframe.frame[None])[0], texts)
+    verdicts = _write_film(run, film, studio, board, keyframes, clips, signed)
+    sheet = contact_sheet(
+        [to_bytes(keyframe.frame[None], scale=film.scale)[0] for keyframe in keyframes], [shot.caption for shot in board.shots]
+    )
+    write_picture(run.directory / "contact_sheet.png", sheet, {**signed, "Title": board.title})
+    board.write(run.directory / "storyboard.json")
+    run.write_text("plan.txt", _plan_text(board, keyframes))
+    memory, drawing = studio.memory, studio.drawing
+    page = render_storyboard_page(
+        board,
+        keyframes,
+        clips=[(run.directory / _clip_file(number)).read_bytes() for number in range(1, len(keyframes) + 1)],
+        verdicts=verdicts,
+        references=script.references,
+        patch=studio.model.space.pixels_per_token,
+        settings={
+            "memory": f"{memory.kind}, by {memory.order}",
+            "drawing": f"{drawing.mode}, {drawing.num_steps} steps",
+            "seed": str(board.seed),
+            "commit": str(made["commit"]),
+        },
+    )
+    run.write_text("storyboard.html", page)
+    _finish(run, board, keyframes, verdicts)
+
+
+def _write_film(
+    run: Run,
+    film: FilmConfig,
+    studio: Studio,
+    board: Storyboard,
+    keyframes: Sequence[Keyframe],
+    clips: Iterator[Clip],
+    signed: Mapping[str, str],
+) -> list[Mapping[str, bool]]:
+    """Writes every clip and the film as the clips come, one in memory at a time; returns the verdicts on the shots."""
+    rate = Fraction(film.frames_per_second)
+    size = (film.scale * film.image_size[0], film.scale * film.image_size[1])
+    verdicts: list[Mapping[str, bool]] = []
+
+    def shots() -> Iterator[Tensor]:
+        yield title_card(board.title, size)[None].expand(round(film.title_seconds * film.frames_per_second), -1, -1, -1)
+        for index, clip in enumerate(clips):
+            tags = {"title": board.shots[index].caption, **signed}
+            write_film(run.directory / _clip_file(index + 1), [clip.frames], frames_per_second=rate, metadata=tags)
+            acting = clip if studio.video.animates else None
+            verdicts.append({} if studio.verifier is None else studio.verifier(board, index, keyframes[index].frame, acting))
+            yield clip.frames
+
+    write_film(run.directory / "film.mp4", shots(), frames_per_second=rate, metadata={"title": board.title, **signed})
+    return verdicts
+
+
+def _finish(run: Run, board: Storyboard, keyframes: Sequence[Keyframe], verdicts: Sequence[Mapping[str, bool]]) -> None:
+    checks = [holds for verdict in verdicts for holds in verdict.values()]
+    drawn = [keyframe for keyframe in keyframes if keyframe.tokens]
+    seconds = sum(keyframe.seconds for keyframe in keyframes)
+    summary = {
+        "num_shots": len(keyframes),
+        "num_drawn": len(drawn),
+        "tokens_per_shot": sum(keyframe.tokens for keyframe in drawn) / max(1, len(drawn)),
+        "seconds": seconds,
+        "checked": len(checks),
+        "holds": sum(checks),
+    }
+    run.log({key: float(value) for key, value in summary.items()}, step=1)
+    rows = [
+        (str(number), shot.caption, ", ".join(f"{what} {'holds' if holds else 'fails'}" for what, holds in verdict.items()))
+        for number, (shot, verdict) in enumerate(zip(board.shots, verdicts, strict=True), start=1)
+    ]
+    headline = {"shots": str(len(keyframes)), "details right": f"{sum(checks)} of {len(checks)}", "seconds": f"{seconds:.1f}"}
+    report = ReportConfig(title=board.title, headline=headline, samples=[Samples("Shots", ("shot", "caption", "judge"), rows)])
+    run.finish(summary, report=report)
+    _logger.info("shots              %d, details right %d of %d", len(keyframes), sum(checks), len(checks))
+    _logger.info("film               %s", run.directory / "film.mp4")
+    _logger.info("storyboard         %s", run.directory / "storyboard.html")
+
+
+def _keyframe_file(number: int) -> str:
+    return f"keyframes/{number:03d}.png"
+
+
+def _clip_file(number: int) -> str:
+    return f"clips/{number:03d}.mp4"
+
+
+def _plan_text(board: Storyboard, keyframes: Sequence[Keyframe]) -> str:
+    lines = []
+    for number, (shot, keyframe) in enumerate(zip(board.shots, keyframes, strict=True), start=1):
+        lines.append(f"{number:3d}  {keyframe.tokens:5d} tokens  {shot.caption}")
+        for kept in keyframe.remembered:
+            name = f"shot {kept.source + 1}" if kept.source >= 0 else f"reference {-kept.source}"
+            lines.append(f"       remembers {name} at {kept.grid[0]} x {kept.grid[1]} tokens")
+        if keyframe.note:
+            lines.append(f"       {keyframe.note}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,121 @@
+"""A storyline in plain words becomes a storyboard of tiny cinema, by a grammar; no model, no network.
+
+Every beat of the storyline becomes a shot for each character it names, or two where it names one who finds something.
+"""
+
+import re
+import textwrap
+from collections.abc import Sequence
+
+import torch
+
+from captain_cinema.data.storyboard import Shot, Storyboard
+from captain_cinema.toy.captions import NAMES, PLACES, Caption, look_text
+from captain_cinema.toy.drawing import BODY_COLOURS, IDENTITY_VALUES, POSITIONS, SETTING_VALUES, SIZES, Identity, Setting
+from triptych.errors import UserError
+from triptych.seeding import generator
+
+_ACTIONS = {
+    "walk right": ("leave", "leaves", "exits", "goes", "departs", "runs"),
+    "walk left": ("returns", "return", "enters", "arrives", "comes", "back"),
+    "jump": ("jumps", "jump", "dances", "celebrates", "laughs", "cheers"),
+    "approach": ("approaches", "looks", "speaks", "says", "sees", "discovers"),
+}
+_FINDS = ("finds", "takes", "holds", "carries", "picks", "brings", "gets")
+_DROPS = ("drops", "loses", "hides", "gives")
+
+
+def plan_storyboard(storyline: str, *, seed: int = 0) -> Storyboard:
+    """The storyboard of a storyline: beats between semicolons, full stops or line ends.
+
+    A beat names at least one character; a place ("in the attic") holds until another is named; who finds "the red box"
+    carries it until it is dropped. Looks are dealt by `seed`.
+
+    Raises:
+        UserError: if a beat names nobody, or a place or box that tiny cinema does not know.
+
+    Example:
+        >>> board = plan_storyboard("ada meets bo in the kitchen; bo leaves")
+        >>> [shot.characters for shot in board.shots]
+        [('ada',), ('bo',), ('bo',)]
+    """
+    beats = [beat.strip() for beat in re.split(r"[;.\n]+", storyline) if beat.strip()]
+    if not beats:
+        raise UserError("the storyline is empty: tell what happens, one beat after another, with semicolons between them")
+    stream = generator(seed, "storyboard")
+    place = _first_place(beats, stream)
+    carried: dict[str, str] = {}
+    cast: list[str] = []
+    scenery: list[str] = []
+    shots: list[Shot] = []
+    for number, beat in enumerate(beats, start=1):
+        words = re.findall(r"[a-z]+", beat.lower())
+        names = list(dict.fromkeys(word for word in words if word in NAMES))
+        if not names:
+            raise UserError(f"beat {number} of the storyline ('{beat}') names nobody: tiny cinema knows {', '.join(NAMES)}")
+        place = _place_of(beat, number) or place
+        prop = _prop_of(beat, number)
+        if prop is not None:
+            carried[names[0]] = prop
+        elif any(word in words for word in _DROPS):
+            carried.pop(names[0], None)
+        action = next((action for action, verbs in _ACTIONS.items() if any(verb in words for verb in verbs)), "still")
+        cast += [name for name in names if name not in cast]
+        scenery += [place] if place not in scenery else []
+        # Who finds something is first seen at the place, then close with it.
+        views = [(names[0], "wide"), (names[0], "close")] if prop is not None and len(names) == 1 else [(name, "") for name in names]
+        for index, (name, size) in enumerate(views):
+            held = "none" if prop is not None and size == "wide" else carried.get(name, "none")
+            framing = size or tuple(SIZES)[(len(shots)) % len(SIZES)]
+            side = tuple(POSITIONS)[1 if len(views) == 1 or size else 2 * index % 4]
+            happens = action if index == len(views) - 1 or prop is None else "still"
+            caption = Caption(name, place, framing, side, held, happens)
+            shots.append(Shot(caption.text, (name,), place))
+    return Storyboard(
+        title=textwrap.shorten(storyline, 80, placeholder=" ..."),
+        characters={
+            name: look_text(Identity(*look), None) for name, look in zip(cast, _deal(IDENTITY_VALUES, len(cast), stream), strict=True)
+        },
+        places={
+            spot: look_text(None, Setting(*look)) for spot, look in zip(scenery, _deal(SETTING_VALUES, len(scenery), stream), strict=True)
+        },
+        shots=tuple(shots),
+        seed=seed,
+    )
+
+
+def _first_place(beats: Sequence[str], stream: torch.Generator) -> str:
+    named = [place for number, beat in enumerate(beats, start=1) if (place := _place_of(beat, number)) is not None]
+    return named[0] if named else PLACES[int(torch.randint(len(PLACES), (), generator=stream))]
+
+
+def _place_of(beat: str, number: int) -> str | None:
+    words = re.findall(r"[a-z]+", beat.lower())
+    known = next((word for word in words if word in PLACES), None)
+    told = re.search(r"\b(?:in|into|at|to|inside)\s+(?:the|a|an)\s+([a-z]+)", beat.lower())
+    if known is None and told is not None:
+        raise UserError(f"beat {number} of the storyline ('{beat}') is at '{told.group(1)}': tiny cinema knows {', '.join(PLACES)}")
+    return known
+
+
+def _prop_of(beat: str, number: int) -> str | None:
+    match = re.search(rf"\b(?:{'|'.join(_FINDS)})\b.*?\b(?:the|a|an|his|her)\s+([a-z]+)\s+box", beat.lower())
+    if match is None:
+        return None
+    if match.group(1) not in BODY_COLOURS:
+        raise UserError(f"beat {number} of the storyline ('{beat}') has a {match.group(1)} box: boxes are {', '.join(BODY_COLOURS)}")
+    return match.group(1)
+
+
+def _deal(values: Sequence[Sequence[str]], count: int, stream: torch.Generator) -> list[tuple[str, ...]]:
+    """Looks for `count` of a kind, in no detail alike while the values last."""
+    dealt = [torch.randperm(len(options), generator=stream).tolist() for options in values]
+    return [tuple(options[order[index % len(order)]] for options, order in zip(values, dealt, strict=True)) for index in range(count)]
+
+
+class TemplatePlanner:
+    """Tiny cinema's `Planner`; see `plan_storyboard`."""
+
+    def __call__(self, storyline: str, *, seed: int) -> Storyboard:
+        """The storyboard of a storyline."""
+        return plan_storyboard(storyline, seed=seed)

@@ -1,0 +1,299 @@
+"""Checkpoints that are whole or absent: written aside, hashed, then renamed."""
+
+import hashlib
+import json
+import re
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from triptych.checkpoint import Saveable, Writer
+from triptych.distributed import World
+from triptych.errors import UserError
+from triptych.files import describe_disk_error, is_disk_error, sync
+
+_COMPLETE = re.compile(r"step_(\d{8})")
+_MANIFEST = "manifest.json"
+
+
+@dataclass
+class CheckpointConfig:
+    """When checkpoints are written and how many stay.
+
+    Attributes:
+        every_steps: write after each multiple of this many steps, and after the last step.
+        keep: how many of the newest complete checkpoints stay on disk.
+        asynchronous: write beside the training, which waits for the copy of its state alone; false waits for the disk.
+    """
+
+    every_steps: int = 10
+    keep: int = 2
+    asynchronous: bool = True
+
+    def __post_init__(self) -> None:
+        if self.every_steps < 1:
+            raise UserError(f"checkpoint.every_steps is {self.every_steps}: it must be 1 or more")
+        if self.keep < 1:
+            raise UserError(f"checkpoint.keep is {self.keep}: at least 1 checkpoint must stay")
+
+
+class Checkpointer:
+    """Step folders below one directory.
+
+    A folder `step_00000010` is complete by construction: it was written as `step_00000010.partial`, every file
+    was hashed (SHA-256) into `manifest.json` and synced to disk, and only then was the folder renamed. Which
+    checkpoint is the latest is a fact of the directory, not of a pointer file.
+
+    Args:
+        directory: where the step folders live; created at the first save.
+        world: the processes that save and load together.
+        keep: how many of the newest complete checkpoints stay.
+        asynchronous: whether `save` returns when the state is copied; what then fails is told by the next `save` or `wait`.
+    """
+
+    def __init__(self, directory: Path, world: World, *, keep: int = 2, asynchronous: bool = False) -> None:
+        self._directory = directory
+        self._world = world
+        self._keep = keep
+        self._asynchronous = asynchronous
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def steps(self) -> list[int]:
+        """Steps of all complete checkpoints, ascending; their contents are not verified here."""
+        if not self._directory.is_dir():
+            return []
+        matches = (_COMPLETE.fullmatch(path.name) for path in self._directory.iterdir() if path.is_dir())
+        return sorted(int(match.group(1)) for match in matches if match)
+
+    def path(self, step: int) -> Path:
+        """The folder of a complete checkpoint."""
+        return self._directory / f"step_{step:08d}"
+
+    def save(self, step: int, state: Mapping[str, Saveable]) -> None:
+        """Writes every component and commits them together; older checkpoints beyond `keep` are removed after that.
+
+        An asynchronous one waits for the one before it, copies the state, and returns. A kill meanwhile leaves the earlier
+        checkpoint, as at any other moment of a save.
+
+        Raises:
+            UserError: if the files cannot be written (a full or read-only disk). Nothing half-written stays, and
+                earlier checkpoints are untouched.
+        """
+        self.wait()
+        partial = self._directory / f"step_{step:08d}.partial"
+        group = self._world.background_group
+        failure: str | None = None
+        try:
+            if self._world.is_main:
+                shutil.rmtree(partial, ignore_errors=True)
+                for name in state:
+                    (partial / name).mkdir(parents=True)
+        except OSError as error:
+            failure = describe_disk_error(error)
+        # Every rank learns of any rank's failure before the next collective, so that none waits for another.
+        failure = self._first_failure(failure, group)
+        writers: list[Writer] = []
+        if failure is None:
+            try:
+                found = [component.save(partial / name) for name, component in state.items()]
+                writers = [writer for writer in found if writer is not None]
+            except Exception as error:
+                failure = _disk_failure(error)
+        if not self._asynchronous:
+            self._write(step, partial, writers, failure, group)
+            return
+        self._thread = threading.Thread(target=self._write_aside, args=(step, partial, writers, failure, group), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Returns when the checkpoint that is being written is committed.
+
+        Raises:
+            UserError: if it could not be written; on every rank alike.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _write_aside(self, step: int, partial: Path, writers: list[Writer], failure: str | None, group: Any) -> None:
+        try:
+            self._write(step, partial, writers, failure, group)
+        except BaseException as error:
+            self._error = error
+
+    def _write(self, step: int, partial: Path, writers: list[Writer], failure: str | None, group: Any) -> None:
+        if failure is None:
+            try:
+                for writer in writers:
+                    writer()
+            except BaseException as error:  # torch.distributed.checkpoint wraps what a rank raised into a BaseException
+                failure = _disk_failure(error)
+        failure = self._first_failure(failure, group)
+        if failure is None and self._world.is_main:
+            try:
+                self._commit(step, partial)
+            except OSError as error:
+                failure = describe_disk_error(error)
+        failure = self._first_failure(failure, group)
+        if failure is not None:
+            self._abandon(step, partial, failure, group)
+        if self._world.is_main:
+            for old in self.steps()[: -self._keep]:
+                self._remove(self.path(old))
+
+    def restore(self, state: Mapping[str, Saveable], step: int | None = None) -> int | None:
+        """Loads the newest checkpoint (or that of `step`) into every component and returns its step.
+
+        Every file is compared with the manifest before anything is loaded. Leftovers of interrupted saves are
+        removed; checkpoints newer than a chosen `step` are set aside as `step_XXXXXXXX.abandoned`.
+
+        Returns:
+            The step, or None where there is no checkpoint.
+
+        Raises:
+            UserError: if the chosen step does not exist, or a file is missing, truncated or altered; the message
+                names the newest earlier checkpoint that is whole.
+        """
+        self.wait()
+        with self._world.main_first() as is_main:
+            if is_main:
+                self._put_back()
+        chosen = self.choose(step)
+        if chosen is None:
+            return None
+        with self._world.main_first() as is_main:
+            if is_main:
+                self._verify(chosen)
+                self._tidy(chosen)
+        for name, component in state.items():
+            component.load(self.path(chosen) / name)
+        return chosen
+
+    def choose(self, step: int | None, *, option: str = "resume_step") -> int | None:
+        """The newest complete checkpoint, or that of `step`; None where there is none.
+
+        Args:
+            step: which; None for the newest.
+            option: what the message calls the setting that asked for it.
+
+        Raises:
+            UserError: if there is no complete checkpoint of `step`.
+        """
+        steps = self.steps()
+        if step is not None and step not in steps:
+            listed = ", ".join(map(str, steps)) or "none"
+            raise UserError(f"{option} is {step} but {self._directory} holds checkpoints of steps {listed}: choose one")
+        if step is None and steps:
+            return steps[-1]
+        return step
+
+    def damage(self, step: int) -> str | None:
+        """What is wrong with the checkpoint of `step`, in a few words that begin with the file; None if it is whole."""
+        folder = self.path(step)
+        try:
+            manifest = json.loads((folder / _MANIFEST).read_text())
+            expected = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return f"{_MANIFEST} is missing or unreadable"
+        for name, (num_bytes, digest) in expected.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != num_bytes:
+                return f"{name} has {path.stat().st_size} bytes instead of {num_bytes}"
+            if _sha256(path) != digest:
+                return f"{name} does not match its checksum"
+        return None
+
+    def _verify(self, chosen: int) -> None:
+        damage = self.damage(chosen)
+        if damage is None:
+            return
+        good = next((step for step in reversed(self.steps()) if step < chosen and self.damage(step) is None), None)
+        mend = "overwrite=true starts over" if good is None else f"resume_step={good}, given once, goes on from the previous good one"
+        raise UserError(f"checkpoint {self.path(chosen)} is damaged ({damage}): {mend}")
+
+    def _put_back(self) -> None:
+        """A checkpoint that was to be replaced, and is whole, where a kill came before its successor."""
+        for replaced in self._directory.glob("*.replaced"):
+            if replaced.with_suffix("").exists():
+                shutil.rmtree(replaced, ignore_errors=True)
+            else:
+                replaced.rename(replaced.with_suffix(""))
+
+    def _tidy(self, chosen: int) -> None:
+        for leftover in (*self._directory.glob("*.partial"), *self._directory.glob("*.removed")):
+            shutil.rmtree(leftover, ignore_errors=True)
+        for newer in (step for step in self.steps() if step > chosen):
+            aside = self._directory / f"step_{newer:08d}.abandoned"
+            shutil.rmtree(aside, ignore_errors=True)
+            self.path(newer).rename(aside)
+
+    def _commit(self, step: int, partial: Path) -> None:
+        files = sorted(path for path in partial.rglob("*") if path.is_file())
+        entries = {}
+        for path in files:
+            sync(path)
+            entries[str(path.relative_to(partial))] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        (partial / _MANIFEST).write_text(json.dumps({"step": step, "files": entries}, indent=1))
+        sync(partial / _MANIFEST)
+        for folder in {path.parent for path in files} | {partial}:
+            sync(folder)
+        final = self.path(step)
+        replaced = final.with_name(f"{final.name}.replaced")
+        if final.exists():
+            final.rename(replaced)
+        partial.rename(final)
+        sync(self._directory)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    def _remove(self, folder: Path) -> None:
+        # Renamed before it is emptied: a kill in between must not leave half a folder under a complete one's name.
+        removed = folder.with_name(f"{folder.name}.removed")
+        folder.rename(removed)
+        shutil.rmtree(removed, ignore_errors=True)
+
+    def _first_failure(self, failure: str | None, group: Any) -> str | None:
+        failures = self._world.gather_objects([failure], group=group)
+        return next((item for item in failures if item is not None), None)
+
+    def _abandon(self, step: int, partial: Path, reason: str, group: Any) -> None:
+        if self._world.is_main:
+            shutil.rmtree(partial, ignore_errors=True)
+        self._first_failure(None, group)  # nobody tells what is intact before it is
+        steps = self.steps()
+        kept = f"step {steps[-1]} is intact" if steps else "there is no earlier one"
+        free = shutil.disk_usage(_existing(self._directory)).free / 1e6
+        raise UserError(
+            f"checkpoint of step {step} could not be written to {self._directory} ({reason}; {free:.1f} MB free): "
+            f"the last good checkpoint, {kept}; make room and run the same command again"
+        )
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _disk_failure(error: BaseException) -> str:
+    """The reason of a failed save in a few words; a defect of ours is raised again."""
+    failures = getattr(error, "failures", None)  # torch.distributed.checkpoint: rank -> (error, traceback)
+    causes = [error] if not isinstance(failures, dict) else [cause for cause, _ in failures.values()]
+    # safetensors and torch.save report a full disk as errors of their own kinds.
+    for cause in causes:
+        if is_disk_error(cause):
+            return describe_disk_error(cause)
+    raise error

@@ -1,0 +1,216 @@
+"""A checkpoint of any strategy becomes a model folder that other programs read.
+
+A run leaves what belongs beside its weights (sizes, a tokenizer) in `model_files/` once; its checkpoints hold the weights alone.
+"""
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.state_dict_loader import load
+
+from triptych.checkpoint.checkpointer import Checkpointer
+from triptych.checkpoint.model_folder import CONFIG_FILE, write_part
+from triptych.distributed import World
+from triptych.errors import UserError
+from triptych.files import write_atomically
+
+FILES = "model_files"
+"""In a run's folder: what an exporter needs beside the weights."""
+
+_INDEX = "weights.json"
+_ORIGIN = "export.json"
+_PARTS = "parts.json"
+
+
+class Exporter(Protocol):
+    """Writes a model folder; registered by name as an entry point of the group `triptych.exporters`."""
+
+    def __call__(self, files: Path, weights: Mapping[str, Tensor], output: Path) -> None:
+        """Writes a model.
+
+        Args:
+            files: what `Exportable.write` wrote.
+            weights: the model's state by the names in `Exportable.model`, in host memory; a tied one under its first name.
+            output: an existing folder; it may hold other parts of the model.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Exportable:
+    """What makes the checkpoints of a run a model.
+
+    Attributes:
+        exporter: name of an entry point of the group `triptych.exporters`.
+        component: of the checkpoints, the one that a strategy saved.
+        model: the module given to that strategy's `prepare`.
+        write: writes what the exporter needs beside the weights into an existing folder.
+    """
+
+    exporter: str
+    component: str
+    model: nn.Module
+    write: Callable[[Path], None]
+
+    def leave(self, run: Path) -> None:
+        """Writes `model_files/` into the folder of a run, whole or not at all."""
+        partial = run / f".{FILES}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        self.write(partial)
+        index = {"exporter": self.exporter, "component": self.component, "weights": state_shapes(self.model)}
+        write_atomically(partial / _INDEX, json.dumps(index))
+        shutil.rmtree(run / FILES, ignore_errors=True)
+        partial.rename(run / FILES)
+
+
+def state_shapes(model: nn.Module) -> dict[str, tuple[list[int], str]]:
+    """Shape and dtype of every tensor of a model's state by its name; a tied parameter under the first of its names."""
+    state = model.state_dict(keep_vars=True)
+    first = {id(tensor): name for name, tensor in reversed(state.items())}
+    return {
+        name: (list(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in state.items() if first[id(tensor)] == name
+    }
+
+
+def model_parts(model: nn.Module, parts: Mapping[str, tuple[nn.Module, Mapping[str, Any]]]) -> Exportable:
+    """Parts of `model`, with their sizes, as what `triptych.checkpoint.model_folder.ModelFolder` holds."""
+    names = {id(module): name for name, module in model.named_modules()}
+    table = {part: {"module": names[id(module)], "sizes": dict(sizes)} for part, (module, sizes) in parts.items()}
+
+    def write(folder: Path) -> None:
+        (folder / _PARTS).write_text(json.dumps(table, indent=1))
+
+    return Exportable("model_folder", "strategy", model, write)
+
+
+def export_parts(files: Path, weights: Mapping[str, Tensor], output: Path) -> None:
+    """The exporter `model_folder`: one safetensors file for each part, and all sizes in `config.json`."""
+    for part, entry in json.loads((files / _PARTS).read_text()).items():
+        prefix = f"{entry['module']}." if entry["module"] else ""
+        own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+        write_part(output, part, own, entry["sizes"])
+
+
+def export(folder: Path, output: Path | None = None, step: int | None = None) -> tuple[Path, dict[str, int]]:
+    """Makes a model folder of a run's checkpoint, or of the checkpoints of all stages of a training.
+
+    The weights pass through host memory one run at a time. Every file is compared with its checksum first.
+
+    Args:
+        folder: of a run, or of a training whose stages are runs below it; parts of a model that no stage trained are taken
+            from its `model/`.
+        output: the model folder; None for `export` below `folder`. An earlier export there is replaced, anything else not.
+        step: which checkpoint; None for the newest.
+
+    Returns:
+        The model folder, and the step of each run in it.
+
+    Raises:
+        UserError: if there is no such run or checkpoint, it is damaged, or `output` holds something else.
+    """
+    runs = [folder] if (folder / FILES).is_dir() else [path.parent for path in sorted(folder.glob(f"*/{FILES}"))]
+    if not runs:
+        raise UserError(f"{folder} holds no run whose model can be exported: give the folder of a training")
+    indices = [json.loads((run / FILES / _INDEX).read_text()) for run in runs]
+    if len(runs) > 1 and any(index["exporter"] != "model_folder" for index in indices):
+        raise UserError(f"{folder} holds {len(runs)} runs: export one of them, such as {runs[0]}")
+    if len(runs) > 1 and step is not None:
+        raise UserError(f"{folder} holds {len(runs)} stages: --step chooses a checkpoint of one of them, such as {runs[-1]}")
+    target = folder / "export" if output is None else output
+    if target.exists() and not (target / _ORIGIN).is_file() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} holds something else than an earlier export: choose another --output")
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        found = {run: _export_run(run, index, partial, step) for run, index in zip(runs, indices, strict=True)}
+        if folder not in runs:
+            _add_parts(folder / "model", partial)
+        steps = {run.name: at for run, at in found.items()}
+        write_atomically(partial / _ORIGIN, json.dumps({"run": str(folder.resolve()), "steps": steps}, indent=1))
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target, steps
+
+
+def _export_run(run: Path, index: Mapping[str, Any], output: Path, step: int | None) -> int:
+    checkpointer = Checkpointer(run / "checkpoints", World())
+    chosen = checkpointer.choose(step, option="--step")
+    if chosen is None:
+        raise UserError(f"{run} holds no checkpoint yet: wait for its first")
+    damage = checkpointer.damage(chosen)
+    if damage is not None:
+        raise UserError(f"checkpoint {checkpointer.path(chosen)} is damaged or has just been removed ({damage}): choose another by --step")
+    exporters = entry_points(group="triptych.exporters", name=index["exporter"])
+    if not exporters:
+        raise UserError(f"nothing installed exports '{index['exporter']}', which {run} is made for: install the package that trained it")
+    exporter: Exporter = next(iter(exporters)).load()
+    try:
+        weights = read_weights(checkpointer.path(chosen) / index["component"], index["weights"])
+    except FileNotFoundError:  # a run that goes on keeps but the newest
+        raise UserError(f"checkpoint {checkpointer.path(chosen)} was removed while it was read: run the same command again") from None
+    exporter(run / FILES, weights, output)
+    return chosen
+
+
+def _add_parts(model: Path, output: Path) -> None:
+    """Copies from one model folder to another the parts that the second does not have."""
+    if not (model / CONFIG_FILE).is_file():
+        return
+    known = json.loads((output / CONFIG_FILE).read_text())
+    for part, sizes in json.loads((model / CONFIG_FILE).read_text()).items():
+        source = model / f"{part}.safetensors"
+        if part not in known and source.is_file():
+            shutil.copyfile(source, output / source.name)
+            known[part] = sizes
+    write_atomically(output / CONFIG_FILE, json.dumps(known, indent=1))
+
+
+def read_weights(directory: Path, shapes: Mapping[str, tuple[list[int], str]]) -> dict[str, Tensor]:
+    """The model's state from what any strategy saved, whole, in host memory.
+
+    Args:
+        directory: what `Strategy.save` filled: safetensors files, of whole tensors or of shards.
+        shapes: as `state_shapes` gives them.
+
+    Raises:
+        UserError: if a tensor is missing or has another shape.
+    """
+    state = {name: torch.empty(shape, dtype=getattr(torch, dtype)) for name, (shape, dtype) in shapes.items()}
+    saved = dict(_saved_names(directory))
+    missing = next((name for name in state if name not in saved), None)
+    if missing is not None:
+        raise UserError(f"{directory} does not hold the model of this run: it has no '{missing}'")
+    # Sharding makes vectors of scalars.
+    table = {saved[name][0]: tensor.view(1) if saved[name][1] == (1,) and tensor.dim() == 0 else tensor for name, tensor in state.items()}
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is what is meant
+            load(table, storage_reader=HuggingFaceStorageReader(str(directory)), no_dist=True)
+    except CheckpointException as error:
+        reason = str(next(iter(error.failures.values()))[0]).splitlines()[0]
+        raise UserError(f"{directory} does not hold the model of this run: {reason}") from None
+    return state
+
+
+def _saved_names(directory: Path) -> Iterator[tuple[str, tuple[str, torch.Size]]]:
+    """Under which name, and in which shape, a tensor of the model lies in a strategy's files; optimizers have names of their own."""
+    metadata: Any = HuggingFaceStorageReader(str(directory)).read_metadata()
+    for name, entry in metadata.state_dict_metadata.items():
+        kind, slash, rest = name.partition("/")
+        if not slash or kind == "model":
+            yield rest if slash else name, (name, entry.size)

@@ -1,0 +1,117 @@
+"""Folders of model parts: weights of each part, and the sizes of all."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from inspect import signature
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from triptych.checkpoint.weights import fill_strictly, read_safetensors, write_safetensors
+from triptych.errors import UserError
+from triptych.files import write_atomically
+
+CONFIG_FILE = "config.json"
+
+SizesT = TypeVar("SizesT")
+
+
+def write_part(folder: Path, part: str, state: Mapping[str, Tensor], sizes: Mapping[str, Any]) -> None:
+    """Writes one part of a `ModelFolder`, and notes its sizes beside those of the others; each file whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_safetensors(folder / f"{part}.safetensors", state)
+    path = folder / CONFIG_FILE
+    known = json.loads(path.read_text()) if path.exists() else {}
+    write_atomically(path, json.dumps({**known, part: dict(sizes)}, indent=1))
+
+
+class ModelFolder:
+    """A model as files: `<part>.safetensors` for each of its parts, and their sizes in `config.json`.
+
+    Args:
+        path: the folder.
+        train: says how a part is trained, for messages; called with the part, or without one for the whole model.
+        hint: what else could be done where the folder holds no model.
+    """
+
+    def __init__(self, path: Path, *, train: Callable[..., str], hint: str) -> None:
+        self.path = path
+        self._train = train
+        self._hint = hint
+
+    def save(self, part: str, module: nn.Module, sizes: Mapping[str, Any]) -> None:
+        """Writes the weights of one part and notes its sizes; each file whole or not at all."""
+        write_part(self.path, part, module.state_dict(), sizes)
+
+    def load(self, part: str, module: nn.Module) -> None:
+        """Fills one part from its file, in the part's own precision, and leaves it in evaluation mode.
+
+        Raises:
+            UserError: if the file is missing, damaged or of another shape.
+        """
+        path = self.path / f"{part}.safetensors"
+        fill_strictly(module, read_safetensors(path), str(path))
+        module.eval()
+
+    def sizes(self) -> dict[str, dict[str, Any]]:
+        """The sizes of all parts.
+
+        Raises:
+            UserError: if the folder holds no model.
+        """
+        path = self.path / CONFIG_FILE
+        if not path.is_file():
+            raise UserError(f"{self.path} holds no model (no {CONFIG_FILE}): train one with '{self._train()}'; {self._hint}")
+        try:
+            sizes = json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"{path} cannot be read ({error}): train the model again") from error
+        if not isinstance(sizes, dict) or not all(isinstance(part, dict) for part in sizes.values()):
+            raise UserError(f"{path} is no table of the model's parts: train the model again")
+        return sizes
+
+    def sizes_of(self, part: str) -> dict[str, Any]:
+        """The sizes of one part.
+
+        Raises:
+            UserError: if the folder holds no model, or none of this part.
+        """
+        sizes = self.sizes()
+        if part not in sizes:
+            raise UserError(f"{self.path / CONFIG_FILE} says nothing of the {part}: train it with '{self._train(part)}'")
+        return dict(sizes[part])
+
+    def config_of(self, part: str, kind: Callable[..., SizesT], sizes: Mapping[str, Any] | None = None) -> SizesT:
+        """What `kind` makes of the sizes of one part.
+
+        Args:
+            part: which.
+            kind: their dataclass, or a function of them.
+            sizes: those that belong to it; None for all that `sizes_of` gives.
+
+        Raises:
+            UserError: if there is no such part, or a size is unknown or no number.
+        """
+        sizes = self.sizes_of(part) if sizes is None else sizes
+        known = set(signature(kind).parameters)
+        unknown = sorted(set(sizes) - known)
+        if unknown:
+            raise UserError(f"{self.path / CONFIG_FILE} gives the {part} the size '{unknown[0]}': it knows {', '.join(sorted(known))}")
+        wrong = [key for key, value in sizes.items() if not isinstance(value, bool | int | float | list)]
+        if wrong:
+            raise UserError(f"{self.path / CONFIG_FILE} says {wrong[0]}={sizes[wrong[0]]!r} of the {part}: it must be a number")
+        return kind(**sizes)
+
+    def hash(self, part: str) -> str:
+        """SHA-256 of the weights of one part.
+
+        Raises:
+            UserError: if the folder has no such part.
+        """
+        self.sizes_of(part)
+        path = self.path / f"{part}.safetensors"
+        if not path.is_file():
+            raise UserError(f"there are no weights at {path}: train them with '{self._train(part)}'")
+        return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,108 @@
+"""A trained model as the small folder that a package can ship: weights in half precision, their sizes, and a record.
+
+`record.json` says who made each part, and, once the packed weights have been evaluated, how good they are.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from triptych.checkpoint.model_folder import CONFIG_FILE, ModelFolder
+from triptych.checkpoint.weights import read_safetensors, write_safetensors
+from triptych.errors import UserError
+from triptych.files import write_atomically
+
+RECORD_FILE = "record.json"
+SHIPPED_MODELS = "triptych.shipped_models"
+"""Group of entry points: the name of a model that a package ships -> its `ShippedModel`."""
+
+
+@dataclass(frozen=True)
+class ShippedModel:
+    """A model that a package ships.
+
+    Attributes:
+        folder_of: the model folder at a path; None for the shipped one.
+        stage_of: the stage of a training that makes each part.
+        key: the setting of an evaluation that holds the path of the model.
+    """
+
+    folder_of: Callable[[Path | None], ModelFolder]
+    stage_of: Mapping[str, str]
+    key: str
+
+
+def pack(run: Path, model: ModelFolder, target: Path, *, stage_of: Mapping[str, str]) -> dict[str, Any]:
+    """Writes a trained model to `target`, in float16, and returns its record, still without a quality.
+
+    Args:
+        run: folder of the run, `outputs/<name>`; each stage is a run below it.
+        model: the model that the run wrote.
+        target: where the folder goes; existing files of the same names are replaced.
+        stage_of: the stage that makes each part.
+
+    Raises:
+        UserError: if a part of the model or its run is missing.
+    """
+    sizes = model.sizes()
+    made = {stage: _made(run / stage) for stage in dict.fromkeys(stage_of.values())}
+    missing = [part for part in stage_of if not (model.path / f"{part}.safetensors").is_file()]
+    if missing:
+        raise UserError(f"{model.path} has no {missing[0]}.safetensors: train it first")
+    target.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for part in stage_of:
+        path = target / f"{part}.safetensors"
+        write_safetensors(path, {name: value.to(torch.float16) for name, value in read_safetensors(model.path / path.name).items()})
+        files[path.name] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
+    record = {"made": made, "files": files}
+    write_atomically(target / CONFIG_FILE, json.dumps(sizes, indent=1) + "\n")
+    write_atomically(target / RECORD_FILE, json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def add_evaluation(target: Path, evaluation: Path, *, key: str, shipped: Path) -> dict[str, Any]:
+    """Writes into the record of a packed folder what an evaluation of this folder came to.
+
+    Args:
+        target: the packed folder.
+        evaluation: folder of the evaluation's run.
+        key: the setting that holds the path of the model, such as `generator`.
+        shipped: the folder that a null path stands for.
+
+    Raises:
+        UserError: if the folder is not packed, or the evaluation is missing or about another model.
+    """
+    record = _json(target / RECORD_FILE)
+    made = _made(evaluation)
+    path = yaml.safe_load((evaluation / "config.yaml").read_text())[key]["path"]
+    evaluated = shipped if path is None else Path(path)
+    if evaluated.resolve() != target.resolve():
+        raise UserError(f"{evaluation} is an evaluation of {evaluated}: evaluate with {key}.path={target}")
+    record["evaluation"] = made
+    write_atomically(target / RECORD_FILE, json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def _made(run: Path) -> dict[str, Any]:
+    config = run / "config.yaml"
+    if not config.is_file():
+        raise UserError(f"{config} is missing: {run} is no finished run")
+    return {
+        "seed": yaml.safe_load(config.read_text())["seed"],
+        "summary": _json(run / "summary.json"),
+        "provenance": _json(run / "provenance.json"),
+    }
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: is the run finished?") from error

@@ -1,0 +1,1 @@
+"""Entry points: Hydra, printing, and the verbs of `triptych`."""

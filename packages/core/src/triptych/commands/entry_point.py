@@ -1,0 +1,124 @@
+"""Hydra entry points: compose the config, hand over a dataclass, report bad input in one line."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, cast
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from triptych.commands.configs import use_configs
+from triptych.commands.messages import quote_text, refuse, speaks_first
+from triptych.commands.sweep import is_member, is_sweep, lost_member, member_name, prepare_sweep, show_devices
+from triptych.errors import UserError
+from triptych.run.signals import Interrupted
+
+ConfigT = TypeVar("ConfigT")
+
+EXIT_LOST_MEMBER = 1
+
+
+class Command(Generic[ConfigT]):
+    """A function of a config dataclass as a command; see `entry_point`.
+
+    Attributes:
+        panel: folder of its configs.
+        name: of its primary config.
+        schema: dataclass of its settings.
+    """
+
+    def __init__(
+        self, function: Callable[[ConfigT], Any], panel: str, name: str, schema: type[ConfigT], check: Callable[[ConfigT], object] | None
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self.panel = panel
+        self.name = name
+        self.schema = schema
+        self._function = function
+        self._check = check
+        self._wants_traceback = False
+
+    @property
+    def schema_name(self) -> str:
+        """Name of the schema in the defaults list of the primary config."""
+        return f"{self.panel}_{self.name}_schema"
+
+    def register(self) -> None:
+        """Makes Hydra compose this command's configs: its dataclass under `schema_name`, its panel's folder and the shared one."""
+        ConfigStore.instance().store(name=self.schema_name, node=self.schema)
+        use_configs(self.panel, self.name)
+
+    def __call__(self) -> None:
+        """Runs the command with the arguments in `sys.argv`."""
+        # Hydra would print its own, longer account of an error and exit with 1; asked for the full error it
+        # lets the exception through, and the line below is ours.
+        self._wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        try:
+            self.register()
+            if is_sweep():
+                prepare_sweep(self.name, self._check)
+            else:
+                sys.argv[1:] = [quote_text(argument, self.schema) for argument in sys.argv[1:]]
+            # Hydra takes the job's name from the function.
+            task = functools.update_wrapper(lambda config: self._run(config), self._function)
+            hydra.main(version_base="1.3", config_path=None, config_name=self.name)(task)()
+        except (UserError, HydraException, OmegaConfBaseException) as error:
+            refuse(error, self.schema, self._wants_traceback)
+        except Exception as error:
+            lost = lost_member(error)
+            if lost is None or self._wants_traceback:
+                raise
+            print(f"error: {lost}", file=sys.stderr)
+            sys.exit(EXIT_LOST_MEMBER)
+        except KeyboardInterrupt:
+            print("interrupted: the same command goes on from the last checkpoint, where it has one", file=sys.stderr)
+            sys.exit(130)
+
+    def _run(self, config: DictConfig) -> Any:
+        try:
+            settings = cast(ConfigT, OmegaConf.to_object(config))
+            if is_member():
+                # A member of a sweep is named by its overrides, so that a requeued member finds itself.
+                member = member_name(HydraConfig.get().job.override_dirname)
+                object.__setattr__(settings, "name", f"{settings.name}/{member}")  # type: ignore[attr-defined]
+            if self._check is not None:
+                self._check(settings)
+            show_devices()
+            return self._function(settings)
+        except Interrupted as interrupted:
+            if speaks_first():
+                print(interrupted, file=sys.stderr)
+            sys.exit(128 + interrupted.signal_number)
+        except Exception as error:
+            # Reported here and not above, because Hydra would print a line of its own before handing it on.
+            refuse(error, self.schema, self._wants_traceback)
+
+
+def entry_point(
+    panel: str, name: str, schema: type[ConfigT], *, check: Callable[[ConfigT], object] | None = None
+) -> Callable[[Callable[[ConfigT], Any]], Command[ConfigT]]:
+    """Makes a command of a function that takes a config dataclass.
+
+    The primary config `configs/<panel>/<name>.yaml` lists `<panel>_<name>_schema` first among its defaults; that name is
+    registered when the command runs and holds `schema`. So a wrong key or type fails while composing, before anything is
+    loaded. Beside its panel's configs a command sees those of `configs/shared`, and no others.
+
+    Bad input (a `UserError`, or whatever Hydra finds wrong with the overrides) ends the process with one line on
+    standard error and exit code 2. `HYDRA_FULL_ERROR=1` shows tracebacks instead.
+
+    Of a sweep all members are composed and checked before the first is started or queued.
+
+    Args:
+        panel: folder of the configs.
+        name: name of the primary config, without `.yaml`.
+        schema: dataclass of its settings.
+        check: refuses what the dataclass itself cannot, such as a choice's arguments; quick, and without effects.
+    """
+    return lambda function: Command(function, panel, name, schema, check)

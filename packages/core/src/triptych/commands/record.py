@@ -1,0 +1,48 @@
+"""`triptych record`: keeps what a finished run came to."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from triptych.commands.main import Verbs
+from triptych.errors import UserError
+from triptych.files import write_atomically
+
+
+def record(runs: list[Path], claim: Path) -> Path:
+    """Writes `results.json` of a claim: one entry per run, with its summary and provenance.
+
+    Entries of runs recorded earlier under the same name are replaced; the others stay.
+
+    Args:
+        runs: folders of finished runs.
+        claim: the claim's folder, `experiments/<panel>/<claim>`.
+
+    Raises:
+        UserError: if a run is not finished.
+    """
+    path = claim / "results.json"
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    for run in runs:
+        if not (run / "summary.json").exists():
+            raise UserError(f"{run} holds no summary.json: it is no finished run")
+        results[run.name] = {
+            "summary": json.loads((run / "summary.json").read_text()),
+            "provenance": json.loads((run / "provenance.json").read_text()),
+        }
+    claim.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(dict(sorted(results.items())), indent=1) + "\n")
+    return path
+
+
+def _record(arguments: argparse.Namespace) -> str:
+    return str(record(arguments.runs, arguments.claim))
+
+
+def register(verbs: Verbs) -> None:
+    """Adds `triptych record`."""
+    parser = verbs.add_parser("record", help="keep what finished runs came to, in a claim's results.json")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs")
+    parser.add_argument("claim", type=Path, help="experiments/<panel>/<claim>")
+    parser.set_defaults(answer=_record)

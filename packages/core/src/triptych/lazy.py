@@ -1,0 +1,26 @@
+"""Public names of a package that are imported when they are first used."""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+
+def lazy_exports(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], list[str]]:
+    """`__getattr__` and `__all__` of a package's `__init__`.
+
+    Args:
+        package: the package, `__name__` in its `__init__`.
+        homes: public name -> the module below the package that holds it.
+
+    Example:
+        >>> get, names = lazy_exports("triptych", {"UserError": "errors"})
+        >>> get("UserError").__module__, names
+        ('triptych.errors', ['UserError', '__version__'])
+    """
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module '{package}' has no attribute '{name}'")
+        return getattr(import_module(f"{package}.{homes[name]}"), name)
+
+    return get, [*sorted(homes), "__version__"]

@@ -1,0 +1,1 @@
+"""One run: settings, folder, signals, provenance, session."""

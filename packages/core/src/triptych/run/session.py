@@ -1,0 +1,291 @@
+"""One run: its folder, identity, trackers and checkpoints, opened and closed together."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+import torch
+import yaml
+
+from triptych.checkpoint import Saveable
+from triptych.checkpoint.checkpointer import Checkpointer
+from triptych.checkpoint.export import Exportable
+from triptych.distributed import World
+from triptych.errors import UserError
+from triptych.files import write_atomically
+from triptych.report.render import ReportConfig, render_report
+from triptych.run.config import RunConfig
+from triptych.run.directory import RunDirectory
+from triptych.run.provenance import provenance
+from triptych.run.signals import Interrupted, Interruption, unwatch, watch
+from triptych.seeding import GlobalRandomState, derive_seed
+from triptych.telemetry.flops import device_peak
+from triptych.telemetry.logging import get_logger, setup_logging
+from triptych.telemetry.profiling import start_profiler
+from triptych.telemetry.tracking import Tracker, Trackers
+from triptych.telemetry.tracking.jsonl import JsonlTracker
+from triptych.telemetry.tracking.terminal import TerminalTracker
+
+_logger = get_logger("run")
+
+
+class Run:
+    """The folder `<output_root>/<name>` of one run, and everything that writes into it.
+
+    Rank 0 writes; every method may be called on every rank. Use `Run.open`.
+
+    Attributes:
+        directory: the run's folder.
+        world: the processes of this run.
+        seed: the run's seed.
+    """
+
+    def __init__(
+        self, config: RunConfig, world: World, *, budget_keys: tuple[str, ...] = (), tracker: Callable[..., Tracker] | None = None
+    ) -> None:
+        self.world = world
+        self.seed = config.seed
+        self.directory = Path(config.output_root) / config.name
+        self._folder = RunDirectory(self.directory)
+        self._config = config
+        self._resolved = _plain(config)
+        self._budget_keys = budget_keys
+        self._build_tracker = tracker
+        self._checkpointer = Checkpointer(
+            self.directory / "checkpoints", world, keep=config.checkpoint.keep, asynchronous=config.checkpoint.asynchronous
+        )
+        self._random_state = GlobalRandomState(world.rank)
+        self._interruption = Interruption()
+        self._profiler: torch.profiler.profile | None = None
+        self._trackers = Trackers([])
+        self._jsonl: JsonlTracker | None = None
+        self._overwrites = config.overwrite
+
+    @classmethod
+    @contextmanager
+    def open(cls, config: RunConfig, *, budget_keys: tuple[str, ...] = (), tracker: Callable[..., Tracker] | None = None) -> Iterator[Self]:
+        """Joins the other processes, claims the run's folder and checks that it belongs to this config.
+
+        Nothing is written or overwritten before `begin`, apart from the folder and its lock, and both go again if
+        the run ends before `begin`.
+
+        Args:
+            config: the run's settings.
+            budget_keys: dotted keys that may grow between two invocations of one run (`trainer.max_steps`).
+            tracker: builds a tracker beside metrics.jsonl and the terminal, from keyword arguments `directory`,
+                `run_id`, `name` and `config`.
+
+        Raises:
+            UserError: if the folder holds a run of another config (the first key that differs is named), belongs
+                to a process that is alive, cannot be written, or contradicts `resume`.
+        """
+        with World.join(config.device, timeout_seconds=config.timeout_seconds) as world:
+            setup_logging(world.rank, world_size=world.size)
+            # Dropout and the like draw from the global stream; a checkpoint restores it.
+            torch.manual_seed(derive_seed(config.seed, "global", world.rank))
+            run = cls(config, world, budget_keys=budget_keys, tracker=tracker)
+            try:
+                with world.main_first() as is_main:
+                    if is_main:
+                        run._claim()
+                yield run
+                run.wait_for_checkpoint()
+            finally:
+                run._close()
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return self.world.device
+
+    def peak_flops(self, precision: str) -> float | None:
+        """Operations per second that this rank's device could do in `precision`; None where nobody knows."""
+        return device_peak(self.device, precision, self._config.peak_teraflops)
+
+    @property
+    def cache_directory(self) -> Path:
+        """A folder shared by all runs below `output_root`, for results that depend on their own inputs alone."""
+        return Path(self._config.output_root) / "cache"
+
+    @property
+    def checkpoint_steps(self) -> list[int]:
+        """Steps of the complete checkpoints of this run; none of those that `overwrite` is about to delete."""
+        if self._overwrites:
+            return []
+        self._checkpointer.wait()
+        return self._checkpointer.steps()
+
+    def is_finished(self, step: int) -> bool:
+        """Whether an earlier invocation came to `step` and wrote its summary, and nothing asks to go back before it."""
+        steps = self.checkpoint_steps
+        summary = (self.directory / "summary.json").exists()
+        return summary and bool(steps) and steps[-1] >= step and self._config.resume_step in (None, steps[-1])
+
+    def is_due(self, step: int) -> bool:
+        """Whether a checkpoint is to be written after `step`."""
+        return step % self._config.checkpoint.every_steps == 0
+
+    def begin(self, state: Mapping[str, Saveable], *, columns: tuple[str, ...] = (), exportable: Exportable | None = None) -> int | None:
+        """Restores the newest checkpoint into `state`, writes config and provenance, and starts the trackers.
+
+        Args:
+            state: the components of the run's checkpoints by name.
+            columns: metrics that the terminal shows.
+            exportable: what makes the checkpoints a model, for `triptych export`.
+
+        Returns:
+            The step of the restored checkpoint, or None for a fresh start.
+        """
+        if self._overwrites:
+            with self.world.main_first() as is_main:
+                if is_main:
+                    self._folder.empty()
+            self._overwrites = False
+        step = self._checkpointer.restore(self._with_random_state(state), self._config.resume_step)
+        if self.world.is_main:
+            for result in ("summary.json", "report.html"):  # of an earlier, shorter or later time: not what this run comes to
+                (self.directory / result).unlink(missing_ok=True)
+            write_atomically(self.directory / "config.yaml", yaml.safe_dump(self._resolved, sort_keys=False))
+            write_atomically(self.directory / "provenance.json", json.dumps(provenance(), indent=1))
+            if exportable is not None:
+                exportable.leave(self.directory)
+            self._jsonl = JsonlTracker(self.directory, resume_step=step)
+            trackers: list[Tracker] = [TerminalTracker(columns)]
+            if self._build_tracker is not None:
+                run_id = f"{derive_seed(self.seed, str(self.directory.resolve())):016x}"
+                trackers.append(self._build_tracker(directory=self.directory, run_id=run_id, name=self._config.name, config=self._resolved))
+            self._trackers = Trackers(trackers)
+        self._folder.keep()
+        if self._config.profile:
+            self._profiler = start_profiler(self.directory / "profile", self.world.rank, self.device)
+        if step is not None:
+            _logger.info("going on from step %d (%s)", step, self._checkpointer.path(step))
+        return step
+
+    def end_step(self) -> None:
+        """Tells the profiler, where there is one, that a step is over."""
+        if self._profiler is not None:
+            self._profiler.step()
+
+    def rest(self) -> None:
+        """Calls the watchdog off until the next `is_interrupted`: what follows may take longer than any step."""
+        unwatch()
+
+    def note_signals(self) -> None:
+        """Begins a loop that asks `is_interrupted`: until `wait_for_checkpoint` signals are noted for it to tell.
+
+        Before and after they end the process as they always do. The watchdog begins to watch.
+        """
+        self._interruption.install()
+        watch(self._config.timeout_seconds)
+
+    def is_interrupted(self) -> bool:
+        """Whether a signal has asked any rank to stop; the same answer on every rank. To be asked on all of them, once a step.
+
+        A call also shows the watchdog that this process moves: `timeout_seconds` without another one or `rest` end the
+        process, with the stacks of its threads on standard error.
+        """
+        watch(self._config.timeout_seconds)
+        interruption = self._interruption
+        if self.world.size > 1:
+            interruption.signal_number = interruption.of_rank(max(self.world.gather_numbers(interruption.rank(interruption.signal_number))))
+        return interruption.signal_number != 0
+
+    def stop(self, step: int) -> NoReturn:
+        """Ends an interrupted run whose checkpoint of `step` has been written; a scheduler that can is asked to queue it again.
+
+        Raises:
+            Interrupted: always, unless the scheduler's launcher ends the process itself.
+        """
+        self.rest()
+        self._checkpointer.wait()
+        self.world.barrier()
+        _logger.info("stopping           step %d is saved", step)
+        self._folder.release()  # the folder must be free when the job comes back
+        self._interruption.requeue()
+        raise Interrupted(self._interruption.signal_number, step)
+
+    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Writes the numbers of one step to metrics.jsonl and hands them to all trackers; on other ranks it does nothing.
+
+        A tracker may fail without harm, metrics.jsonl may not: a checkpoint must never outrun it.
+        """
+        if self._jsonl is not None:
+            self._jsonl.log(metrics, step=step)
+            self._trackers.log(metrics, step=step)
+
+    def checkpoint(self, step: int, state: Mapping[str, Saveable]) -> None:
+        """Commits `state` as the checkpoint of `step`, after the metrics up to it are on disk; see `Checkpointer.save`."""
+        if self._jsonl is not None:
+            self._jsonl.sync()
+        self._checkpointer.save(step, self._with_random_state(state))
+
+    def wait_for_checkpoint(self) -> None:
+        """Ends a loop: returns when its newest checkpoint is on disk, or raises what kept it from that. To be called on every rank.
+
+        A signal that came after the last `is_interrupted` does now what it would have done without us.
+        """
+        self.rest()
+        self._checkpointer.wait()
+        self._interruption.remove(deliver=True)
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Writes a file of the run's folder atomically; returns its path."""
+        path = self.directory / name
+        if self.world.is_main:
+            write_atomically(path, text)
+        return path
+
+    def finish(self, summary: Mapping[str, Any], *, report: ReportConfig) -> Path:
+        """Writes `summary.json` and `report.html`, and returns the report's path."""
+        path = self.directory / "report.html"
+        if self.world.is_main:
+            self.write_text("summary.json", json.dumps(_finite(summary), indent=1))
+            write_atomically(path, render_report(self.directory, report))
+        return path
+
+    def _with_random_state(self, state: Mapping[str, Saveable]) -> dict[str, Saveable]:
+        return {**state, "random_state": self._random_state}
+
+    def _claim(self) -> None:
+        self._folder.claim()
+        if self._overwrites:
+            self._folder.check_replaceable(self._resolved)  # only `begin` empties it, when the new run has been found sound
+            return
+        self._folder.check_resumable(
+            self._resolved, resume=self._config.resume, has_checkpoint=bool(self.checkpoint_steps), budget_keys=self._budget_keys
+        )
+
+    def _close(self) -> None:
+        unwatch()
+        self._interruption.remove()
+        if self._profiler is not None:
+            self._profiler.stop()
+            self._profiler = None
+        try:
+            self._checkpointer.wait()  # after an error of another kind, what is being written still gets there
+        except UserError as error:
+            _logger.warning("%s", error)
+        self._trackers.close()
+        if self._jsonl is not None:
+            self._jsonl.close()
+        self._folder.close()
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """A config dataclass as plain dicts, lists and scalars."""
+    assert is_dataclass(config)
+    assert not isinstance(config, type)
+    tree = asdict(config)
+    assert isinstance(tree, dict)
+    return tree
+
+
+def _finite(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _finite(value) for key, value in tree.items()}
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree

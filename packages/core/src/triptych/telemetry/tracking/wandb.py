@@ -1,0 +1,70 @@
+"""Weights & Biases; offline unless the config asks otherwise."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from triptych.errors import UserError
+from triptych.telemetry.tracking.jsonl import read_rows
+
+MODES = ("offline", "online", "disabled")
+
+
+class WandbTracker:
+    """One W&B run, kept in the run's own folder and continued under the same id after a resume.
+
+    W&B cannot go on with an offline run: of several under one id the last one uploaded stays. So an offline run that goes on
+    begins with what `metrics.jsonl` holds, and its newest folder, `wandb/latest-run`, is whole.
+
+    Args:
+        directory: the run's folder; W&B writes below `wandb/` in it.
+        run_id: stable identity of the run, so that a resumed run goes on in the same W&B run.
+        name: display name.
+        config: the resolved config, shown beside the curves.
+        project: W&B project.
+        mode: `offline` (default: no account, no network; upload later with `wandb sync wandb/latest-run`), `online` or `disabled`.
+
+    Raises:
+        UserError: if `mode` is none of these, or W&B cannot start.
+    """
+
+    def __init__(
+        self,
+        *,
+        directory: Path,
+        run_id: str,
+        name: str,
+        config: Mapping[str, Any],
+        project: str = "triptych",
+        mode: str = "offline",
+    ) -> None:
+        if mode not in MODES:
+            raise UserError(f"tracker.mode is '{mode}': choose one of {', '.join(MODES)}")
+        try:
+            self._run = wandb.init(
+                project=project,
+                dir=str(directory),
+                id=run_id,
+                name=name,
+                config=dict(config),
+                mode=mode,  # type: ignore[arg-type]  # checked above; W&B types it as a Literal
+                resume="allow" if mode == "online" else None,
+                settings=wandb.Settings(silent=True),
+            )
+        except wandb.errors.Error as error:
+            raise UserError(f"W&B could not start in mode {mode} ({error}): use tracker.mode=offline or run 'wandb login'") from error
+
+        if mode == "offline":
+            timings = {row["step"]: row for row in read_rows(directory / "timings.jsonl")}
+            for row in read_rows(directory / "metrics.jsonl"):
+                self.log({key: value for key, value in (row | timings.get(row["step"], {})).items() if key != "step"}, step=row["step"])
+
+    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Hands the numbers to W&B."""
+        self._run.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        """Ends the W&B run."""
+        self._run.finish()

@@ -1,0 +1,1 @@
+"""Supervised training: the order of examples and the loop."""

@@ -1,0 +1,1 @@
+"""Entry points of `make train-gspo` and `make evaluate-gspo`."""

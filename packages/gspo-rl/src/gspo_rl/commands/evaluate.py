@@ -1,0 +1,97 @@
+"""`python -m gspo_rl.commands.evaluate`: avg@k and pass@k of any saved policy on a held-out split."""
+
+import json
+import time
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import MISSING
+from transformers.utils.logging import disable_progress_bar
+
+from gspo_rl.evaluation import EvaluationConfig, EvaluationResult, evaluate
+from gspo_rl.rollout.sampling import SamplingConfig
+from triptych.commands.entry_point import entry_point
+from triptych.commands.messages import choice_name
+from triptych.report.render import ReportConfig, Samples
+from triptych.run.config import RunConfig
+from triptych.run.session import Run
+from triptych.telemetry.logging import get_logger
+
+_logger = get_logger("evaluate")
+
+
+@dataclass
+class EvaluateConfig(RunConfig):
+    """Settings of `gspo-evaluate`.
+
+    Attributes:
+        policy: the model to evaluate (group `policy`).
+        task: prompts and rewards (group `task`).
+        rollout: the sampler (group `rollout`).
+        sampling: how responses are drawn.
+        evaluation: split, number of prompts and samples.
+    """
+
+    policy: Any = MISSING
+    task: Any = MISSING
+    rollout: Any = MISSING
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+@entry_point("gspo", "evaluate", EvaluateConfig)
+def main(config: EvaluateConfig) -> float:
+    """Evaluates, writes the run's folder and returns the accuracy."""
+    disable_progress_bar()  # transformers draws one for every file it reads
+    with Run.open(config) as run:
+        task = instantiate(config.task)
+        policy = instantiate(config.policy, device=run.device)
+        with closing(instantiate(config.rollout, policy)) as engine:
+            run.begin({})
+            started = time.perf_counter()
+            result = evaluate(engine, task, config.sampling, config.evaluation, world=run.world, seed=config.seed)
+            seconds = time.perf_counter() - started
+        if run.world.is_main:
+            _conclude(config, run, result, seconds)
+        run.world.barrier()
+    return result.accuracy.mean
+
+
+def _conclude(config: EvaluateConfig, run: Run, result: EvaluationResult, seconds: float) -> None:
+    k = config.evaluation.num_samples
+    rows = {f"avg@{k}": result.accuracy, "greedy": result.greedy} | {f"pass@{n}": value for n, value in result.pass_at.items()}
+    summary = {
+        "name": config.name,
+        "seed": config.seed,
+        "policy": config.policy.get("path", choice_name(config.policy)),
+        "task": choice_name(config.task),
+        "split": config.evaluation.split,
+        "num_prompts": len(result.per_prompt),
+        "num_samples": k,
+        "accuracy": result.accuracy.mean,
+        "mean_length": result.mean_length,
+        "seconds": seconds,
+        "metrics": {name: value._asdict() for name, value in rows.items()},
+    }
+    run.write_text("completions.jsonl", "".join(json.dumps(sample._asdict()) + "\n" for sample in result.samples))
+    shown = [(item.prompt, item.answer, item.completion, f"{item.reward:g}") for item in result.samples]
+    page = ReportConfig(
+        title=f"Evaluation of {summary['policy']}",
+        headline={name: value.percent() for name, value in rows.items()},
+        notes=[
+            f"{len(result.per_prompt)} prompts of the {config.evaluation.split} split, {k} samples each at temperature "
+            f"{config.sampling.temperature:g}; {100 * config.evaluation.confidence:g} % bootstrap intervals over prompts."
+        ],
+        samples=[Samples("Samples", ("prompt", "answer", "completion", "reward"), shown)],
+    )
+    report = run.finish(summary, report=page)
+    for name, value in rows.items():
+        _logger.info("%-9s %s", name, value.percent())
+    _logger.info("%d prompts, %d samples each, %.1f tokens on average, %.0f s", len(result.per_prompt), k, result.mean_length, seconds)
+    _logger.info("report    %s", report)
+
+
+if __name__ == "__main__":
+    main()

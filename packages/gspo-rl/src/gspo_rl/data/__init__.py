@@ -1,0 +1,1 @@
+"""Prompts, completions, and the padded tensors that training sees."""

@@ -1,0 +1,162 @@
+"""Prompts, completions, and the padded tensors that training sees."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question.
+
+    Attributes:
+        text: what the policy reads, before any chat template.
+        answer: the reference answer that the task grades against.
+        metadata: whatever else the task needs to grade.
+    """
+
+    text: str
+    answer: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled response.
+
+    Attributes:
+        prompt_ids: token ids of the prompt as the policy saw it.
+        token_ids: sampled token ids, with the end-of-sequence token if it was drawn.
+        logprobs: log-probability of each sampled token under the full softmax at the sampling temperature, as the
+            sampler computed it.
+        text: decoded response without special tokens.
+        finished: true if the end-of-sequence token was drawn, false if the token limit cut the response.
+        weight_version: of the weights that sampled it, as `RolloutEngine.update_weights` was told; 0 for the initial ones.
+    """
+
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    finished: bool
+    weight_version: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences padded on the right to one length; every row is prompt, response, padding.
+
+    Position t of `logprobs`-like tensors belongs to token t of `input_ids` (predicted from the tokens before it).
+
+    Attributes:
+        input_ids: token ids; padding holds `pad_id`.
+        response_mask: true on response tokens.
+        sampler_logprobs: the sampler's log-probabilities on response tokens, 0 elsewhere.
+        rewards: one per sequence.
+        advantages: one per sequence.
+    """
+
+    input_ids: Int[Tensor, "batch tokens"]
+    response_mask: Bool[Tensor, "batch tokens"]
+    sampler_logprobs: Float[Tensor, "batch tokens"]
+    rewards: Float[Tensor, " batch"]
+    advantages: Float[Tensor, " batch"]
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def response_lengths(self) -> Int[Tensor, " batch"]:
+        """Number of response tokens per sequence."""
+        return self.response_mask.sum(dim=1)
+
+    def select(self, rows: Sequence[int] | Int[Tensor, " rows"]) -> "Batch":
+        """The given rows in the given order, at the same padded length."""
+        index = torch.as_tensor(rows, device=self.input_ids.device)
+        return replace(self, **{item.name: getattr(self, item.name)[index] for item in fields(self)})
+
+    def padded(self, rows: Sequence[Sequence[float]]) -> Float[Tensor, "batch tokens"]:
+        """Numbers of the response tokens of every row as a tensor like `sampler_logprobs`, 0 elsewhere."""
+        flat = torch.tensor([value for row in rows for value in row], dtype=torch.float32, device=self.input_ids.device)
+        return torch.zeros_like(self.sampler_logprobs).masked_scatter(self.response_mask, flat)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on `device`."""
+        return replace(self, **{item.name: getattr(self, item.name).to(device) for item in fields(self)})
+
+
+def collate(
+    completions: Sequence[Completion],
+    rewards: Float[Tensor, " batch"],
+    advantages: Float[Tensor, " batch"],
+    *,
+    pad_id: int,
+) -> Batch:
+    """Pads completions with their prompts into one `Batch` on the CPU.
+
+    Args:
+        completions: at least one.
+        rewards: float32, one per completion.
+        advantages: float32, one per completion.
+        pad_id: token id written into padding; never looked at, because padding follows all real tokens and
+            attention is causal.
+    """
+    lengths = [len(item.prompt_ids) + len(item.token_ids) for item in completions]
+    shape = (len(completions), max(lengths))
+    input_ids = torch.full(shape, pad_id, dtype=torch.long)
+    response_mask = torch.zeros(shape, dtype=torch.bool)
+    sampler_logprobs = torch.zeros(shape, dtype=torch.float32)
+    for row, (item, end) in enumerate(zip(completions, lengths, strict=True)):
+        start = len(item.prompt_ids)
+        input_ids[row, :end] = torch.tensor(item.prompt_ids + item.token_ids, dtype=torch.long)
+        response_mask[row, start:end] = True
+        sampler_logprobs[row, start:end] = torch.tensor(item.logprobs, dtype=torch.float32)
+    return Batch(input_ids, response_mask, sampler_logprobs, rewards.float(), advantages.float())
+
+
+def microbatches(batch: Batch, *, max_tokens: int, at_least: int = 1) -> Iterator[tuple[Int[Tensor, " rows"], Batch]]:
+    """Splits a batch into pieces of at most `max_tokens` padded tokens, longest rows together, trimmed to their length.
+
+    Rows are sorted by length so that little of a piece is padding. A row longer than `max_tokens` makes a piece of
+    its own.
+
+    Args:
+        batch: the batch.
+        max_tokens: most padded tokens of a piece of several rows.
+        at_least: cut into so many pieces or more, where there are as many rows.
+
+    Yields:
+        The rows of `batch` that the piece holds, and the piece.
+    """
+    lengths = _row_lengths(batch)
+    order = torch.argsort(lengths, descending=True, stable=True)
+    start, num_pieces = 0, 0
+    while start < len(order):
+        longest = int(lengths[order[start]])
+        spare = len(order) - start - (at_least - num_pieces - 1)  # rows beyond one for each further piece
+        count = max(1, min(max_tokens // max(1, longest), spare))
+        rows = order[start : start + count]
+        piece = batch.select(rows)
+        yield rows, trim(piece, longest)
+        start += count
+        num_pieces += 1
+
+
+def trim(batch: Batch, length: int) -> Batch:
+    """The first `length` positions of every row."""
+    return replace(
+        batch,
+        input_ids=batch.input_ids[:, :length],
+        response_mask=batch.response_mask[:, :length],
+        sampler_logprobs=batch.sampler_logprobs[:, :length],
+    )
+
+
+def _row_lengths(batch: Batch) -> Int[Tensor, " batch"]:
+    """Tokens of each row up to its last response token; what follows is padding, or a prompt nobody answered."""
+    positions = torch.arange(1, batch.input_ids.shape[1] + 1, device=batch.input_ids.device)
+    return torch.where(batch.response_mask, positions, 0).amax(dim=1)

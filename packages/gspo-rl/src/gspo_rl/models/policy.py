@@ -1,0 +1,245 @@
+"""Policies: a causal language model with its tokenizer, and what it says of given tokens."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from gspo_rl.data.batch import Prompt
+from gspo_rl.numerics.logprobs import TokenScores, token_scores, token_scores_from_hidden
+from triptych.errors import UserError
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class TokenScorer(nn.Module):
+    """A causal language model as a module whose forward scores response tokens.
+
+    Strategies wrap this module, so that everything a parallel run has to intercept happens in one forward.
+
+    Args:
+        model: the language model.
+        head_chunk_tokens: positions whose logits exist at one time; None computes all logits at once. See
+            `token_scores_from_hidden`.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, head_chunk_tokens: int | None) -> None:
+        super().__init__()
+        self.model = model
+        self.head_chunk_tokens = head_chunk_tokens
+
+    def forward(
+        self, input_ids: Int[Tensor, "batch tokens"], response_mask: Bool[Tensor, "batch tokens"], temperature: float
+    ) -> TokenScores:
+        """Scores of shape (batch, tokens), float32; 0 where `response_mask` is false.
+
+        Rows are padded on the right, so causal attention never looks at padding and no attention mask is needed.
+        """
+        wanted = response_mask[:, 1:]
+        tokens = input_ids[:, 1:][wanted]
+        if self.head_chunk_tokens is None:
+            logits = self.model(input_ids=input_ids, use_cache=False).logits[:, :-1][wanted]
+            flat = token_scores(logits, tokens, temperature=temperature)
+        else:
+            hidden = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state[:, :-1][wanted]
+            head = self.model.get_output_embeddings()
+            flat = token_scores_from_hidden(hidden, head.weight, tokens, temperature=temperature, chunk_tokens=self.head_chunk_tokens)
+        zeros = torch.zeros(input_ids.shape, dtype=torch.float32, device=input_ids.device)
+        rows = torch.nn.functional.pad(wanted, (1, 0))
+        return TokenScores(zeros.masked_scatter(rows, flat.logprobs), zeros.masked_scatter(rows, flat.entropy))
+
+
+class Policy:
+    """A causal language model and its tokenizer.
+
+    Args:
+        model: the language model; its parameters are what training changes.
+        tokenizer: its tokenizer, with an end-of-sequence token.
+        chat: whether prompts pass through the tokenizer's chat template.
+        head_chunk_tokens: see `TokenScorer`.
+
+    Raises:
+        UserError: if the tokenizer has no end-of-sequence token, `chat` asks for a template it does not have, or
+            the model does more than a matrix product between its last hidden state and its logits while
+            `head_chunk_tokens` is set.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        chat: bool = False,
+        head_chunk_tokens: int | None = None,
+    ) -> None:
+        # Dropout stays off for good: the importance ratio would measure its noise instead of the policy's change.
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.scorer: nn.Module = TokenScorer(model, head_chunk_tokens=head_chunk_tokens)
+        self._chat = chat
+        if tokenizer.eos_token_id is None:
+            raise UserError(
+                f"the tokenizer of {model.name_or_path or 'this policy'} has no end-of-sequence token: set one and save it again"
+            )
+        if chat and tokenizer.chat_template is None:
+            raise UserError("policy.chat=true but the tokenizer has no chat template: use policy.chat=false")
+        if head_chunk_tokens is not None:
+            self._check_head()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the parameters."""
+        return self.model.dtype
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Tokens that end a response."""
+        configured = self.model.generation_config.eos_token_id if self.model.generation_config is not None else None
+        ids = configured if isinstance(configured, list) else [configured] if configured is not None else []
+        return tuple(dict.fromkeys([*ids, int(self.tokenizer.eos_token_id)]))
+
+    @property
+    def pad_id(self) -> int:
+        """The padding token, or the end-of-sequence token of a tokenizer that has none."""
+        pad = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad is None else pad)
+
+    @property
+    def max_positions(self) -> int:
+        """Number of positions the model can attend over."""
+        return int(self.model.config.get_text_config().max_position_embeddings)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of parameters, shared ones counted once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """Token ids of a prompt, through the chat template if the policy has `chat` set.
+
+        Raises:
+            UserError: if the prompt holds a character that the tokenizer does not know, or is empty.
+        """
+        if self._chat:
+            ids = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt.text}], add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        else:
+            ids = self.tokenizer(prompt.text)["input_ids"]
+        if not ids:
+            raise UserError(f"a prompt is empty after tokenization ({prompt.text!r}): remove it")
+        if self.tokenizer.unk_token_id is not None and self.tokenizer.unk_token_id in ids:
+            unknown = sorted(
+                {character for character in prompt.text if self.tokenizer.unk_token_id in self.tokenizer(character)["input_ids"]}
+            )
+            raise UserError(
+                f"the prompt {prompt.text[:60]!r} holds characters this policy does not know ({' '.join(unknown)}): remove them"
+            )
+        return tuple(ids)
+
+    def encode_response(self, text: str) -> tuple[int, ...]:
+        """Token ids of a demonstrated response, with the end-of-sequence token."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return (*ids, int(self.tokenizer.eos_token_id))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of a response, without special tokens."""
+        text = self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text
+
+    @torch.no_grad()
+    def copy_parameters(self, parameters: Iterator[tuple[str, Tensor]]) -> None:
+        """Writes into the model the parameters of a `TokenScorer` of another model of the same kind, by their names there.
+
+        Those that are the model's own are left alone.
+        """
+        own = dict(self.model.named_parameters(prefix="model"))
+        for name, parameter in parameters:
+            if own[name].data_ptr() != parameter.data_ptr():
+                own[name].copy_(parameter)
+
+    def save(self, directory: Path) -> None:
+        """Writes the policy in Hugging Face format (safetensors); `AutoModelForCausalLM` reads it back."""
+        self.model.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
+
+    def save_files(self, directory: Path) -> None:
+        """Writes what `save` writes beside the weights: configs and tokenizer."""
+        self.model.save_pretrained(directory, state_dict={})
+        for path in directory.glob("*.safetensors*"):
+            path.unlink()
+        self.tokenizer.save_pretrained(directory)
+
+    def _check_head(self) -> None:
+        head = self.model.get_output_embeddings()
+        ids = torch.arange(min(8, self.model.config.get_text_config().vocab_size), device=self.device)[None]
+        with torch.no_grad():
+            logits = self.model(input_ids=ids, use_cache=False).logits.float()
+            hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            product = (hidden @ head.weight.T).float()
+        if getattr(head, "bias", None) is not None or not torch.allclose(logits, product, rtol=1e-2, atol=1e-2):
+            raise UserError(
+                f"{type(self.model).__name__} does more than a matrix product between hidden states and logits: "
+                "set policy.head_chunk_tokens=null"
+            )
+
+
+def pretrained_policy(
+    path: str,
+    *,
+    dtype: str = "float32",
+    chat: bool = False,
+    head_chunk_tokens: int | None = None,
+    attention: str = "sdpa",
+    allow_download: bool = False,
+    device: torch.device | str = "cpu",
+) -> Policy:
+    """Any Hugging Face causal language model, from a folder or by name. No code of the repository is executed.
+
+    Args:
+        path: folder in Hugging Face format, or a name like `Qwen/Qwen3-0.6B`.
+        dtype: `float32` or `bfloat16`.
+        chat: whether prompts pass through the tokenizer's chat template.
+        head_chunk_tokens: see `TokenScorer`.
+        attention: attention implementation of transformers (`sdpa`, `eager`, `flash_attention_2`).
+        allow_download: whether a name may be fetched from the Hugging Face hub; otherwise only its local cache is used.
+        device: where the parameters go.
+
+    Raises:
+        UserError: if there is no such model, it cannot be read, or `dtype` is unknown.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"policy.dtype is '{dtype}': choose one of {', '.join(DTYPES)}")
+    options: dict[str, Any] = {"local_files_only": not allow_download, "trust_remote_code": False}
+    if Path(path).is_dir():
+        if not (Path(path) / "config.json").is_file():
+            raise UserError(f"policy.path is '{path}', a folder without config.json: give a folder in Hugging Face format")
+        if not any((Path(path) / name).is_file() for name in _TOKENIZER_FILES):
+            raise UserError(f"policy.path is '{path}', a folder without a tokenizer: save the model's tokenizer beside it")
+    elif path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise UserError(f"policy.path is '{path}': there is no such folder")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=DTYPES[dtype], attn_implementation=attention, use_safetensors=True, **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        mend = (
+            "give a folder in Hugging Face format"
+            if allow_download
+            else "give a folder, or set policy.allow_download=true to fetch it by name"
+        )
+        raise UserError(f"policy.path is '{path}', which cannot be loaded ({reason}): {mend}") from error
+    return Policy(model.to(device), tokenizer, chat=chat, head_chunk_tokens=head_chunk_tokens)

@@ -1,0 +1,1 @@
+"""The laptop's defaults: sums with a written-out scratchpad, and a small Qwen3 over characters."""

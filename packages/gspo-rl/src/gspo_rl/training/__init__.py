@@ -1,0 +1,1 @@
+"""The supervised phase before reinforcement learning."""

@@ -1,0 +1,1 @@
+"""Entry points of `make train-var`, `make sample-var` and `make evaluate-var`."""

@@ -1,0 +1,49 @@
+"""The small world as training data: prompts and pictures by index, a pure function of the seed."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from triptych.errors import UserError
+from triptych.seeding import generator
+from tts_var.data import Examples
+from tts_var.toy.drawing import IMAGE_SIZE, SceneObject, draw_scenes, training_pair
+from tts_var.toy.prompts import near_miss, parse_prompt
+
+
+class SmallWorld:
+    """`num_examples` captioned pictures, drawn when they are asked for.
+
+    Args:
+        num_examples: size of the training set.
+        seed: seed of prompts, scenes and pictures.
+        variety: of places, sizes and greys: 1 for any; 0 for one layout per prompt, one size and one grey.
+
+    Raises:
+        UserError: if there is no example, or `variety` lies outside [0, 1].
+    """
+
+    image_size = IMAGE_SIZE
+
+    def __init__(self, num_examples: int, *, seed: int = 0, variety: float = 1.0) -> None:
+        if num_examples < 1:
+            raise UserError(f"data.num_examples is {num_examples}: it must be 1 or more")
+        if not 0 <= variety <= 1:
+            raise UserError(f"data.variety is {variety}: it must lie between 0 and 1")
+        self.num_examples = num_examples
+        self._seed = seed
+        self._variety = variety
+
+    def examples(self, indices: Sequence[int]) -> Examples:
+        """The examples of the given indices; each depends on its own index alone."""
+        pairs = [training_pair(index, seed=self._seed, variety=self._variety) for index in indices]
+        images = [self._picture(index, scene) for index, (_, scene) in zip(indices, pairs, strict=True)]
+        return Examples(prompts=[prompt.text for prompt, _ in pairs], images=torch.cat(images) * 2 - 1)
+
+    def near_miss(self, prompt: str, *, generator: torch.Generator) -> str:
+        """A prompt with another count, colour, shape or relation; see `CaptionedImages`."""
+        return near_miss(parse_prompt(prompt), generator=generator).text
+
+    def _picture(self, index: int, scene: Sequence[SceneObject]) -> Tensor:
+        return draw_scenes([scene], generator=generator(self._seed, "picture", index), variety=self._variety)

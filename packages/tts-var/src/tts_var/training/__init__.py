@@ -1,0 +1,1 @@
+"""Training of tokenizer, reward and transformer, typed on contracts."""

@@ -1,0 +1,157 @@
+"""Training steps of both models: what carries loss, what an example's place decides, and that memory is learned from."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from captain_cinema.conditioning import MemoryPolicy
+from captain_cinema.models.mmdit import SmallMMDiT
+from captain_cinema.numerics.curriculum import Stage
+from captain_cinema.toy.captions import CAPTION_FIELDS
+from captain_cinema.toy.clips import TinyClips
+from captain_cinema.toy.dataset import TinyCinema
+from captain_cinema.toy.models import clip_mmdit, keyframe_mmdit
+from captain_cinema.training.keyframe_stage import KeyframeLossConfig, KeyframeStage
+from captain_cinema.training.video_stage import VideoLossConfig, VideoStage
+from captain_cinema.video.diffusion import ClipConditioning
+from triptych.errors import UserError
+
+
+def small(build: Callable[..., SmallMMDiT] = keyframe_mmdit) -> SmallMMDiT:
+    torch.manual_seed(0)
+    model = build(width=32, num_heads=2, num_single=1)
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.05)
+    return model
+
+
+def stage(model: SmallMMDiT, regime: str = "extend", pairs: int = 4, **loss: object) -> KeyframeStage:
+    memories = {"golden": MemoryPolicy(), "none": MemoryPolicy("none")}
+    config = KeyframeLossConfig(regimes={regime: 1.0}, policies={"golden": 1.0}, **loss)  # type: ignore[arg-type]
+    return KeyframeStage(model, TinyCinema(8, num_next=2), memories, [Stage(pairs, 10)], config, seed=0)
+
+
+@pytest.mark.parametrize("regime", ["causal", "extend", "forcing"])
+def test_a_batch_costs_what_its_halves_cost(regime: str) -> None:
+    model = small()
+    part = stage(model, regime)
+    whole = part.losses(model, [3, 1, 4, 2], step=5, first=0, batch_size=4)["loss"]
+    halves = [part.losses(model, indices, step=5, first=first, batch_size=4)["loss"] for indices, first in (([3, 1], 0), ([4, 2], 2))]
+    assert torch.allclose(whole, (halves[0] + halves[1]) / 2, rtol=1e-5)
+    assert not torch.allclose(whole, part.losses(model, [3, 1, 4, 2], step=6, first=0, batch_size=4)["loss"], rtol=1e-5)
+
+
+class Spy(torch.nn.Module):
+    """Hands on to a model and keeps what it was shown."""
+
+    def __init__(self, model: SmallMMDiT) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, groups: list, *, attention: str) -> list[Tensor]:
+        self.groups, self.attention = groups, attention
+        self.found = [value.detach().requires_grad_() for value in self.model(groups, attention=attention)]
+        return self.found
+
+
+def test_extend_gives_the_memory_no_loss_and_noise_within_its_bound() -> None:
+    spy = Spy(small())
+    stage(spy.model, context_noise=0.25).losses(spy, [0, 1], step=0, first=0, batch_size=2)["loss"].backward()
+    *memory, target = spy.groups
+    assert spy.attention == "extend"
+    assert memory
+    assert all(group.is_memory for group in memory)
+    assert all(float(group.timesteps.max()) <= 0.25 for group in memory)
+    assert all(value.grad is None for value in spy.found[:-1])
+    assert spy.found[-1].grad is not None
+    assert (target.position_ids == 0).all()
+    assert target.latents.shape == (2, 2, 3, 64, 64)
+
+
+@pytest.mark.parametrize(("regime", "attention"), [("causal", "causal"), ("forcing", "joint")])
+def test_forcing_gives_every_frame_its_own_noise_and_a_loss(regime: str, attention: str) -> None:
+    spy = Spy(small())
+    stage(spy.model, regime).losses(spy, [0, 1], step=0, first=0, batch_size=2)["loss"].backward()
+    (group,) = spy.groups
+    assert spy.attention == attention
+    assert group.latents.shape == (2, 4, 3, 64, 64)
+    assert len(set(group.timesteps.flatten().tolist()) - {1.0}) > 3
+    assert spy.found[0].grad is not None
+    assert (spy.found[0].grad.flatten(2).abs().amax(2) > 0).all()
+    assert group.position_ids[0].tolist() == [3, 2, 1, 0]
+
+
+def test_captions_describe_where_there_is_nothing_to_remember() -> None:
+    colour = CAPTION_FIELDS.index("colour")
+    for pairs, described in ((1, True), (4, False)):
+        spy = Spy(small())
+        stage(spy.model, pairs=pairs, described=0.0, described_alone=1.0).losses(spy, [0, 1], step=0, first=0, batch_size=2)
+        assert (len(spy.groups) == 1) == (pairs == 1)
+        assert ((spy.groups[-1].captions.tokens[..., colour] > 0) == described).all()
+        assert all((group.captions.tokens[..., colour] == 0).all() for group in spy.groups[:-1])  # or the text would answer for the frame
+
+
+def test_slots_skip_places_in_order() -> None:
+    spy = Spy(small())
+    gaps = set()
+    for step in range(6):
+        stage(spy.model, slot_gap=3).losses(spy, [0, 1], step=step, first=0, batch_size=2)
+        slots = torch.cat([group.position_ids for group in spy.groups[:-1]], dim=1)
+        steps = slots.diff(dim=1, prepend=torch.zeros(2, 1))
+        assert (steps >= 1).all()
+        gaps |= set(steps.flatten().tolist())
+    assert max(gaps) == 4.0
+
+
+def test_video_gives_the_keyframe_no_loss_and_the_shot_one_noise() -> None:
+    spy = Spy(small(clip_mmdit))
+    part = VideoStage(spy.model, TinyClips(4, num_shots=3), ClipConditioning(num_keyframes=2), VideoLossConfig(), seed=0)
+    part.losses(spy, [0, 1], step=0, first=0, batch_size=2)["loss"].backward()
+    *around, clip = spy.groups
+    assert spy.attention == "joint"
+    assert [group.latents.shape[1] for group in around] == [2]
+    assert clip.latents.shape == (2, 9, 3, 64, 64)
+    assert (clip.timesteps[:, 0] <= 0.1).all()
+    assert (clip.timesteps[:, 1:] == clip.timesteps[:, 1:2]).all()
+    assert spy.found[-1].grad is not None
+    assert (spy.found[-1].grad[:, 0] == 0).all()
+    assert (spy.found[-1].grad[:, 1:].flatten(2).abs().amax(2) > 0).all()
+
+
+def test_a_step_may_show_some_frames_of_every_clip_at_their_moments() -> None:
+    spy = Spy(small(clip_mmdit))
+    data = TinyClips(4, num_shots=3)
+    loss = VideoLossConfig(
+        whole_clips=0.5, some_frames=3, keyframe_noise=0.0, share_at_one=0.0, timestep_mean=-20.0, timestep_deviation=0.0
+    )
+    part = VideoStage(spy.model, data, ClipConditioning(num_keyframes=2), loss, seed=0)
+    counts, seen = set(), set()
+    for step in range(8):
+        part.losses(spy, [0, 1], step=step, first=0, batch_size=2)
+        clip = spy.groups[-1]
+        counts.add(clip.position_ids.shape[1])
+        for example, slots, frames in zip(data.examples([0, 1]), clip.position_ids.long(), clip.latents, strict=True):
+            # Without noise the frames are those of their moments.
+            assert (frames - example.clip[slots]).abs().max() < 1e-4
+            assert slots[0] == 0
+            assert (slots.diff() > 0).all()
+            seen |= set(slots.tolist())
+    assert counts == {4, 9}
+    assert seen == set(range(9))
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"regimes": {"all": 1.0}}, "loss.regimes is"),
+        ({"regimes": {"extend": 0.0}}, "at least one above 0"),
+        ({"context_noise": 2.0}, "loss.context_noise is 2.0"),
+        ({"weight_floor": 0.0}, "weight_floor is 0.0"),
+    ],
+    ids=["regime", "shares", "noise", "floor"],
+)
+def test_losses_that_mean_nothing_are_refused(settings: dict[str, object], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        KeyframeLossConfig(**settings)  # type: ignore[arg-type]

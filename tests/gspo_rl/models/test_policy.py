@@ -1,0 +1,141 @@
+"""Policies: scores against the plain model, tokenizer, saving and loading."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+from gspo_rl.data.batch import Prompt
+from gspo_rl.models.policy import Policy, pretrained_policy
+from gspo_rl.toy.policy import character_tokenizer, tiny_policy
+from triptych.errors import UserError
+
+
+def plain_scores(policy: Policy, ids: list[int], start: int, temperature: float) -> list[float]:
+    """Log-probability of each token from `start` on, one unpadded sequence at a time."""
+    with torch.no_grad():
+        logits = policy.model(input_ids=torch.tensor([ids])).logits[0].double() / temperature
+    return [float(torch.log_softmax(logits[place - 1], -1)[ids[place]]) for place in range(start, len(ids))]
+
+
+@pytest.mark.parametrize("chunk", [None, 4])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_scores_of_a_padded_batch_are_those_of_each_sequence_alone(chunk: int | None, temperature: float, small_policy: Policy) -> None:
+    policy = Policy(small_policy.model, small_policy.tokenizer, head_chunk_tokens=chunk)
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, 90, (3, 20), generator=draw)
+    mask = torch.zeros(3, 20, dtype=torch.bool)
+    spans = [(5, 20), (8, 12), (2, 3)]
+    for row, (start, stop) in enumerate(spans):
+        mask[row, start:stop] = True
+    scores = policy.scorer(ids, mask, temperature)
+    assert (scores.logprobs[~mask] == 0).all()
+    for row, (start, stop) in enumerate(spans):
+        expected = plain_scores(policy, ids[row, :stop].tolist(), start, temperature)
+        # Another batch shape sums in another order: a few float32 roundings of logits of size 1.
+        torch.testing.assert_close(
+            scores.logprobs[row, start:stop].double(), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=2e-5
+        )
+
+
+def test_the_tiny_policy_has_the_promised_size_and_is_a_function_of_its_seed() -> None:
+    first, again, other = tiny_policy(seed=1), tiny_policy(seed=1), tiny_policy(seed=2)
+    assert 500_000 <= first.num_parameters <= 2_000_000
+    weights = [torch.cat([p.flatten() for p in policy.model.parameters()]) for policy in (first, again, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_building_a_policy_leaves_the_global_random_state_alone() -> None:
+    before = torch.get_rng_state()
+    tiny_policy(hidden_size=16, num_layers=1, num_heads=2, num_key_value_heads=1, intermediate_size=16)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_character_tokenizer_reads_back_what_it_wrote() -> None:
+    tokenizer = character_tokenizer()
+    text = "".join(chr(code) for code in range(32, 127)) + "\n  two spaces, 1 + 2 = 3 ."
+    ids = tokenizer(text)["input_ids"]
+    assert len(ids) == len(text)
+    assert tokenizer.decode(ids) == text
+
+
+def test_a_saved_policy_reloads_with_transformers_alone(small_policy: Policy, tmp_path: Path) -> None:
+    small_policy.save(tmp_path)
+    assert not list(tmp_path.glob("*.bin"))
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer("12+3=")["input_ids"] == list(small_policy.encode(Prompt("12+3=", "15")))
+    assert tokenizer.decode(tokenizer("12 + 3")["input_ids"]) == "12 + 3"
+    for name, parameter in small_policy.model.named_parameters():
+        assert torch.equal(dict(model.named_parameters())[name], parameter)
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+    loaded = pretrained_policy(str(tmp_path))
+    assert loaded.eos_ids == small_policy.eos_ids
+
+
+def test_a_mixture_of_experts_is_a_policy_too(tmp_path: Path) -> None:
+    tokenizer = character_tokenizer()
+    config = Qwen3MoeConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
+        intermediate_size=32, moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2, max_position_embeddings=64,
+    )  # fmt: skip
+    Policy(Qwen3MoeForCausalLM(config), tokenizer).save(tmp_path)
+    policy = pretrained_policy(str(tmp_path), head_chunk_tokens=5)
+    mask = torch.ones(1, 9, dtype=torch.bool)
+    mask[0, :2] = False
+    ids = torch.arange(10, 19)[None]
+    scores = policy.scorer(ids, mask, 1.0)
+    expected = torch.tensor(plain_scores(policy, ids[0].tolist(), 2, 1.0))
+    torch.testing.assert_close(scores.logprobs[0, 2:], expected, rtol=0, atol=2e-5)
+
+
+def test_a_head_that_is_more_than_a_product_is_not_chunked() -> None:
+    tokenizer = character_tokenizer()
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=32))
+    Policy(model, tokenizer, head_chunk_tokens=8)  # GPT-2's head is one
+    model.lm_head.bias = torch.nn.Parameter(torch.ones(len(tokenizer)))
+    with pytest.raises(UserError, match="head_chunk_tokens=null"):
+        Policy(model, tokenizer, head_chunk_tokens=8)
+
+
+def test_characters_beyond_the_tokenizer_are_named(small_policy: Policy) -> None:
+    with pytest.raises(UserError, match="characters this policy does not know .*é"):
+        small_policy.encode(Prompt("caf\u00e9", "1"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"path": "/no/such/folder"}, "no such folder"),
+        ({"path": "./missing"}, "no such folder"),
+        ({"path": "nobody/has-this-model"}, "allow_download=true"),
+        ({"path": "x", "dtype": "float8"}, "policy.dtype is 'float8'"),
+    ],
+)
+def test_a_model_that_is_not_there_is_one_line(options: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        pretrained_policy(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_holds_no_model_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="config.json"):
+        pretrained_policy(str(tmp_path))
+
+
+def test_sizes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(UserError, match="num_heads"):
+        tiny_policy(hidden_size=100, num_heads=3)
+
+
+def test_a_chat_policy_without_a_template_is_refused(small_policy: Policy) -> None:
+    with pytest.raises(UserError, match="chat template"):
+        Policy(small_policy.model, small_policy.tokenizer, chat=True)
+
+
+def test_a_chat_template_is_applied(small_policy: Policy) -> None:
+    template = "{% for message in messages %}[{{ message.content }}]{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+    small_policy.tokenizer.chat_template = template
+    policy = Policy(small_policy.model, small_policy.tokenizer, chat=True)
+    assert policy.decode(policy.encode(Prompt("hi", ""))) == "[hi]>"

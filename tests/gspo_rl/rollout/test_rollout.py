@@ -1,0 +1,194 @@
+"""The contract of rollout engines, held by each of them, and the draw below them."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gspo_rl.data.batch import Completion, Prompt
+from gspo_rl.models.policy import Policy
+from gspo_rl.rollout import RolloutEngine
+from gspo_rl.rollout.sampling import SamplingConfig, draw_tokens, uniform_noise
+from gspo_rl.rollout.static_cache import StaticCacheEngine
+from gspo_rl.rollout.transformers import TransformersEngine
+from gspo_rl.toy.policy import tiny_policy
+from triptych.errors import UserError
+
+ENGINES = [StaticCacheEngine, TransformersEngine]
+PROMPTS = [Prompt(text, "") for text in ("1+2=", "1+2=", "what is this?", "x", "1+2=", "ab cd")]
+SEEDS = [11, 12, 13, 14, 15, 16]
+SAMPLING = SamplingConfig(max_tokens=24)
+
+
+@pytest.fixture(params=ENGINES, ids=lambda engine: engine.__name__)
+def build(request: pytest.FixtureRequest) -> Callable[..., RolloutEngine]:
+    engine: Callable[..., RolloutEngine] = request.param
+    return engine
+
+
+@pytest.fixture
+def ending_policy(small_policy: Policy) -> Policy:
+    """The random policy with a dozen tokens that end a response, so that rows end at different lengths."""
+    small_policy.model.generation_config.eos_token_id = list(range(20, 32))
+    return small_policy
+
+
+def reference(policy: Policy, prompt: Prompt, seed: int, sampling: SamplingConfig) -> tuple[list[int], list[float]]:
+    """One token at a time, without cache, batch or padding, inverting the distribution in float64."""
+    ids = list(policy.encode(prompt))
+    noise = uniform_noise([seed], sampling.max_tokens)[0].tolist()
+    tokens: list[int] = []
+    logprobs: list[float] = []
+    for number in noise:
+        with torch.no_grad():
+            logits = policy.model(input_ids=torch.tensor([ids])).logits[0, -1].double()
+        distribution = torch.softmax(logits / (sampling.temperature or 1.0), -1).tolist()
+        if sampling.temperature == 0:
+            token = max(range(len(distribution)), key=distribution.__getitem__)
+        else:
+            running, token = 0.0, -1
+            while running <= number:
+                token += 1
+                running += distribution[token]
+        tokens.append(token)
+        logprobs.append(math.log(distribution[token]))
+        ids.append(token)
+        if token in policy.eos_ids:
+            break
+    return tokens, logprobs
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 0.0])
+def test_completions_are_those_of_decoding_one_by_one(
+    build: Callable[..., RolloutEngine], ending_policy: Policy, temperature: float
+) -> None:
+    sampling = SamplingConfig(max_tokens=24, temperature=temperature)
+    completions = build(ending_policy).generate(PROMPTS, 1, sampling, seeds=SEEDS)
+    lengths = set()
+    for prompt, seed, completion in zip(PROMPTS, SEEDS, completions, strict=True):
+        tokens, logprobs = reference(ending_policy, prompt, seed, sampling)
+        assert list(completion.token_ids) == tokens
+        # float32 logits of size 1 to 10, summed in another order
+        assert list(completion.logprobs) == pytest.approx(logprobs, abs=5e-5)
+        assert completion.prompt_ids == ending_policy.encode(prompt)
+        assert completion.finished == (tokens[-1] in ending_policy.eos_ids)
+        assert completion.text == ending_policy.decode(tokens)
+        lengths.add(len(tokens))
+    assert temperature == 0 or len(lengths) > 2, "the case should cover rows that leave the batch at different times"
+
+
+def test_a_completion_does_not_depend_on_its_batch(build: Callable[..., RolloutEngine], ending_policy: Policy) -> None:
+    together = build(ending_policy).generate(PROMPTS, 1, SAMPLING, seeds=SEEDS)
+    alone: list[Completion] = []
+    for prompt, seed in zip(PROMPTS, SEEDS, strict=True):
+        alone += build(ending_policy).generate([prompt], 1, SAMPLING, seeds=[seed])
+    small = build(ending_policy, max_batch=2).generate(PROMPTS[::-1], 1, SAMPLING, seeds=SEEDS[::-1])[::-1]
+    for other in (alone, small):
+        assert [item.token_ids for item in other] == [item.token_ids for item in together]
+        for mine, theirs in zip(other, together, strict=True):
+            assert mine.logprobs == pytest.approx(theirs.logprobs, abs=5e-5)
+
+
+def test_samples_of_a_prompt_are_those_of_the_prompt_repeated(build: Callable[..., RolloutEngine], ending_policy: Policy) -> None:
+    prompts, seeds = [PROMPTS[0], PROMPTS[2]], list(range(6))
+    grouped = build(ending_policy).generate(prompts, 3, SAMPLING, seeds=seeds)
+    repeated = build(ending_policy).generate([prompt for prompt in prompts for _ in range(3)], 1, SAMPLING, seeds=seeds)
+    assert grouped == repeated
+    assert len({item.token_ids for item in grouped[:3]}) > 1
+
+
+def test_completions_carry_the_version_of_the_weights_that_sampled_them(build: Callable[..., RolloutEngine], small_policy: Policy) -> None:
+    engine = build(small_policy)
+    assert engine.generate(PROMPTS[:1], 1, SAMPLING, seeds=[0])[0].weight_version == 0
+    engine.update_weights(
+        ((name, torch.full_like(own, 0.01)) for name, own in small_policy.model.named_parameters(prefix="model")), version=12
+    )
+    assert engine.generate(PROMPTS[:1], 1, SAMPLING, seeds=[0])[0].weight_version == 12
+    assert all(bool((parameter == 0.01).all()) for parameter in small_policy.model.parameters())
+
+
+def test_an_engine_of_float32_is_exact_repeats_itself_and_closes_twice(build: Callable[..., RolloutEngine], small_policy: Policy) -> None:
+    engine = build(small_policy)
+    assert engine.is_exact
+    assert engine.generate(PROMPTS, 1, SAMPLING, seeds=SEEDS) == engine.generate(PROMPTS, 1, SAMPLING, seeds=SEEDS)
+    engine.close()
+    engine.close()
+    small_policy.model.to(torch.bfloat16)
+    assert not build(small_policy).is_exact
+
+
+def test_samples_follow_the_policy(build: Callable[..., RolloutEngine], ending_policy: Policy) -> None:
+    """2000 first tokens against their probabilities: Pearson's chi-squared over the likelier tokens."""
+    count = 2000
+    completions = build(ending_policy, max_batch=1000).generate([PROMPTS[0]], count, SamplingConfig(max_tokens=1), seeds=list(range(count)))
+    with torch.no_grad():
+        logits = ending_policy.model(input_ids=torch.tensor([ending_policy.encode(PROMPTS[0])])).logits[0, -1]
+    probabilities = torch.softmax(logits.double(), -1).tolist()
+    drawn = Counter(item.token_ids[0] for item in completions)
+    cells = [(drawn[token], count * p) for token, p in enumerate(probabilities) if count * p >= 5]
+    statistic = sum((seen - expected) ** 2 / expected for seen, expected in cells)
+    # Mean n, variance 2n: five standard deviations above.
+    assert statistic < len(cells) + 5 * math.sqrt(2 * len(cells))
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(build: Callable[..., RolloutEngine], small_policy: Policy) -> None:
+    with pytest.raises(UserError, match="longest prompt has 90 tokens and sampling.max_tokens is 24, but the policy holds 96"):
+        build(small_policy).generate([Prompt("a" * 90, "")], 1, SAMPLING, seeds=[0])
+
+
+def test_weights_gone_astray_are_told_in_one_line(build: Callable[..., RolloutEngine], small_policy: Policy) -> None:
+    with torch.no_grad():
+        small_policy.model.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="not finite"):
+        build(small_policy).generate(PROMPTS, 1, SAMPLING, seeds=SEEDS)
+
+
+def test_the_static_cache_refuses_other_architectures(small_policy: Policy) -> None:
+    small_policy.model.config.layer_types = ["full_attention", "sliding_attention"]
+    with pytest.raises(UserError, match="rollout=transformers"):
+        StaticCacheEngine(small_policy)
+
+
+@pytest.mark.parametrize("sizes", [{"num_heads": 2, "num_key_value_heads": 2}, {"num_heads": 4, "num_key_value_heads": 1}])
+def test_both_engines_agree_on_other_head_layouts(sizes: dict[str, Any]) -> None:
+    policy = tiny_policy(hidden_size=32, num_layers=3, intermediate_size=40, max_positions=64, seed=3, **sizes)
+    outcomes = [engine(policy).generate(PROMPTS, 1, SAMPLING, seeds=SEEDS) for engine in ENGINES]
+    assert [item.token_ids for item in outcomes[0]] == [item.token_ids for item in outcomes[1]]
+
+
+@given(seed=st.integers(0, 10**6), number=st.floats(0, 1, exclude_max=True), top_k=st.integers(0, 6), top_p=st.floats(0.05, 1.0))
+def test_a_draw_inverts_the_truncated_distribution(seed: int, number: float, top_k: int, top_p: float) -> None:
+    logits = 2 * torch.randn(1, 8, generator=torch.Generator().manual_seed(seed))
+    sampling = SamplingConfig(temperature=0.8, top_k=top_k, top_p=top_p)
+    draw = draw_tokens(logits, torch.tensor([number], dtype=torch.float64), sampling)
+    full = torch.softmax(logits[0].double() / 0.8, -1).tolist()
+    ranked = sorted(range(8), key=lambda token: -full[token])[: top_k or 8]
+    mass, kept = sum(full[token] for token in ranked), set()
+    held = 0.0
+    for token in ranked:
+        if held / mass >= top_p:
+            break
+        kept.add(token)
+        held += full[token]
+    token = int(draw.tokens)
+    below = sum(full[other] for other in kept if other < token)
+    near_a_boundary = any(abs(value / held - number) < 1e-5 for value in (below, below + full[token])) or abs(held / mass - top_p) < 0.02
+    assert near_a_boundary or (token in kept and below / held <= number < (below + full[token]) / held)
+    assert float(draw.logprobs) == pytest.approx(math.log(full[token]), abs=1e-5)  # of the full softmax, not the truncated one
+
+
+def test_a_token_of_probability_zero_is_never_drawn() -> None:
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).expand(3, -1)
+    draw = draw_tokens(logits, torch.tensor([0.0, 0.5, 1 - 1e-16], dtype=torch.float64), SamplingConfig())
+    assert draw.tokens.tolist() == [1, 3, 3]
+
+
+@pytest.mark.parametrize("wrong", [{"max_tokens": 0}, {"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}])
+def test_sampling_settings_without_meaning_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"sampling.{next(iter(wrong))}"):
+        SamplingConfig(**wrong)

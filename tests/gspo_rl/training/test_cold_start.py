@@ -1,0 +1,110 @@
+"""The supervised phase: it teaches, it is kept, and it refuses what it cannot use."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gspo_rl.data.batch import Completion, Prompt
+from gspo_rl.models.policy import Policy
+from gspo_rl.rollout.sampling import SamplingConfig
+from gspo_rl.rollout.static_cache import StaticCacheEngine
+from gspo_rl.toy.policy import tiny_policy
+from gspo_rl.training.cold_start import ColdStartConfig, cold_start
+from triptych.distributed import World
+from triptych.errors import UserError
+
+
+class Copy:
+    """Says back one of four letters."""
+
+    def prompts(self, split: str) -> list[Prompt]:
+        return [Prompt(f"{letter}=", letter) for letter in "abcd"]
+
+    def reward(self, prompt: Prompt, completion: Completion) -> float:
+        return float(completion.finished and completion.text == prompt.answer)
+
+    def demonstrate(self, prompt: Prompt, generator: torch.Generator) -> str:
+        return prompt.answer
+
+
+def small(seed: int = 0, max_positions: int = 16) -> Policy:
+    return tiny_policy(
+        hidden_size=32, num_layers=1, num_heads=2, num_key_value_heads=1, intermediate_size=32, max_positions=max_positions, seed=seed
+    )
+
+
+def weights(policy: Policy) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in policy.model.parameters()])
+
+
+CONFIG = ColdStartConfig(steps=150, batch_size=16, learning_rate=3e-3, warmup_steps=5)
+
+
+def run(policy: Policy, folder: Path, config: ColdStartConfig = CONFIG, **changes: Any) -> None:
+    options = {"world": World(), "seed": 0, "cache_directory": folder, "identity": {"task": "copy"}, **changes}
+    cold_start(policy, Copy(), config, **options)
+
+
+def test_it_teaches_what_is_demonstrated(tmp_path: Path) -> None:
+    policy = small()
+    run(policy, tmp_path)
+    prompts = Copy().prompts("train")
+    completions = StaticCacheEngine(policy).generate(prompts, 1, SamplingConfig(max_tokens=4, temperature=0.0), seeds=[0] * 4)
+    assert [item.text for item in completions] == list("abcd")
+    assert all(item.finished for item in completions)
+
+
+def test_the_same_inputs_are_taught_once_and_give_the_same_weights(tmp_path: Path) -> None:
+    first, second = small(), small()
+    run(first, tmp_path)
+    (folder,) = tmp_path.iterdir()
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    run(second, tmp_path)
+    assert torch.equal(weights(first), weights(second))
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+    elsewhere = small()
+    run(elsewhere, tmp_path / "elsewhere")
+    assert torch.equal(weights(first), weights(elsewhere)), "the phase is a function of its inputs"
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"identity": {"task": "other"}}, {"config": ColdStartConfig(steps=61, batch_size=8)}])
+def test_other_inputs_are_taught_anew(tmp_path: Path, change: dict[str, Any]) -> None:
+    run(small(), tmp_path)
+    run(small(), tmp_path, **change)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_no_steps_leave_the_policy_alone(tmp_path: Path) -> None:
+    policy = small()
+    before = weights(policy)
+    run(policy, tmp_path, ColdStartConfig(steps=0))
+    assert torch.equal(weights(policy), before)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Silent:
+    """A task without demonstrations."""
+
+    def prompts(self, split: str) -> list[Prompt]:
+        return [Prompt("a", "a")]
+
+    def reward(self, prompt: Prompt, completion: Completion) -> float:
+        return 0.0
+
+
+def test_a_task_without_demonstrations_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no demonstrations: use cold_start.steps=0"):
+        cold_start(small(), Silent(), CONFIG, world=World(), seed=0, cache_directory=tmp_path, identity={})
+
+
+def test_demonstrations_that_do_not_fit_are_refused_and_nothing_is_kept(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds 3 positions"):
+        run(small(max_positions=3), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_not_finite_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cold start's loss is nan at step \d+: lower cold_start.learning_rate"):
+        run(small(), tmp_path, ColdStartConfig(steps=5, batch_size=4, learning_rate=1e30, warmup_steps=0))

@@ -1,0 +1,104 @@
+"""What `triptych` tells of runs and sweeps."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from triptych.commands.runs import find_runs
+from triptych.commands.sweep_report import read_sweep, write_sweep
+from triptych.errors import UserError
+from triptych.run.config import RunConfig
+from triptych.run.session import Run
+
+
+def run(root: Path, name: str, *, summary: dict[str, object] | None = None, steps: int = 0) -> None:
+    from triptych.report.render import ReportConfig
+
+    class Nothing:
+        def save(self, directory: Path) -> None: ...
+
+        def load(self, directory: Path) -> None: ...
+
+    with Run.open(RunConfig(name=name, output_root=str(root), device="cpu")) as opened:
+        opened.begin({"nothing": Nothing()})
+        for step in range(1, steps + 1):
+            opened.log({"loss": 1.0 / step}, step=step)
+        if steps:
+            opened.checkpoint(steps, {"nothing": Nothing()})
+        if summary is not None:
+            opened.finish(summary, report=ReportConfig(title=name))
+
+
+ALIVE = """
+import sys, time
+from triptych.run.config import RunConfig
+from triptych.run.session import Run
+with Run.open(RunConfig(name="alive", output_root=sys.argv[1], device="cpu")) as run:
+    run.begin({})
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_runs_are_finished_dead_or_running(tmp_path: Path) -> None:
+    run(tmp_path, "done", summary={"accuracy": 0.5}, steps=4)
+    run(tmp_path, "sweep/seed=1", steps=3)
+    run(tmp_path, "young")
+    (tmp_path / "no-run").mkdir()
+    process = subprocess.Popen([sys.executable, "-c", ALIVE, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    try:
+        states = {str(found.folder.relative_to(tmp_path)): (found.state, found.step) for found in find_runs(tmp_path)}
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    expected = {"alive": ("running", None), "done": ("finished", 4), "sweep/seed=1": ("dead at step 3", 3)}
+    assert states == expected | {"young": ("dead before its first checkpoint", None)}
+    deadline = time.monotonic() + 10
+    while find_runs(tmp_path)[0].state == "running" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert find_runs(tmp_path)[0].state.startswith("dead"), "the lock of a killed process holds nobody up"
+
+
+def test_a_sweep_becomes_one_table_and_one_page(tmp_path: Path) -> None:
+    for objective, base in (("gspo", 0.5), ("grpo", 0.25)):
+        for seed in range(3):
+            summary = {"accuracy": base + 0.1 * seed, "seed": seed, "name": "<b>x</b>", "interval": [0, 1]}
+            run(tmp_path, f"sweep/objective={objective},seed={seed}", summary=summary, steps=2)
+    run(tmp_path, "sweep/objective=<i>,seed=0", steps=1)
+    sweep = read_sweep(tmp_path / "sweep")
+    assert sweep.columns == ["objective", "seed", "state", "step", "accuracy"]
+    assert sweep.rows[0] == ["<i>", "0", "dead at step 1", "1", ""]
+    assert ["gspo", "2", "finished", "2", "0.7"] in sweep.rows
+    # Three values a tenth apart: standard deviation .1, standard error .1 / sqrt(3).
+    assert sweep.means == [["grpo", "3", "0.35 ± 0.058"], ["gspo", "3", "0.6 ± 0.058"]]
+    page = write_sweep(tmp_path / "sweep", sweep).read_text()
+    assert "&lt;i&gt;" in page
+    assert "<i>" not in page
+    with (tmp_path / "sweep" / "sweep.csv").open() as file:
+        assert list(csv.reader(file)) == [sweep.columns, *sweep.rows]
+    with pytest.raises(UserError, match="no member of .* has the metric 'speed': choose among accuracy"):
+        read_sweep(tmp_path / "sweep", ["speed"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [(["runs", "nowhere"], "there is no folder nowhere"), (["tail", "."], "has no metrics.jsonl"), (["sweep-report", "."], "holds no run")],
+)
+def test_what_is_not_there_is_one_line(tmp_path: Path, arguments: list[str], told: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "triptych.commands.main", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert told in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert json.dumps(done.stdout) == '""'

@@ -1,0 +1,351 @@
+"""One run's folder: identity, locks, resume modes, and nothing half-written."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from torch._C._autograd import DeviceType
+
+from triptych.checkpoint.checkpointer import CheckpointConfig
+from triptych.errors import UserError
+from triptych.report.render import ReportConfig
+from triptych.run.config import RunConfig
+from triptych.run.directory import first_difference
+from triptych.run.session import Run
+from triptych.telemetry.profiling import summarize
+from triptych.telemetry.stopwatch import Stopwatch
+
+
+@dataclass
+class Inner:
+    learning_rate: float = 0.1
+    max_steps: int = 10
+
+
+@dataclass
+class Config(RunConfig):
+    inner: Inner = field(default_factory=Inner)
+    choice: Any = None
+
+
+def config(root: Path, **changes: Any) -> Config:
+    return Config(**{"name": "a", "output_root": str(root), "device": "cpu", **changes})
+
+
+class Counter:
+    """A component that remembers one number."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def save(self, directory: Path) -> None:
+        (directory / "value.json").write_text(json.dumps(self.value))
+
+    def load(self, directory: Path) -> None:
+        self.value = json.loads((directory / "value.json").read_text())
+
+
+def work(settings: Config, until: int, **options: Any) -> int | None:
+    """Counts to `until`, checkpointing at each step; returns the step it resumed from."""
+    with Run.open(settings, **options) as run:
+        counter = Counter()
+        resumed = run.begin({"counter": counter})
+        for step in range((resumed or 0) + 1, until + 1):
+            counter.value += step
+            run.log({"value": counter.value}, step=step)
+            run.checkpoint(step, {"counter": counter})
+        run.finish({"value": counter.value}, report=ReportConfig("test"))
+        return resumed
+
+
+def test_a_run_leaves_what_was_promised(tmp_path: Path) -> None:
+    assert work(config(tmp_path), 3) is None
+    folder = tmp_path / "a"
+    assert {path.name for path in folder.iterdir()} == {
+        "config.yaml", "provenance.json", "metrics.jsonl", "timings.jsonl", "summary.json", "report.html", "checkpoints",
+    }  # fmt: skip
+    assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == [
+        {"step": 1, "value": 1}, {"step": 2, "value": 3}, {"step": 3, "value": 6},
+    ]  # fmt: skip
+    assert json.loads((folder / "summary.json").read_text()) == {"value": 6}
+    assert yaml.safe_load((folder / "config.yaml").read_text())["inner"] == {"learning_rate": 0.1, "max_steps": 10}
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step_00000002", "step_00000003"]
+
+
+def test_the_same_command_goes_on(tmp_path: Path) -> None:
+    work(config(tmp_path), 3)
+    before = (tmp_path / "a" / "metrics.jsonl").read_text()
+    assert work(config(tmp_path), 5) == 3
+    assert (tmp_path / "a" / "metrics.jsonl").read_text().startswith(before)
+    assert json.loads((tmp_path / "a" / "summary.json").read_text()) == {"value": 15}
+
+
+def test_another_config_is_refused_and_the_first_key_named(tmp_path: Path) -> None:
+    work(config(tmp_path), 2)
+    with pytest.raises(UserError, match=r"holds a run with inner\.learning_rate=0\.1 instead of 0\.2: .*overwrite=true") as caught:
+        work(config(tmp_path, inner=Inner(learning_rate=0.2)), 3)
+    assert "\n" not in str(caught.value)
+    assert json.loads((tmp_path / "a" / "summary.json").read_text()) == {"value": 3}, "the refused run changed nothing"
+
+
+def test_settings_that_touch_no_number_may_differ(tmp_path: Path) -> None:
+    work(config(tmp_path), 2)
+    assert work(config(tmp_path, checkpoint=CheckpointConfig(every_steps=3, keep=5), resume="must", choice=None), 3) == 2
+
+
+def test_a_budget_may_grow_but_not_shrink(tmp_path: Path) -> None:
+    work(config(tmp_path), 2, budget_keys=("inner.max_steps",))
+    assert work(config(tmp_path, inner=Inner(max_steps=20)), 3, budget_keys=("inner.max_steps",)) == 2
+    with pytest.raises(UserError, match=r"inner\.max_steps=20 instead of 10"):
+        work(config(tmp_path), 3, budget_keys=("inner.max_steps",))
+    with pytest.raises(UserError, match=r"inner\.max_steps=20 instead of 30"):
+        work(config(tmp_path, inner=Inner(max_steps=30)), 3)
+
+
+def test_resume_modes(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="resume=must but"):
+        work(config(tmp_path, resume="must"), 2)
+    assert not (tmp_path / "a").exists(), "a run that did not begin leaves no folder"
+    work(config(tmp_path, resume="never"), 2)
+    with pytest.raises(UserError, match="resume=never but"):
+        work(config(tmp_path, resume="never"), 2)
+    assert work(config(tmp_path, resume_step=1), 2) == 1
+    assert work(config(tmp_path, overwrite=True, seed=5), 1) is None
+
+
+def test_a_failure_before_the_beginning_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="empty task"), Run.open(config(tmp_path, name="x/y/z")):
+        raise UserError("empty task")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_overwrite_never_deletes_what_is_no_run_of_this_command(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="something else than an earlier run of this command"):
+        work(config(tmp_path, overwrite=True), 1)
+    with Run.open(RunConfig(name="b", output_root=str(tmp_path), device="cpu")) as run:
+        run.begin({})
+    with pytest.raises(UserError, match="something else"):
+        work(config(tmp_path, name="b", overwrite=True), 1)
+    assert (tmp_path / "a" / "thesis.tex").exists()
+
+
+@pytest.mark.faults
+def test_a_second_run_of_the_same_name_is_refused_while_the_first_lives(tmp_path: Path) -> None:
+    with Run.open(config(tmp_path)), pytest.raises(UserError, match="in use by a process that is running"):
+        work(config(tmp_path), 1)
+    work(config(tmp_path), 1)
+
+
+@pytest.mark.faults
+def test_the_lock_of_a_dead_process_holds_nobody_up(tmp_path: Path) -> None:
+    code = (
+        "import sys, os, signal; from triptych.run.session import Run; from triptych.run.config import RunConfig\n"
+        "with Run.open(RunConfig(name='a', output_root=sys.argv[1], device='cpu')): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert killed.returncode == -9
+    assert (tmp_path / "a" / ".lock").exists()
+    work(config(tmp_path), 1)
+
+
+@pytest.mark.faults
+@pytest.mark.mount
+def test_a_file_system_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    """Also to root, who may write into a folder that nobody may write into."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(disk)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("mounting a file system needs root")
+    try:
+        with pytest.raises(UserError, match=r"cannot be written \(Read-only file system\): choose another output_root"):
+            work(config(disk), 1)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="cannot be written"):
+        work(config(tmp_path), 1)
+
+
+def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("")
+    with pytest.raises(UserError, match=r"cannot be written \((File exists|Not a directory)\)"):
+        work(config(tmp_path), 1)
+
+
+@pytest.mark.parametrize("name", ["", "/etc", "../up", "a/../../b", " a"])
+def test_names_that_leave_the_output_folder_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match="name is"):
+        RunConfig(name=name)
+
+
+TREES = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=3), lambda inner: st.dictionaries(st.text("abc", min_size=1, max_size=2), inner, max_size=3))  # fmt: skip
+
+
+@given(st.dictionaries(st.text("xyz", min_size=1, max_size=2), TREES, max_size=4))
+def test_a_config_does_not_differ_from_itself(tree: dict[str, Any]) -> None:
+    assert first_difference(tree, tree) is None
+
+
+def test_differences_are_found_in_order_also_where_a_key_is_new_or_gone() -> None:
+    assert first_difference({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}, "d": 4}) == "b.c=2 instead of 3"
+    assert first_difference({"a": 1}, {"a": 1, "d": 4}) == "d=None instead of 4"
+    assert first_difference({"a": 1, "gone": 2}, {"a": 1}) == "gone=2 instead of None"
+    assert first_difference({"tracker": 1, "resume": "auto"}, {"tracker": 2, "resume": "must"}) is None
+
+
+def test_a_run_that_did_not_begin_leaves_the_folders_that_another_run_uses(tmp_path: Path) -> None:
+    root = tmp_path / "outputs"
+    with pytest.raises(UserError, match="empty task"), Run.open(config(root)):
+        work(config(root, name="b"), 2)  # begins and ends while the first is still loading its model
+        raise UserError("empty task")
+    assert sorted(path.name for path in root.iterdir()) == ["b"]
+    assert (root / "b" / "summary.json").exists()
+
+
+def test_overwrite_deletes_nothing_before_the_new_run_begins(tmp_path: Path) -> None:
+    work(config(tmp_path), 2)
+    with pytest.raises(UserError, match="no such model"), Run.open(config(tmp_path, overwrite=True)) as run:
+        assert run.checkpoint_steps == []
+        raise UserError("no such model")
+    assert json.loads((tmp_path / "a" / "summary.json").read_text()) == {"value": 3}
+    assert work(config(tmp_path, overwrite=True), 1) is None
+    assert json.loads((tmp_path / "a" / "summary.json").read_text()) == {"value": 1}
+
+
+def test_a_profile_shows_the_third_to_the_fifth_step(tmp_path: Path) -> None:
+    with Run.open(RunConfig(name="a", output_root=str(tmp_path), device="cpu", profile=True)) as run:
+        run.begin({})
+        for step in range(1, 8):
+            torch.ones(step, step) @ torch.ones(step, step)
+            run.end_step()
+    trace = json.loads((tmp_path / "a" / "profile" / "rank_00000.json").read_text())
+    shapes = [event["args"]["Input Dims"][0] for event in trace["traceEvents"] if event.get("name") == "aten::mm"]
+    assert shapes == [[3, 3], [4, 4], [5, 5]]
+    summary = json.loads((tmp_path / "a" / "profile" / "rank_00000.summary.json").read_text())
+    assert summary["steps"] == 3
+    assert summary["communication_seconds"] == 0
+    assert 0 < summary["step_seconds"] < 60
+
+
+class Span(NamedTuple):
+    """An event as torch's profiler tells it, in microseconds."""
+
+    name: str
+    start: float
+    end: float
+    device_type: DeviceType = DeviceType.CPU
+
+    @property
+    def time_range(self) -> "Span":
+        return self
+
+
+def test_communication_counts_once_and_alone_where_no_kernel_runs() -> None:
+    steps = [Span("ProfilerStep#2", 0, 10e6), Span("ProfilerStep#3", 10e6, 20e6)]
+    gloo = [Span("gloo:all_reduce", 1e6, 3e6), Span("gloo:all_reduce", 2e6, 4e6), Span("gloo:broadcast", 11e6, 12e6)]
+    on_host = summarize([*steps, *gloo, Span("aten::mm", 0, 9e6)])
+    assert (on_host["step_seconds"], on_host["communication_seconds"]) == pytest.approx((10.0, 2.0))
+    assert on_host["collectives"]["gloo:all_reduce"] == pytest.approx({"calls": 1.0, "seconds": 1.5})
+    assert "communication_alone_seconds" not in on_host
+    cuda = DeviceType.CUDA
+    on_device = [
+        Span("ncclDevKernel_AllGather", 1e6, 5e6, cuda), Span("gemm", 0, 2e6, cuda), Span("gemm", 4e6, 9e6, cuda),
+        Span("nccl:all_gather", 0, 9e6, cuda), Span("ProfilerStep#2", 0, 9e6, cuda),
+    ]  # fmt: skip
+    found = summarize([*steps, *on_device])
+    assert found["communication_seconds"] == pytest.approx(2.0)
+    assert found["communication_alone_seconds"] == pytest.approx(1.0)
+
+
+def test_phases_add_up_and_start_anew() -> None:
+    watch = Stopwatch(torch.device("cpu"))
+    started = time.perf_counter()
+    for name in ("forward", "backward", "forward"):
+        with watch.phase(name):
+            time.sleep(0.01)
+    passed = time.perf_counter() - started
+    found = watch.read(per=2)
+    assert found["timing/forward_seconds"] >= 0.01
+    assert found["timing/backward_seconds"] >= 0.005
+    assert 2 * (found["timing/forward_seconds"] + found["timing/backward_seconds"]) <= passed
+    assert found["timing/peak_memory_gib"] > 0
+    assert set(watch.read()) == {"timing/peak_memory_gib"}
+
+
+def test_an_agreed_signal_and_ones_own_are_one_and_another_some_seconds_later_ends_the_process() -> None:
+    script = """
+import os, signal, time, triptych.run.signals as found
+asked = found.Interruption()
+asked.install()
+asked.signal_number = signal.SIGTERM  # another rank had it first
+os.kill(os.getpid(), signal.SIGTERM)
+os.kill(os.getpid(), signal.SIGTERM)
+print("alive", flush=True)
+found._SAME_SIGNAL_SECONDS = 0.0
+os.kill(os.getpid(), signal.SIGTERM)
+print("alive still", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "alive\n"), done.stderr
+
+
+def test_a_run_that_goes_on_is_no_longer_finished(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    work(settings, 2)
+    with Run.open(settings) as run:
+        assert run.is_finished(2)
+    with Run.open(settings) as run:
+        run.begin({"counter": Counter()})
+    assert not (tmp_path / "a" / "summary.json").exists()
+    assert not (tmp_path / "a" / "report.html").exists()
+
+
+LOOP = """
+import os, signal, sys
+from triptych.run.config import RunConfig
+from triptych.run.session import Run
+before, inside, after = (sys.argv[2] == place for place in ("before", "inside", "after"))
+with Run.open(RunConfig(name="a", output_root=sys.argv[1], device="cpu")) as run:
+    run.begin({})
+    if before:
+        os.kill(os.getpid(), signal.SIGTERM)
+    run.note_signals()
+    assert not run.is_interrupted()
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("noted" if inside and run.is_interrupted() else "not asked", flush=True)
+    if inside:
+        run.stop(3)
+    run.wait_for_checkpoint()
+    print("never reached", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "code", "out"), [("before", -signal.SIGTERM, ""), ("inside", 1, "noted\n"), ("after", -signal.SIGTERM, "not asked\n")]
+)
+def test_a_signal_is_noted_by_a_loop_and_ends_the_process_elsewhere(tmp_path: Path, place: str, code: int, out: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LOOP, str(tmp_path), place], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == code, done.stderr
+    assert "never reached" not in done.stdout
+    assert done.stdout.startswith(out)
+    if place == "inside":
+        assert "Interrupted: stopped by SIGTERM after step 3" in done.stderr
