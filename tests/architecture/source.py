@@ -151,7 +151,7 @@ def cycle(pairs: set[tuple[str, str]]) -> list[str]:
 
 def declared(key: str) -> dict[str, str]:
     """What the packages' pyprojects say in `[tool.triptych.<key>]`."""
-    return {name: value for project in PROJECTS.values() for name, value in project["tool"]["triptych"].get(key, {}).items()}
+    return {name: value for project in PROJECTS.values() for name, value in project["tool"].get("triptych", {}).get(key, {}).items()}
 
 
 def configs() -> dict[Path, Any]:

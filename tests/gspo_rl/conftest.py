@@ -1,12 +1,41 @@
 """Small policies that tests share."""
 
+from collections.abc import Callable
+
 import pytest
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from gspo_rl.models.policy import Policy
-from gspo_rl.toy.policy import tiny_policy
+
+
+@pytest.fixture(scope="session")
+def random_policy() -> Callable[..., Policy]:
+    """Builds a random Qwen3 of 2 layers over printable characters."""
+
+    def build(*, num_layers: int = 2, num_heads: int = 4, num_key_value_heads: int = 2, max_positions: int = 96, seed: int = 7) -> Policy:
+        vocabulary = {token: index for index, token in enumerate(["<pad>", "<eos>", "<unk>", *map(chr, range(32, 127)), "\n"])}
+        characters = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+        characters.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+        characters.decoder = decoders.Fuse()
+        special = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
+        config = Qwen3Config(
+            vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=num_layers, num_attention_heads=num_heads,
+            num_key_value_heads=num_key_value_heads, head_dim=32 // num_heads, intermediate_size=48,
+            max_position_embeddings=max_positions, initializer_range=0.06, tie_word_embeddings=True, pad_token_id=0, eos_token_id=1,
+            bos_token_id=None,
+        )  # fmt: skip
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = Qwen3ForCausalLM(config)
+        model.generation_config = GenerationConfig(pad_token_id=0, eos_token_id=1)
+        return Policy(model, PreTrainedTokenizerFast(tokenizer_object=characters, clean_up_tokenization_spaces=False, **special))
+
+    return build
 
 
 @pytest.fixture
-def small_policy() -> Policy:
+def small_policy(random_policy: Callable[..., Policy]) -> Policy:
     """A random Qwen3 of 2 layers over characters."""
-    return tiny_policy(hidden_size=32, num_layers=2, num_heads=4, num_key_value_heads=2, intermediate_size=48, max_positions=96, seed=7)
+    return random_policy()

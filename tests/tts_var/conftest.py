@@ -27,3 +27,10 @@ def golden() -> Callable[[str], dict[str, Any]]:
         return {key: value.float() if value.dtype == torch.bfloat16 else value for key, value in tensors.items()}
 
     return load
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what compares with a recording."""
+    for item in items:
+        if "golden" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.golden)

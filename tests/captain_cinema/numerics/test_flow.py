@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captain_cinema.numerics.flow import (
+    euler_sample,
     euler_step,
     frame_losses,
     interpolate,
@@ -42,6 +43,21 @@ def test_euler_on_the_exact_velocity_lands_on_the_data(num_steps: int, shift: fl
     for begin, end in pairwise(times):
         point = euler_step(point, noise - data, begin, end)
     torch.testing.assert_close(point, data, atol=1e-9, rtol=0)
+
+
+def test_frames_that_are_given_stay_while_the_others_walk() -> None:
+    data, noise = frames(0)[:, None].expand(-1, 2, -1, -1, -1), frames(1)[:, None].expand(-1, 2, -1, -1, -1)
+    free = torch.tensor([[1.0, 0.0]]).expand(len(data), 2).double()
+    seen = []
+
+    def velocity(points: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        seen.append(times)
+        return noise - data
+
+    found = euler_sample(velocity, noise, [1.0, 0.6, 0.0], free=free)
+    torch.testing.assert_close(found[:, 0], data[:, 0], atol=1e-9, rtol=0)
+    assert torch.equal(found[:, 1], noise[:, 1])
+    assert [times[0].tolist() for times in seen] == [[1.0, 0.0], [0.6, 0.0]]
 
 
 def test_a_predicted_picture_is_a_velocity() -> None:

@@ -191,7 +191,7 @@ def main(config: TrainConfig) -> None:
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
     # One group of processes for all runs: a second one on the same store would meet the addresses of the first.
     with World.join(config.device, timeout_seconds=config.timeout_seconds) as world:
-        builders: dict[str, Callable[[TrainConfig], _Plan]] = {
+        builders: dict[str, Callable[[TrainConfig, torch.device], _Plan]] = {
             "tokenizer": _tokenizer,
             "reward": partial(_reward, world=world),
             "transformer": _transformer,
@@ -212,7 +212,7 @@ class _Plan:
     charts: list[Chart]
 
 
-def _train(config: TrainConfig, name: str, build: Callable[[TrainConfig], _Plan]) -> None:
+def _train(config: TrainConfig, name: str, build: Callable[[TrainConfig, torch.device], _Plan]) -> None:
     stage_run = _StageRun(
         **{key: getattr(config, key) for key in RunConfig.__dataclass_fields__ if key != "name"},
         name=f"{config.name}/{name}",
@@ -232,7 +232,7 @@ def _train(config: TrainConfig, name: str, build: Callable[[TrainConfig], _Plan]
             return
         # Layers that initialise themselves draw from torch's own stream.
         torch.manual_seed(derive_seed(config.seed, name))
-        plan = build(config)
+        plan = build(config, run.device)
         strategy = instantiate(config.strategy, run.world, max_grad_norm=plan.settings.optimizer.max_grad_norm)
         seconds = fit(run, plan.stage, strategy, plan.settings.trainer, plan.settings.optimizer, columns=plan.columns, parts=plan.parts)
         if run.world.is_main:
@@ -247,7 +247,7 @@ def _train(config: TrainConfig, name: str, build: Callable[[TrainConfig], _Plan]
         run.world.barrier()
 
 
-def _tokenizer(config: TrainConfig) -> _Plan:
+def _tokenizer(config: TrainConfig, device: torch.device) -> _Plan:
     settings = config.tokenizer
     tokenizer = instantiate(settings.model)
     stage = TokenizerStage(tokenizer, instantiate(settings.data), config.scales, settings.loss, seed=config.seed)
@@ -260,10 +260,10 @@ def _tokenizer(config: TrainConfig) -> _Plan:
     )
 
 
-def _reward(config: TrainConfig, world: World) -> _Plan:
+def _reward(config: TrainConfig, device: torch.device, *, world: World) -> _Plan:
     settings = config.reward
     model = instantiate(settings.model)
-    tokenizer, data = load_tokenizer(_folder(config)), instantiate(config.data)
+    tokenizer, data = load_tokenizer(_folder(config), device=device), instantiate(config.data)
     return _Plan(
         RewardStage(model, tokenizer, config.scales, data, settings.loss, seed=config.seed, world=world),
         settings,
@@ -273,9 +273,9 @@ def _reward(config: TrainConfig, world: World) -> _Plan:
     )
 
 
-def _transformer(config: TrainConfig) -> _Plan:
+def _transformer(config: TrainConfig, device: torch.device) -> _Plan:
     settings = config.transformer
-    tokenizer = load_tokenizer(_folder(config))
+    tokenizer = load_tokenizer(_folder(config), device=device)
     transformer = build_transformer(config, tokenizer.config.latent_channels)
     encoder = instantiate(settings.text_encoder)
     transformer.reset_parameters(generator(config.seed, "transformer"))

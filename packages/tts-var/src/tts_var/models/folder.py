@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from triptych.checkpoint.model_folder import ModelFolder
 from tts_var.models.autoencoder import BinaryTokenizer, binary_tokenizer
 
@@ -18,11 +20,11 @@ def model_folder(path: Path, *, hint: str = "give a folder that it wrote") -> Mo
     return ModelFolder(path, train=_train_command, hint=hint)
 
 
-def load_tokenizer(folder: ModelFolder) -> BinaryTokenizer:
-    """The tokenizer of a model folder."""
+def load_tokenizer(folder: ModelFolder, *, device: torch.device | str = "cpu") -> BinaryTokenizer:
+    """The tokenizer of a model folder, on `device`."""
     tokenizer = folder.config_of("tokenizer", binary_tokenizer)
     folder.load("tokenizer", tokenizer)
-    return tokenizer
+    return tokenizer.to(device)
 
 
 def _train_command(part: str | None = None) -> str:

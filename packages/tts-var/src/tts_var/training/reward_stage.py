@@ -158,14 +158,17 @@ class RewardStage:
         Every process draws for the whole batch and takes its part.
         """
         mine = slice(first, first + len(images))
-        quantized = quantize_bits(self._tokenizer.encode(images), self._grids)
+        device = next(self._tokenizer.parameters()).device
+        # Whatever is drawn is drawn on the CPU, the same on every device.
+        quantized = quantize_bits(self._tokenizer.encode(images.to(device)).cpu(), self._grids)
         chosen = torch.full((batch_size,), len(self._grids) - 1)
         count = int(self._loss.prefix_share * batch_size)
         chosen[:count] = torch.randint(self._loss.first_prefix - 1, len(self._grids), (count,), generator=stream)
         deviation = self._loss.pixel_noise * torch.rand(batch_size, 1, 1, 1, generator=stream)[mine]
 
         def pictures(latents: Sequence[Tensor]) -> Tensor:
-            decoded = self._tokenizer.decode(torch.stack([latents[int(scale)][row] for row, scale in enumerate(chosen[mine])]))
+            latent = torch.stack([latents[int(scale)][row] for row, scale in enumerate(chosen[mine])])
+            decoded = self._tokenizer.decode(latent.to(device)).cpu()
             return decoded + deviation * torch.randn(batch_size, *decoded.shape[1:], generator=stream)[mine]
 
         clean = pictures([*quantized.prefixes, quantized.latent])

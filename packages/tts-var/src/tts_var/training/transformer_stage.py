@@ -133,7 +133,8 @@ class TransformerStage:
         fresh = [index for index in indices if index not in self._features]
         if fresh:
             examples = self._data.examples(fresh)
-            features = self._tokenizer.encode(examples.images)
+            device = next(self._tokenizer.parameters()).device
+            features = self._tokenizer.encode(examples.images.to(device)).cpu()
             for index, prompt, feature in zip(fresh, examples.prompts, features, strict=True):
                 self._features[index] = (prompt, feature)
         chosen = [self._features[index] for index in indices]

@@ -1,0 +1,84 @@
+"""Whatever a config builds that holds parameters is given the device: built on the meta device, nothing of it lies elsewhere."""
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hydra.utils import get_method, instantiate
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from projects import ROOT
+
+# Groups whose options hold parameters, or work on what such a model makes.
+GROUPS = ("policy", "generator", "model", "video", "reward", "features")
+OPTIONS = [path for group in GROUPS for path in sorted(ROOT.glob(f"configs/*/{group}/*.yaml"))]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT / "configs").with_suffix(""))
+
+
+def build(path: Path, device: str) -> Any:
+    """What an option makes, with the weights that the packages ship."""
+    option = yaml.safe_load(path.read_text())
+    if "???" in option.values() or str(option.get("path")).startswith("outputs/"):
+        pytest.skip("reads a model that this repository does not hold")
+    whole = OmegaConf.create({"seed": 0, "generator": {"path": None}, "model": {"path": None}, "option": option})
+    OmegaConf.resolve(whole)
+    return instantiate(whole.option, device=device)
+
+
+def tensors(value: Any, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers of all modules that an object holds, however deep, and where.
+
+    Constants that a model keeps as plain tensors follow its inputs when it uses them.
+    """
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, nn.Module):
+        yield from value.named_parameters()
+        yield from value.named_buffers()
+    parts = vars(value) if hasattr(value, "__dict__") else value if isinstance(value, dict) else {}
+    if isinstance(value, list | tuple):
+        parts = dict(enumerate(value))
+    for name, part in parts.items():
+        if not inspect.ismodule(part) and not isinstance(part, type):
+            yield from ((f"{name}.{inner}", tensor) for inner, tensor in tensors(part, seen))
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=name_of)
+def test_a_factory_takes_the_device_and_puts_everything_there(path: Path) -> None:
+    assert "device" in inspect.signature(get_method(OmegaConf.load(path)._target_)).parameters
+    made = build(path, "meta")
+    elsewhere = {name: str(tensor.device) for name, tensor in tensors(made, set()) if tensor.numel() > 1 and not tensor.is_meta}
+    assert not elsewhere
+
+
+def test_every_command_hands_the_device_to_what_holds_parameters() -> None:
+    for path in sorted(ROOT.glob("packages/*/src/*/commands/*.py")):
+        for line in path.read_text().splitlines():
+            if re.search(rf"instantiate\(config\.({'|'.join(GROUPS)})[,)]", line):
+                assert "device=" in line, f"{path.name}: {line.strip()}"
+
+
+def test_a_stray_tensor_is_found() -> None:
+    class Holder:
+        def __init__(self) -> None:
+            self.parts = {"inner": [nn.Linear(2, 2)]}
+
+    assert {name for name, _ in tensors(Holder(), set())} >= {"parts.inner.0.weight", "parts.inner.0.bias"}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("path", OPTIONS, ids=name_of)
+def test_everything_is_on_the_gpu(path: Path) -> None:
+    for name, tensor in tensors(build(path, "cuda"), set()):
+        assert tensor.is_cuda or tensor.numel() <= 1, name
