@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from gspo_rl.data.batch import Prompt
 from gspo_rl.models.policy import Policy, pretrained_policy
-from gspo_rl.toy.policy import character_tokenizer, tiny_policy
+from gspo_rl.toy.policy import character_tokenizer
 from triptych.errors import UserError
 
 
@@ -37,28 +37,6 @@ def test_scores_of_a_padded_batch_are_those_of_each_sequence_alone(chunk: int | 
         torch.testing.assert_close(
             scores.logprobs[row, start:stop].double(), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=2e-5
         )
-
-
-def test_the_tiny_policy_has_the_promised_size_and_is_a_function_of_its_seed() -> None:
-    first, again, other = tiny_policy(seed=1), tiny_policy(seed=1), tiny_policy(seed=2)
-    assert 500_000 <= first.num_parameters <= 2_000_000
-    weights = [torch.cat([p.flatten() for p in policy.model.parameters()]) for policy in (first, again, other)]
-    assert torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[0], weights[2])
-
-
-def test_building_a_policy_leaves_the_global_random_state_alone() -> None:
-    before = torch.get_rng_state()
-    tiny_policy(hidden_size=16, num_layers=1, num_heads=2, num_key_value_heads=1, intermediate_size=16)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_the_character_tokenizer_reads_back_what_it_wrote() -> None:
-    tokenizer = character_tokenizer()
-    text = "".join(chr(code) for code in range(32, 127)) + "\n  two spaces, 1 + 2 = 3 ."
-    ids = tokenizer(text)["input_ids"]
-    assert len(ids) == len(text)
-    assert tokenizer.decode(ids) == text
 
 
 def test_a_saved_policy_reloads_with_transformers_alone(small_policy: Policy, tmp_path: Path) -> None:
@@ -122,11 +100,6 @@ def test_a_model_that_is_not_there_is_one_line(options: dict[str, str], message:
 def test_a_folder_that_holds_no_model_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="config.json"):
         pretrained_policy(str(tmp_path))
-
-
-def test_sizes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(UserError, match="num_heads"):
-        tiny_policy(hidden_size=100, num_heads=3)
 
 
 def test_a_chat_policy_without_a_template_is_refused(small_policy: Policy) -> None:

@@ -1,6 +1,5 @@
 """Checkpoints: whole or absent, verified before use, and kept when the next one fails."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,6 @@ import torch
 from triptych.checkpoint.checkpointer import CheckpointConfig, Checkpointer
 from triptych.distributed import World
 from triptych.errors import UserError
-from triptych.files import write_atomically
 
 
 class Part:
@@ -220,14 +218,6 @@ def test_a_kill_at_any_moment_of_saving_leaves_a_whole_checkpoint(tmp_path: Path
         assert restored is None or (float(part.tensor[0]) == restored >= reached)
         reached = restored or 0
     assert reached > 5
-
-
-def test_an_atomic_write_replaces_the_whole_file(tmp_path: Path) -> None:
-    path = tmp_path / "summary.json"
-    write_atomically(path, json.dumps({"a": "\u00e9"}))
-    write_atomically(path, "{}")
-    assert path.read_text() == "{}"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["summary.json"]
 
 
 @pytest.mark.parametrize("wrong", [{"every_steps": 0}, {"keep": 0}])

@@ -1,6 +1,5 @@
 """Model folders: what is saved is what is loaded, and what does not fit is told in one line."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,29 +11,8 @@ from triptych.checkpoint.weights import fill_strictly, read_safetensors
 from triptych.errors import UserError
 
 
-@dataclass
-class Sizes:
-    inputs: int = 3
-    outputs: int = 2
-
-
 def folder(path: Path) -> ModelFolder:
     return ModelFolder(path, train=lambda part=None: "make it", hint="or leave it")
-
-
-def test_parts_and_sizes_come_back(tmp_path: Path) -> None:
-    first, second = nn.Linear(3, 2), nn.Linear(4, 1)
-    folder(tmp_path / "model").save("first", first, {"inputs": 3, "outputs": 2})
-    folder(tmp_path / "model").save("second", second, {"inputs": 4, "outputs": 1})
-    found = folder(tmp_path / "model")
-    assert found.config_of("second", Sizes) == Sizes(4, 1)
-    again = nn.Linear(3, 2)
-    found.load("first", again)
-    assert torch.equal(again.weight, first.weight)
-    assert not again.training
-    assert found.hash("first") != found.hash("second")
-    assert {path.name for path in (tmp_path / "model").iterdir()} == {"config.json", "first.safetensors", "second.safetensors"}
-    assert all(path.stat().st_mode & 0o044 == 0o044 for path in (tmp_path / "model").glob("*.safetensors"))  # others may read them
 
 
 def test_precision_is_that_of_the_model(tmp_path: Path) -> None:
@@ -44,32 +22,6 @@ def test_precision_is_that_of_the_model(tmp_path: Path) -> None:
     folder(tmp_path).load("part", model)
     assert model.weight.dtype == torch.float32
     assert torch.equal(model.weight, saved.weight.float())
-
-
-def test_an_empty_folder_says_how_to_fill_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no model .*'make it'; or leave it"):
-        folder(tmp_path).sizes()
-    folder(tmp_path).save("part", nn.Linear(3, 2), {"inputs": 3})
-    with pytest.raises(UserError, match="says nothing of the other"):
-        folder(tmp_path).sizes_of("other")
-    (tmp_path / "part.safetensors").unlink()
-    with pytest.raises(UserError, match="no weights at"):
-        folder(tmp_path).hash("part")
-
-
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        ("[]", "no table"),
-        ("{", "cannot be read"),
-        ('{"part": {"colour": 1}}', "the size 'colour': it knows inputs, outputs"),
-        ('{"part": {"inputs": "many"}}', "must be a number"),
-    ],
-)
-def test_a_damaged_table_of_sizes_is_refused(tmp_path: Path, content: str, told: str) -> None:
-    (tmp_path / "config.json").write_text(content)
-    with pytest.raises(UserError, match=told):
-        folder(tmp_path).config_of("part", Sizes)
 
 
 @pytest.mark.parametrize(

@@ -2,29 +2,20 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-import torch
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
-from torch._C._autograd import DeviceType
 
 from triptych.checkpoint.checkpointer import CheckpointConfig
 from triptych.errors import UserError
 from triptych.report.render import ReportConfig
 from triptych.run.config import RunConfig
-from triptych.run.directory import first_difference
 from triptych.run.session import Run
-from triptych.telemetry.profiling import summarize
-from triptych.telemetry.stopwatch import Stopwatch
 
 
 @dataclass
@@ -191,27 +182,6 @@ def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
         work(config(tmp_path), 1)
 
 
-@pytest.mark.parametrize("name", ["", "/etc", "../up", "a/../../b", " a"])
-def test_names_that_leave_the_output_folder_are_refused(name: str) -> None:
-    with pytest.raises(UserError, match="name is"):
-        RunConfig(name=name)
-
-
-TREES = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=3), lambda inner: st.dictionaries(st.text("abc", min_size=1, max_size=2), inner, max_size=3))  # fmt: skip
-
-
-@given(st.dictionaries(st.text("xyz", min_size=1, max_size=2), TREES, max_size=4))
-def test_a_config_does_not_differ_from_itself(tree: dict[str, Any]) -> None:
-    assert first_difference(tree, tree) is None
-
-
-def test_differences_are_found_in_order_also_where_a_key_is_new_or_gone() -> None:
-    assert first_difference({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}, "d": 4}) == "b.c=2 instead of 3"
-    assert first_difference({"a": 1}, {"a": 1, "d": 4}) == "d=None instead of 4"
-    assert first_difference({"a": 1, "gone": 2}, {"a": 1}) == "gone=2 instead of None"
-    assert first_difference({"tracker": 1, "resume": "auto"}, {"tracker": 2, "resume": "must"}) is None
-
-
 def test_a_run_that_did_not_begin_leaves_the_folders_that_another_run_uses(tmp_path: Path) -> None:
     root = tmp_path / "outputs"
     with pytest.raises(UserError, match="empty task"), Run.open(config(root)):
@@ -231,83 +201,6 @@ def test_overwrite_deletes_nothing_before_the_new_run_begins(tmp_path: Path) -> 
     assert json.loads((tmp_path / "a" / "summary.json").read_text()) == {"value": 1}
 
 
-def test_a_profile_shows_the_third_to_the_fifth_step(tmp_path: Path) -> None:
-    with Run.open(RunConfig(name="a", output_root=str(tmp_path), device="cpu", profile=True)) as run:
-        run.begin({})
-        for step in range(1, 8):
-            torch.ones(step, step) @ torch.ones(step, step)
-            run.end_step()
-    trace = json.loads((tmp_path / "a" / "profile" / "rank_00000.json").read_text())
-    shapes = [event["args"]["Input Dims"][0] for event in trace["traceEvents"] if event.get("name") == "aten::mm"]
-    assert shapes == [[3, 3], [4, 4], [5, 5]]
-    summary = json.loads((tmp_path / "a" / "profile" / "rank_00000.summary.json").read_text())
-    assert summary["steps"] == 3
-    assert summary["communication_seconds"] == 0
-    assert 0 < summary["step_seconds"] < 60
-
-
-class Span(NamedTuple):
-    """An event as torch's profiler tells it, in microseconds."""
-
-    name: str
-    start: float
-    end: float
-    device_type: DeviceType = DeviceType.CPU
-
-    @property
-    def time_range(self) -> "Span":
-        return self
-
-
-def test_communication_counts_once_and_alone_where_no_kernel_runs() -> None:
-    steps = [Span("ProfilerStep#2", 0, 10e6), Span("ProfilerStep#3", 10e6, 20e6)]
-    gloo = [Span("gloo:all_reduce", 1e6, 3e6), Span("gloo:all_reduce", 2e6, 4e6), Span("gloo:broadcast", 11e6, 12e6)]
-    on_host = summarize([*steps, *gloo, Span("aten::mm", 0, 9e6)])
-    assert (on_host["step_seconds"], on_host["communication_seconds"]) == pytest.approx((10.0, 2.0))
-    assert on_host["collectives"]["gloo:all_reduce"] == pytest.approx({"calls": 1.0, "seconds": 1.5})
-    assert "communication_alone_seconds" not in on_host
-    cuda = DeviceType.CUDA
-    on_device = [
-        Span("ncclDevKernel_AllGather", 1e6, 5e6, cuda), Span("gemm", 0, 2e6, cuda), Span("gemm", 4e6, 9e6, cuda),
-        Span("nccl:all_gather", 0, 9e6, cuda), Span("ProfilerStep#2", 0, 9e6, cuda),
-    ]  # fmt: skip
-    found = summarize([*steps, *on_device])
-    assert found["communication_seconds"] == pytest.approx(2.0)
-    assert found["communication_alone_seconds"] == pytest.approx(1.0)
-
-
-def test_phases_add_up_and_start_anew() -> None:
-    watch = Stopwatch(torch.device("cpu"))
-    started = time.perf_counter()
-    for name in ("forward", "backward", "forward"):
-        with watch.phase(name):
-            time.sleep(0.01)
-    passed = time.perf_counter() - started
-    found = watch.read(per=2)
-    assert found["timing/forward_seconds"] >= 0.01
-    assert found["timing/backward_seconds"] >= 0.005
-    assert 2 * (found["timing/forward_seconds"] + found["timing/backward_seconds"]) <= passed
-    assert found["timing/peak_memory_gib"] > 0
-    assert set(watch.read()) == {"timing/peak_memory_gib"}
-
-
-def test_an_agreed_signal_and_ones_own_are_one_and_another_some_seconds_later_ends_the_process() -> None:
-    script = """
-import os, signal, time, triptych.run.signals as found
-asked = found.Interruption()
-asked.install()
-asked.signal_number = signal.SIGTERM  # another rank had it first
-os.kill(os.getpid(), signal.SIGTERM)
-os.kill(os.getpid(), signal.SIGTERM)
-print("alive", flush=True)
-found._SAME_SIGNAL_SECONDS = 0.0
-os.kill(os.getpid(), signal.SIGTERM)
-print("alive still", flush=True)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "alive\n"), done.stderr
-
-
 def test_a_run_that_goes_on_is_no_longer_finished(tmp_path: Path) -> None:
     settings = config(tmp_path)
     work(settings, 2)
@@ -317,35 +210,3 @@ def test_a_run_that_goes_on_is_no_longer_finished(tmp_path: Path) -> None:
         run.begin({"counter": Counter()})
     assert not (tmp_path / "a" / "summary.json").exists()
     assert not (tmp_path / "a" / "report.html").exists()
-
-
-LOOP = """
-import os, signal, sys
-from triptych.run.config import RunConfig
-from triptych.run.session import Run
-before, inside, after = (sys.argv[2] == place for place in ("before", "inside", "after"))
-with Run.open(RunConfig(name="a", output_root=sys.argv[1], device="cpu")) as run:
-    run.begin({})
-    if before:
-        os.kill(os.getpid(), signal.SIGTERM)
-    run.note_signals()
-    assert not run.is_interrupted()
-    os.kill(os.getpid(), signal.SIGTERM)
-    print("noted" if inside and run.is_interrupted() else "not asked", flush=True)
-    if inside:
-        run.stop(3)
-    run.wait_for_checkpoint()
-    print("never reached", flush=True)
-"""
-
-
-@pytest.mark.parametrize(
-    ("place", "code", "out"), [("before", -signal.SIGTERM, ""), ("inside", 1, "noted\n"), ("after", -signal.SIGTERM, "not asked\n")]
-)
-def test_a_signal_is_noted_by_a_loop_and_ends_the_process_elsewhere(tmp_path: Path, place: str, code: int, out: str) -> None:
-    done = subprocess.run([sys.executable, "-c", LOOP, str(tmp_path), place], capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == code, done.stderr
-    assert "never reached" not in done.stdout
-    assert done.stdout.startswith(out)
-    if place == "inside":
-        assert "Interrupted: stopped by SIGTERM after step 3" in done.stderr

@@ -1,15 +1,92 @@
-"""The door for checks from outside: a picture and a prompt in, yes or no out."""
+"""The verifier: exact on drawings, and through its door for checks from outside."""
 
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 
 from triptych.errors import UserError
 from triptych.seeding import generator
 from tts_var.pictures import to_image
 from tts_var.toy import verify
-from tts_var.toy.drawing import draw_scenes, sample_scene
-from tts_var.toy.prompts import near_miss, parse_prompt
+from tts_var.toy.drawing import draw_scenes, sample_scene, training_pair
+from tts_var.toy.prompts import RELATIONS, evaluation_prompts, near_miss, parse_prompt
+from tts_var.toy.verifier import check_image, detect_objects
+
+
+def stream(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def drawn(count: int, seed: int = 0) -> tuple[list, torch.Tensor]:
+    pairs = [training_pair(index, seed=seed) for index in range(count)]
+    return [prompt for prompt, _ in pairs], draw_scenes([scene for _, scene in pairs], generator=stream(seed))
+
+
+def test_the_checker_reads_true_drawings_without_a_mistake() -> None:
+    prompts, images = drawn(300)
+    wrong = [prompt.text for prompt, image in zip(prompts, images, strict=True) if not check_image(image, prompt).correct]
+    assert not wrong
+
+
+def test_the_checker_finds_every_object_where_it_was_drawn() -> None:
+    pairs = [training_pair(index, seed=3) for index in range(60)]
+    images = draw_scenes([scene for _, scene in pairs], generator=stream(3))
+    for image, (_, scene) in zip(images, pairs, strict=True):
+        found = detect_objects(image)
+        assert sorted((item.shape, item.colour) for item in found) == sorted((item.shape, item.colour) for item in scene)
+        for item in scene:
+            nearest = min(
+                (other for other in found if other.shape == item.shape),
+                key=lambda other, item=item: abs(other.x - item.x) + abs(other.y - item.y),
+            )
+            assert max(abs(nearest.x - item.x), abs(nearest.y - item.y)) <= 1.5  # a pixel at each side of the box
+
+
+def test_the_checker_refuses_wrong_drawings() -> None:
+    """Chance is what a picture of another random prompt fulfils; the measured rate is 3 %."""
+    prompts, images = drawn(200)
+    lucky = sum(check_image(image, prompt).correct for prompt, image in zip(prompts, images.roll(1, 0), strict=True))
+    assert lucky / 200 < 0.08
+
+
+def test_the_checker_refuses_near_misses() -> None:
+    prompts, images = drawn(150)
+    fooled = []
+    for index, (prompt, image) in enumerate(zip(prompts, images, strict=True)):
+        wrong = near_miss(prompt, generator=stream(index))
+        # One object more than asked for still fulfils "a circle": counts of one ask for at least one.
+        fewer = all(group.count == 1 for group in wrong.groups) and wrong.relation == prompt.relation
+        if check_image(image, wrong).correct and not fewer:
+            fooled.append((prompt.text, wrong.text))
+    # Above and left of can both be true of one picture.
+    assert all(any(relation in text for relation in RELATIONS) for text, _ in fooled)
+
+
+@pytest.mark.parametrize(("noise", "lowest"), [(0.02, 0.99), (0.05, 0.97)])
+def test_the_checker_stands_noise(noise: float, lowest: float) -> None:
+    """Measured on 600 drawings: 100 % at .02 and .05, 75 % at .10, 19 % at .15."""
+    prompts, images = drawn(100)
+    noisy = (images + noise * torch.randn(images.shape, generator=stream(1))).clamp(0, 1)
+    assert sum(check_image(image, prompt).correct for prompt, image in zip(prompts, noisy, strict=True)) / 100 >= lowest
+
+
+def test_the_checker_stands_a_little_blur() -> None:
+    """Measured on 600 drawings with a Gaussian: 100 % at a deviation of .7 pixels, 99 % at 1, 60 % at 1.5."""
+    prompts, images = drawn(100)
+    offsets = torch.arange(-3, 4).float()
+    kernel = (-offsets.square() / (2 * 0.7**2)).exp()
+    kernel = (kernel[:, None] * kernel / kernel.sum() ** 2).expand(3, 1, 7, 7)
+    blurred = functional.conv2d(functional.pad(images, (3, 3, 3, 3), mode="replicate"), kernel, groups=3)
+    assert sum(check_image(image, prompt).correct for prompt, image in zip(prompts, blurred, strict=True)) / 100 >= 0.97
+
+
+def test_an_empty_picture_fulfils_nothing() -> None:
+    grey = torch.full((3, 64, 64), 0.3)
+    assert detect_objects(grey) == []
+    for prompt in evaluation_prompts(12, seed=0):
+        assert not check_image(grey, prompt).correct
+
 
 PROMPTS = [
     "a red circle",

@@ -141,7 +141,9 @@ def quote_text(argument: str, schema: type[Any]) -> str:
     if not equals or key not in texts or value[:1] in ("'", '"'):
         return argument
     try:
-        plain = not OverridesParser.create().parse_override(argument).is_sweep_override()
+        override = OverridesParser.create().parse_override(argument)
+        # A text may be read and yet lose a backslash.
+        plain = not override.is_sweep_override() and (not isinstance(override.value(), str) or override.value() == value)
     except HydraException:
         plain = False
     # Hydra takes a backslash for itself unless a quote follows, or the end.

@@ -1,4 +1,4 @@
-"""Training steps of both models: what carries loss, what an example's place decides, and that memory is learned from."""
+"""Training steps of the keyframe model: what carries loss, and what an example's place decides."""
 
 from collections.abc import Callable
 
@@ -10,12 +10,9 @@ from captain_cinema.conditioning import MemoryPolicy
 from captain_cinema.models.mmdit import SmallMMDiT
 from captain_cinema.numerics.curriculum import Stage
 from captain_cinema.toy.captions import CAPTION_FIELDS
-from captain_cinema.toy.clips import TinyClips
 from captain_cinema.toy.dataset import TinyCinema
-from captain_cinema.toy.models import clip_mmdit, keyframe_mmdit
+from captain_cinema.toy.models import keyframe_mmdit
 from captain_cinema.training.keyframe_stage import KeyframeLossConfig, KeyframeStage
-from captain_cinema.training.video_stage import VideoLossConfig, VideoStage
-from captain_cinema.video.diffusion import ClipConditioning
 from triptych.errors import UserError
 
 
@@ -103,43 +100,6 @@ def test_slots_skip_places_in_order() -> None:
         assert (steps >= 1).all()
         gaps |= set(steps.flatten().tolist())
     assert max(gaps) == 4.0
-
-
-def test_video_gives_the_keyframe_no_loss_and_the_shot_one_noise() -> None:
-    spy = Spy(small(clip_mmdit))
-    part = VideoStage(spy.model, TinyClips(4, num_shots=3), ClipConditioning(num_keyframes=2), VideoLossConfig(), seed=0)
-    part.losses(spy, [0, 1], step=0, first=0, batch_size=2)["loss"].backward()
-    *around, clip = spy.groups
-    assert spy.attention == "joint"
-    assert [group.latents.shape[1] for group in around] == [2]
-    assert clip.latents.shape == (2, 9, 3, 64, 64)
-    assert (clip.timesteps[:, 0] <= 0.1).all()
-    assert (clip.timesteps[:, 1:] == clip.timesteps[:, 1:2]).all()
-    assert spy.found[-1].grad is not None
-    assert (spy.found[-1].grad[:, 0] == 0).all()
-    assert (spy.found[-1].grad[:, 1:].flatten(2).abs().amax(2) > 0).all()
-
-
-def test_a_step_may_show_some_frames_of_every_clip_at_their_moments() -> None:
-    spy = Spy(small(clip_mmdit))
-    data = TinyClips(4, num_shots=3)
-    loss = VideoLossConfig(
-        whole_clips=0.5, some_frames=3, keyframe_noise=0.0, share_at_one=0.0, timestep_mean=-20.0, timestep_deviation=0.0
-    )
-    part = VideoStage(spy.model, data, ClipConditioning(num_keyframes=2), loss, seed=0)
-    counts, seen = set(), set()
-    for step in range(8):
-        part.losses(spy, [0, 1], step=step, first=0, batch_size=2)
-        clip = spy.groups[-1]
-        counts.add(clip.position_ids.shape[1])
-        for example, slots, frames in zip(data.examples([0, 1]), clip.position_ids.long(), clip.latents, strict=True):
-            # Without noise the frames are those of their moments.
-            assert (frames - example.clip[slots]).abs().max() < 1e-4
-            assert slots[0] == 0
-            assert (slots.diff() > 0).all()
-            seen |= set(slots.tolist())
-    assert counts == {4, 9}
-    assert seen == set(range(9))
 
 
 @pytest.mark.parametrize(

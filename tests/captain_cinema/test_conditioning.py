@@ -1,0 +1,96 @@
+"""Memories: ranks, sizes, noise, cost, and what is refused."""
+
+import pytest
+import torch
+
+from captain_cinema.conditioning import MemoryPolicy, position_ids_by_rank, remembered_frames
+from captain_cinema.models import CaptionEmbeddings, Frames, PixelSpace
+from captain_cinema.numerics.memory import MemoryPlan
+from triptych.errors import UserError
+
+
+def past(pixels: torch.Tensor, captions: torch.Tensor, noise: torch.Tensor | None = None) -> Frames:
+    batch, count = pixels.shape[:2]
+    timesteps = torch.zeros(batch, count) if noise is None else noise
+    return Frames(pixels, CaptionEmbeddings(captions), timesteps, position_ids_by_rank(batch, count))
+
+
+def test_a_memory_follows_ranks_and_sizes() -> None:
+    frames = torch.arange(5.0).view(1, 5, 1, 1, 1).expand(2, 5, 3, 64, 64).contiguous()
+    captions = torch.arange(5).view(1, 5, 1).expand(2, 5, 2)
+    plan = MemoryPlan(((8, 8), (4, 4), (4, 4)), num_dropped=2)
+    ranks = [[4, 0, 2, 1, 3], [1, 2, 3, 4, 0]]
+    groups = remembered_frames(past(frames, captions), ranks, plan, PixelSpace(8))
+    assert [tuple(group.latents.shape) for group in groups] == [(2, 1, 3, 64, 64), (2, 2, 3, 32, 32)]
+    assert torch.cat([group.latents[:, :, 0, 0, 0] for group in groups], dim=1).tolist() == [[4, 0, 2], [1, 2, 3]]
+    assert torch.cat([group.captions.tokens[:, :, 0] for group in groups], dim=1).tolist() == [[4, 0, 2], [1, 2, 3]]
+    assert torch.cat([group.position_ids for group in groups], dim=1).tolist() == [[1, 2, 3]] * 2
+    assert all(group.is_memory for group in groups)
+
+
+def test_permuting_frames_and_ranks_together_changes_nothing() -> None:
+    stream = torch.Generator().manual_seed(0)
+    frames, captions = torch.randn(1, 6, 3, 64, 64, generator=stream), torch.arange(6).view(1, 6, 1)
+    order = [3, 5, 0, 1, 4, 2]
+    moved = torch.randperm(6, generator=stream)
+    place = {int(old): new for new, old in enumerate(moved)}
+    plan = MemoryPolicy().plan(6, short_side=8)
+    one = remembered_frames(past(frames, captions), [order], plan, PixelSpace(8))
+    two = remembered_frames(past(frames[:, moved], captions[:, moved]), [[place[index] for index in order]], plan, PixelSpace(8))
+    for own, other in zip(one, two, strict=True):
+        assert torch.equal(own.latents, other.latents)
+        assert torch.equal(own.captions.tokens, other.captions.tokens)
+
+
+def test_noise_of_the_memory_is_a_stream_per_story() -> None:
+    frames, captions = torch.zeros(2, 2, 3, 64, 64), torch.zeros(2, 2, 1, dtype=torch.long)
+    plan = MemoryPolicy("uniform").plan(2, short_side=8)
+
+    def drawn(seeds: list[int], rows: slice) -> torch.Tensor:
+        streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+        ranks = [[0, 1]] * len(seeds)
+        noise = torch.full((len(seeds), 2), 0.2)
+        return remembered_frames(past(frames[rows], captions[rows], noise), ranks, plan, PixelSpace(8), generators=streams)[0].latents
+
+    both = drawn([1, 2], slice(0, 2))
+    assert torch.equal(both[1:], drawn([2], slice(1, 2)))
+    assert abs(float(both.std()) - 0.2) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("policy", "tokens"),
+    [
+        (MemoryPolicy("none"), 0),
+        (MemoryPolicy("uniform"), 8 * 64),
+        (MemoryPolicy("uniform", count=2), 2 * 64),
+        (MemoryPolicy("uniform", side=4, count=11), 8 * 16),
+        (MemoryPolicy(), 2 * (64 + 16 + 9 + 1)),
+        (MemoryPolicy(frames_per_level=1), 64 + 16 + 9 + 1 + 1),
+        (MemoryPolicy(budget_tokens=100), 64 + 16 + 9 + 1 + 1),
+    ],
+    ids=["none", "full", "recent", "uniform", "golden", "golden one a level", "golden on a budget"],
+)
+def test_policies_cost_what_they_say(policy: MemoryPolicy, tokens: int) -> None:
+    assert policy.plan(8, short_side=8).tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"kind": "silver"}, "memory.kind is 'silver': choose one of none, uniform, golden"),
+        ({"order": "size"}, "memory.order is 'size'"),
+        ({"frames_per_level": 0}, "memory.frames_per_level is 0"),
+        ({"budget_tokens": -1}, "memory.budget_tokens is -1"),
+    ],
+    ids=["kind", "order", "level", "budget"],
+)
+def test_policies_that_mean_nothing_are_refused(settings: dict[str, object], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        MemoryPolicy(**settings)
+
+
+def test_a_budget_below_one_frame_is_refused() -> None:
+    with pytest.raises(UserError, match="holds not one frame"):
+        MemoryPolicy(budget_tokens=10).plan(8, short_side=8)
+    with pytest.raises(UserError, match="side is 9 but a frame has 8"):
+        MemoryPolicy("uniform", side=9).plan(8, short_side=8)

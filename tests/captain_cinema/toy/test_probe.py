@@ -1,0 +1,101 @@
+"""The probe: exact for an exact model, at chance without a memory."""
+
+import pytest
+import torch
+
+from captain_cinema.conditioning import MemoryPolicy
+from captain_cinema.models import CaptionEmbeddings, KeyframeModel, PixelSpace
+from captain_cinema.models.mmdit import SmallMMDiT
+from captain_cinema.numerics.flow import sampling_timesteps
+from captain_cinema.sampling import DrawingConfig, KeyframeSampler
+from captain_cinema.toy.captions import caption_indices, parse_caption
+from captain_cinema.toy.drawing import draw_pictures
+from captain_cinema.toy.models import keyframe_mmdit
+from captain_cinema.toy.probe import (
+    Return,
+    draw_returns,
+    read_identity,
+    read_setting,
+    sample_returns,
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> SmallMMDiT:
+    torch.manual_seed(0)
+    model = keyframe_mmdit(width=32, num_heads=2, num_double=1, num_single=1)
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.05)
+    return model.eval()
+
+
+def sampler_of(model: KeyframeModel, memory: MemoryPolicy, drawing: DrawingConfig) -> KeyframeSampler:
+    return KeyframeSampler(model, memory, drawing, image_size=(64, 64))
+
+
+class Painter:
+    """A keyframe model that knows the answer: its velocity is exact for the pictures it is given by caption."""
+
+    space = PixelSpace(8)
+    text_tokens = 5
+
+    def __init__(self, pictures: dict[tuple[int, ...], torch.Tensor]) -> None:
+        self._pictures = pictures
+
+    def encode_captions(self, captions):
+        return CaptionEmbeddings(caption_indices([parse_caption(caption) for caption in captions]))
+
+    def remember(self, frames):
+        return []
+
+    def sigmas(self, num_steps, num_tokens):
+        return sampling_timesteps(num_steps)
+
+    def velocity(self, frames, *, attention="extend", memory=None, guidance=None, negative=None):
+        (target,) = [group for group in frames if not group.is_memory]
+        known = torch.stack([torch.stack([self._pictures[tuple(row.tolist())] for row in rows]) for rows in target.captions.tokens])
+        return [(target.latents - known) / target.timesteps[..., None, None, None].clamp(min=1e-3)]
+
+
+def test_an_exact_model_draws_exactly_and_the_probe_says_so() -> None:
+    returns = sample_returns(5, 4, seed=0, min_gap=2)
+    known = {}
+    for item in returns:
+        (row,) = caption_indices([parse_caption(item.storyboard.shots[-1].caption)])
+        known[tuple(row.tolist())] = draw_pictures([item.picture])[0]
+    sampler = sampler_of(Painter(known), MemoryPolicy(), DrawingConfig(num_steps=3))  # type: ignore[arg-type]
+    outcomes, frames = draw_returns(sampler, returns)
+    shown = draw_pictures([item.picture for item in returns])
+    exact = [index for index, item in enumerate(returns) if (frames[index] - shown[index]).abs().max() < 1e-4]
+    assert len(exact) >= 4  # two stories may share a caption; the painter knows one picture for both
+    assert all(outcomes[index].identity and outcomes[index].set and outcomes[index].residual < 1e-3 for index in exact)
+    assert all(outcome.character_gap >= 2 for outcome in outcomes)
+
+
+def test_without_a_memory_the_ceiling_is_chance(model: SmallMMDiT) -> None:
+    returns = sample_returns(2, 3, seed=0)
+    outcomes, _ = draw_returns(sampler_of(model, MemoryPolicy("none"), DrawingConfig(num_steps=1)), returns)
+    for outcome in outcomes:
+        assert (outcome.identity_ceiling, outcome.set_ceiling, outcome.colour_ceiling) == (1 / 384, 1 / 96, 1 / 6)
+        assert not outcome.covered
+    outcomes, _ = draw_returns(sampler_of(model, MemoryPolicy("uniform"), DrawingConfig(num_steps=1)), returns)
+    assert all(outcome.covered and outcome.identity_ceiling == outcome.set_ceiling == 1 for outcome in outcomes)
+
+
+def test_ceilings_fall_with_size_and_noise_and_are_nothing_without_a_view() -> None:
+    returns = sample_returns(12, 8, seed=3)
+
+    def share(side: int, noise: float) -> float:
+        right = 0
+        for item in returns:
+            kept = dict.fromkeys(range(8), (side, side))
+            right += read_identity(item, kept, patch=8, context_noise=noise) == item.picture.identity
+        return right / len(returns)
+
+    assert share(8, 0.1) == share(1, 0.0) == 1.0
+    assert share(1, 0.6) < 0.7
+    item: Return = returns[0]
+    assert read_identity(item, {}, patch=8, context_noise=0.0) is None
+    other = {index: (8, 8) for index, shot in enumerate(item.story.shots) if shot.name != item.shot.name}
+    assert read_identity(item, other, patch=8, context_noise=0.0) is None
+    assert read_setting(item, dict.fromkeys(range(8), (8, 8)), patch=8, context_noise=0.0) == item.picture.setting

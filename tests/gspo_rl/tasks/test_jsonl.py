@@ -1,0 +1,83 @@
+"""Questions from a file: splits, matching, and broken lines."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gspo_rl.data.batch import Completion, Prompt
+from gspo_rl.tasks.jsonl import JsonlTask, last_number
+from triptych.errors import UserError
+
+pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed (one of its libraries needs a C compiler)")
+
+
+def said(text: str, *, finished: bool = True) -> Completion:
+    return Completion((1,), (1,), (0.0,), text, finished)
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+ROWS = [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(60)]
+
+
+def test_a_file_of_questions_is_split_by_question_and_not_by_order(tmp_path: Path) -> None:
+    task = JsonlTask(str(write(tmp_path / "a.jsonl", ROWS)))
+    train, held_out = ({prompt.text for prompt in task.prompts(split)} for split in ("train", "held_out"))
+    assert not train & held_out
+    assert len(train | held_out) == 60
+    more = JsonlTask(str(write(tmp_path / "b.jsonl", [{"question": "new", "answer": "1"}, *ROWS[::-1]])))
+    assert {prompt.text for prompt in more.prompts("held_out")} - {"new"} == held_out
+
+
+@pytest.mark.parametrize(
+    ("answer", "response", "reward"),
+    [("18", "so it is 18", 1.0), ("18", "18 or 19", 0.0), ("1,204.50", "about 1204.5.", 1.0), ("18", "eighteen", 0.0), ("#### 18", "\\boxed{18}", 1.0),
+     ("-3", "x = -3", 1.0), ("1e3", "1000", 1.0)],
+)  # fmt: skip
+def test_numbers_match_by_value(tmp_path: Path, answer: str, response: str, reward: float) -> None:
+    task = JsonlTask(str(write(tmp_path / "a.jsonl", ROWS)))
+    assert task.reward(Prompt("", answer), said(response)) == reward
+    assert task.reward(Prompt("", answer), said(response, finished=False)) == 0.0
+
+
+def test_strings_match_by_their_last_line(tmp_path: Path) -> None:
+    task = JsonlTask(str(write(tmp_path / "a.jsonl", ROWS)), match="string")
+    assert task.reward(Prompt("", "New York"), said("I think:\n  new   york \n")) == 1.0
+    assert task.reward(Prompt("", "New York"), said("new york\nor not")) == 0.0
+
+
+def test_last_number_reads_what_people_write() -> None:
+    assert [last_number(text) for text in ("1,234,567", "a -2.5e-3", ".5", "none", "3.14.")] == [1234567.0, -2.5e-3, 0.5, None, 3.14]
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [('{"question": "x", ', "line 37 is no JSON object"), ({"question": "x"}, "line 37 lacks"), ({"question": "x", "answer": "none"}, "line 37 has the answer"),
+     ([1], "line 37 lacks")],
+)  # fmt: skip
+def test_a_broken_line_is_named(tmp_path: Path, broken: Any, message: str) -> None:
+    path = write(tmp_path / "a.jsonl", [*ROWS[:36], broken, *ROWS[36:]])
+    with pytest.raises(UserError, match=message) as caught:
+        JsonlTask(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_line_separators_inside_a_string_do_not_break_a_line(tmp_path: Path) -> None:
+    rows = [*ROWS[:30], json.dumps({"question": "one\u2028two\x85three", "answer": "1"}, ensure_ascii=False), *ROWS[30:]]
+    task = JsonlTask(str(write(tmp_path / "a.jsonl", rows)))
+    assert sum(len(task.prompts(split)) for split in ("train", "held_out")) == 61
+
+
+def test_a_file_that_is_missing_or_empty_or_not_text_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        JsonlTask(str(tmp_path / "none.jsonl"))
+    with pytest.raises(UserError, match="no question for the train split"):
+        JsonlTask(str(write(tmp_path / "empty.jsonl", [])))
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot be read"):
+        JsonlTask(str(tmp_path / "binary"))

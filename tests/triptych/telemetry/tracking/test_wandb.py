@@ -1,0 +1,71 @@
+"""W&B: offline, without an account, whole after a restart."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from triptych.errors import UserError
+from triptych.telemetry.tracking.jsonl import JsonlTracker
+
+
+def test_wandb_works_offline_without_an_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    from triptych.telemetry.tracking.wandb import WandbTracker
+
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    with pytest.raises(UserError, match="tracker.mode is 'sometimes'"):
+        WandbTracker(directory=tmp_path, run_id="a", name="a", config={}, mode="sometimes")
+    tracker = WandbTracker(directory=tmp_path, run_id="abc", name="a", config={"seed": 0})
+    tracker.log({"loss": 1.0}, step=1)
+    tracker.close()
+    assert list((tmp_path / "wandb").glob("offline-run-*/run-abc.wandb"))
+
+
+def leveldb_log(data: bytes, offset: int) -> Iterator[bytes]:
+    """The records of LevelDB's log format, in which W&B writes: blocks of 32 KiB, chunks of (checksum, length, kind, bytes)."""
+    place, whole = 0, b""
+    while place < len(data):
+        if (left := 32768 - (place + offset) % 32768) < 7:
+            place += left
+            continue
+        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        whole += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # the only or the last chunk of a record
+            yield whole
+            whole = b""
+
+
+def test_the_newest_offline_folder_of_a_resumed_run_holds_all_of_it(tmp_path: Path) -> None:
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    from triptych.telemetry.tracking.wandb import WandbTracker
+
+    def begin(resume_step: int | None, steps: range) -> None:
+        jsonl = JsonlTracker(tmp_path, resume_step=resume_step)
+        tracker = WandbTracker(directory=tmp_path, run_id="abc", name="a", config={})
+        for step in steps:
+            for each in (jsonl, tracker):
+                each.log({"loss": 10.0 + step, "timing/seconds": 1.0}, step=step)
+        jsonl.close()
+        tracker.close()
+
+    begin(None, range(1, 5))
+    time.sleep(1.1)  # W&B names its folders by the second
+    begin(2, range(3, 6))
+    records: list[Any] = []
+    deadline = time.monotonic() + 60
+    while not (records and records[-1].HasField("exit")):  # W&B's own process writes on after `finish`
+        assert time.monotonic() < deadline, "W&B does not end its file"
+        time.sleep(0.05)
+        [newest] = (tmp_path / "wandb" / "latest-run").glob("run-abc.wandb")
+        records = [Record.FromString(data) for data in leveldb_log(newest.read_bytes()[7:], offset=7)]
+    histories = [record.history.item for record in records if record.HasField("history")]
+    rows = [{".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in history} for history in histories]
+    assert [(row["_step"], row["loss"]) for row in rows] == [(step, 10.0 + step) for step in range(1, 6)]
+    assert all(row["timing/seconds"] == 1.0 for row in rows)

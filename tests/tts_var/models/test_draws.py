@@ -1,0 +1,18 @@
+"""Draws: a stream per particle."""
+
+import torch
+
+from tts_var.models.draws import KeyedDraws, LineageDraws
+
+
+def stream(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_draws_do_not_know_their_batch() -> None:
+    probabilities = torch.rand(6, 50, 3, generator=stream()).softmax(-1)
+    together = KeyedDraws([4, 9]).classes(probabilities, scale=2)
+    assert torch.equal(KeyedDraws([4]).classes(probabilities[:3], scale=2), together[:3])
+    assert torch.equal(KeyedDraws([9]).classes(probabilities[3:5], scale=2), together[3:5])
+    assert not torch.equal(KeyedDraws([4]).classes(probabilities[:3], scale=1), together[:3])
+    assert torch.equal(LineageDraws([9], [[0, 0, 1]]).classes(probabilities[4:5], scale=2)[0], together[4])

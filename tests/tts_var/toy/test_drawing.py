@@ -1,0 +1,27 @@
+"""Drawings: scenes fulfil their prompts."""
+
+import torch
+
+from tts_var.toy.drawing import RELATION_PIXELS, draw_scenes, holds, sample_scene
+from tts_var.toy.prompts import CATEGORIES, COMPOSITION, sample_prompt
+from tts_var.toy.verifier import check_image
+
+EVERY_CATEGORY = (*CATEGORIES, COMPOSITION)
+
+
+def stream(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_relations_are_what_they_say() -> None:
+    assert holds("left of", 10, 0, 10 + RELATION_PIXELS, 0, margin=RELATION_PIXELS)
+    assert not holds("left of", 10, 0, 9 + RELATION_PIXELS, 0, margin=RELATION_PIXELS)
+    assert holds("above", 0, 10, 0, 30, margin=RELATION_PIXELS)  # y grows downwards
+
+
+def test_scenes_fulfil_their_prompt_for_every_category() -> None:
+    for category in EVERY_CATEGORY:
+        for seed in range(10):
+            prompt = sample_prompt(category, generator=stream(seed))
+            scene = sample_scene(prompt, generator=stream(seed))
+            assert check_image(draw_scenes([scene], generator=stream(seed))[0], prompt).correct, prompt.text
