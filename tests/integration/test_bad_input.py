@@ -26,6 +26,22 @@ def refused(outcome: Any, *told: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "argument", "told"),
+    [
+        ("train_gspo", "experiment=gspo/clip_fraction", "it is experiment=clip_fraction"),
+        ("evaluate_var", "experiment=var/what_pays", "it is experiment=what_pays"),
+        ("train_cinema", "recipe=cinema_shipped", "it is recipe=shipped"),
+        ("train_gspo", "memory=golden", "unknown setting memory"),
+        ("evaluate_cinema", "memory=golden", "memory is chosen here as memory@memories.best or"),
+        ("train_cinema", "model=tiny_cinema", "model is chosen here as model@film.model"),
+        ("generate_cinema", "drawing.shift=2", "unknown setting drawing.shift"),
+    ],
+)
+def test_a_spelling_of_before_or_of_a_sibling_is_answered(command: Command, name: str, argument: str, told: str) -> None:
+    refused(command(name, argument, quick=False), told)
+
+
+@pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["trainer.max_stepz=3"], ["unknown setting trainer.max_stepz", "did you mean trainer.max_steps?"]),

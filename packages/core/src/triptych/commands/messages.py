@@ -82,6 +82,9 @@ def explain(error: BaseException, schema: type[Any]) -> str | None:
         table = re.search(r"To append to your config use \+(\S+)=\{\s*([^:\s]+)\s*:\s*([^,}]+)", told)
         if table:
             return f"{table.group(1)} has no such key: add keys one by one, as in +{table.group(1)}.{table.group(2)}={table.group(3)}"
+        placed = re.search(r"Did you mean to override (?:one of )?(\S+@[^?]+)\?", told)
+        if placed:  # a group that this command has in a place of its own, or in several
+            return f"{unknown.group(1)} is chosen here as {' or '.join(placed.group(1).split(', '))}"
         return f"unknown setting {unknown.group(1)}{_suggest(unknown.group(1), schema)}"
     missing_group = re.search(
         r"Could not find '([^']+)'\s+Available options in '([^']+)':\s+(.*?)(?:Config search path|$)", told, re.DOTALL
