@@ -38,7 +38,7 @@ def _small(*, moments: bool) -> SmallMMDiT:
     return model.eval()
 
 
-def _toy(module: str, name: str) -> Callable[[], object]:
+def _toy(module: str, name: str) -> Callable[..., object]:
     return getattr(import_module(f"captain_cinema.toy.{module}"), name)
 
 
@@ -55,3 +55,13 @@ def keyframe_model(request: pytest.FixtureRequest) -> object:
 def clip_model() -> SmallMMDiT:
     """A random video model."""
     return _small(moments=True)
+
+
+@pytest.fixture(scope="session")
+def model() -> SmallMMDiT:
+    """A random keyframe model of tiny cinema."""
+    torch.manual_seed(0)
+    model: SmallMMDiT = _toy("models", "keyframe_mmdit")(width=32, num_heads=2, num_double=1, num_single=1)
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.05)
+    return model.eval()

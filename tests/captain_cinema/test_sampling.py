@@ -7,25 +7,10 @@ import torch
 
 from captain_cinema.conditioning import MemoryPolicy
 from captain_cinema.data.storyboard import Shot, Storyboard
-from captain_cinema.models import KeyframeModel
 from captain_cinema.models.mmdit import SmallMMDiT
 from captain_cinema.sampling import MODES, DrawingConfig, KeyframeSampler, Reference
-from captain_cinema.toy.models import keyframe_mmdit
 from captain_cinema.toy.stories import sample_story
 from triptych.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def model() -> SmallMMDiT:
-    torch.manual_seed(0)
-    model = keyframe_mmdit(width=32, num_heads=2, num_double=1, num_single=1)
-    for parameter in model.parameters():
-        parameter.data.normal_(std=0.05)
-    return model.eval()
-
-
-def sampler_of(model: KeyframeModel, memory: MemoryPolicy, drawing: DrawingConfig) -> KeyframeSampler:
-    return KeyframeSampler(model, memory, drawing, image_size=(64, 64))
 
 
 def board(seed: int, count: int = 4) -> Storyboard:
@@ -36,7 +21,7 @@ def board(seed: int, count: int = 4) -> Storyboard:
 
 @pytest.mark.parametrize("mode", sorted(MODES))
 def test_films_side_by_side_come_out_as_alone(model: SmallMMDiT, mode: str) -> None:
-    sampler = sampler_of(model, MemoryPolicy(), DrawingConfig(mode=mode, num_steps=2))
+    sampler = KeyframeSampler(model, MemoryPolicy(), DrawingConfig(mode=mode, num_steps=2), image_size=(64, 64))
     together = sampler.draw_many([board(1), board(2)])
     for own, seed in zip(together, (1, 2), strict=True):
         for keyframe, alone in zip(own, sampler.draw(board(seed)), strict=True):
@@ -46,7 +31,7 @@ def test_films_side_by_side_come_out_as_alone(model: SmallMMDiT, mode: str) -> N
 
 @pytest.mark.parametrize("mode", sorted(MODES))
 def test_one_shot_is_redrawn_and_the_rest_stays(model: SmallMMDiT, mode: str) -> None:
-    sampler = sampler_of(model, MemoryPolicy(), DrawingConfig(mode=mode, num_steps=2))
+    sampler = KeyframeSampler(model, MemoryPolicy(), DrawingConfig(mode=mode, num_steps=2), image_size=(64, 64))
     film = board(3)
     drawn = sampler.draw(film)
     fixed = {index: keyframe.frame for index, keyframe in enumerate(drawn) if index != 1}
@@ -62,14 +47,16 @@ def test_one_shot_is_redrawn_and_the_rest_stays(model: SmallMMDiT, mode: str) ->
 
 def test_a_shot_remembers_what_its_policy_says(model: SmallMMDiT) -> None:
     film = board(4, count=6)
-    golden = sampler_of(model, MemoryPolicy(frames_per_level=1), DrawingConfig(num_steps=1)).draw(film)
+    golden = KeyframeSampler(model, MemoryPolicy(frames_per_level=1), DrawingConfig(num_steps=1), image_size=(64, 64)).draw(film)
     assert [entry.grid[0] for entry in golden[5].remembered] == [8, 4, 3, 1, 1]
     wanted = film.shots[5].tags
     shared = [len(set(film.shots[entry.source].tags) & set(wanted)) for entry in golden[5].remembered]
     assert shared[0] == max(len(set(shot.tags) & set(wanted)) for shot in film.shots[:5])
-    newest = sampler_of(model, MemoryPolicy("uniform", order="time", count=2), DrawingConfig(num_steps=1)).draw(film)
+    newest = KeyframeSampler(model, MemoryPolicy("uniform", order="time", count=2), DrawingConfig(num_steps=1), image_size=(64, 64)).draw(
+        film
+    )
     assert [entry.source for entry in newest[5].remembered] == [4, 3]
-    none = sampler_of(model, MemoryPolicy("none"), DrawingConfig(num_steps=1)).draw(film)
+    none = KeyframeSampler(model, MemoryPolicy("none"), DrawingConfig(num_steps=1), image_size=(64, 64)).draw(film)
     assert none[5].remembered == ()
     assert none[5].tokens == 64 + model.text_tokens
     assert newest[5].tokens == 3 * (64 + model.text_tokens)
@@ -83,14 +70,14 @@ def test_a_memory_is_named_and_not_described(model: SmallMMDiT) -> None:
     second = replace(film.shots[1], characters=(name,), caption=film.shots[1].caption.replace(film.shots[1].characters[0], name))
     film, told = replace(film, shots=(film.shots[0], second)), replace(told, shots=(film.shots[0], second))
     for mode, same in (("extend", True), ("causal", False)):
-        sampler = sampler_of(model, MemoryPolicy(), DrawingConfig(mode=mode, num_steps=1))
+        sampler = KeyframeSampler(model, MemoryPolicy(), DrawingConfig(mode=mode, num_steps=1), image_size=(64, 64))
         one, other = (sampler.draw(entry, fixed=fixed)[1].frame for entry in (film, told))
         assert torch.equal(one, other) == same, mode
 
 
 def test_a_reference_is_remembered_from_the_first_shot(model: SmallMMDiT) -> None:
     film = board(5)
-    sampler = sampler_of(model, MemoryPolicy(), DrawingConfig(num_steps=1))
+    sampler = KeyframeSampler(model, MemoryPolicy(), DrawingConfig(num_steps=1), image_size=(64, 64))
     reference = Reference(torch.zeros(3, 64, 64), film.shots[0].caption, film.shots[0].tags)
     found = sampler.draw(film, references=[reference])
     assert [entry.source for entry in found[0].remembered] == [-1]

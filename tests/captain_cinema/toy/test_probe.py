@@ -1,16 +1,14 @@
 """The probe: exact for an exact model, at chance without a memory."""
 
-import pytest
 import torch
 
 from captain_cinema.conditioning import MemoryPolicy
-from captain_cinema.models import CaptionEmbeddings, KeyframeModel, PixelSpace
+from captain_cinema.models import CaptionEmbeddings, PixelSpace
 from captain_cinema.models.mmdit import SmallMMDiT
 from captain_cinema.numerics.flow import sampling_timesteps
 from captain_cinema.sampling import DrawingConfig, KeyframeSampler
 from captain_cinema.toy.captions import caption_indices, parse_caption
 from captain_cinema.toy.drawing import draw_pictures
-from captain_cinema.toy.models import keyframe_mmdit
 from captain_cinema.toy.probe import (
     Return,
     draw_returns,
@@ -18,19 +16,6 @@ from captain_cinema.toy.probe import (
     read_setting,
     sample_returns,
 )
-
-
-@pytest.fixture(scope="module")
-def model() -> SmallMMDiT:
-    torch.manual_seed(0)
-    model = keyframe_mmdit(width=32, num_heads=2, num_double=1, num_single=1)
-    for parameter in model.parameters():
-        parameter.data.normal_(std=0.05)
-    return model.eval()
-
-
-def sampler_of(model: KeyframeModel, memory: MemoryPolicy, drawing: DrawingConfig) -> KeyframeSampler:
-    return KeyframeSampler(model, memory, drawing, image_size=(64, 64))
 
 
 class Painter:
@@ -63,7 +48,7 @@ def test_an_exact_model_draws_exactly_and_the_probe_says_so() -> None:
     for item in returns:
         (row,) = caption_indices([parse_caption(item.storyboard.shots[-1].caption)])
         known[tuple(row.tolist())] = draw_pictures([item.picture])[0]
-    sampler = sampler_of(Painter(known), MemoryPolicy(), DrawingConfig(num_steps=3))  # type: ignore[arg-type]
+    sampler = KeyframeSampler(Painter(known), MemoryPolicy(), DrawingConfig(num_steps=3), image_size=(64, 64))  # type: ignore[arg-type]
     outcomes, frames = draw_returns(sampler, returns)
     shown = draw_pictures([item.picture for item in returns])
     exact = [index for index, item in enumerate(returns) if (frames[index] - shown[index]).abs().max() < 1e-4]
@@ -74,11 +59,11 @@ def test_an_exact_model_draws_exactly_and_the_probe_says_so() -> None:
 
 def test_without_a_memory_the_ceiling_is_chance(model: SmallMMDiT) -> None:
     returns = sample_returns(2, 3, seed=0)
-    outcomes, _ = draw_returns(sampler_of(model, MemoryPolicy("none"), DrawingConfig(num_steps=1)), returns)
+    outcomes, _ = draw_returns(KeyframeSampler(model, MemoryPolicy("none"), DrawingConfig(num_steps=1), image_size=(64, 64)), returns)
     for outcome in outcomes:
         assert (outcome.identity_ceiling, outcome.set_ceiling, outcome.colour_ceiling) == (1 / 384, 1 / 96, 1 / 6)
         assert not outcome.covered
-    outcomes, _ = draw_returns(sampler_of(model, MemoryPolicy("uniform"), DrawingConfig(num_steps=1)), returns)
+    outcomes, _ = draw_returns(KeyframeSampler(model, MemoryPolicy("uniform"), DrawingConfig(num_steps=1), image_size=(64, 64)), returns)
     assert all(outcome.covered and outcome.identity_ceiling == outcome.set_ceiling == 1 for outcome in outcomes)
 
 

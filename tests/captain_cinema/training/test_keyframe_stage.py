@@ -1,27 +1,18 @@
 """Training steps of the keyframe model: what carries loss, and what an example's place decides."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from captain_cinema.conditioning import MemoryPolicy
 from captain_cinema.models.mmdit import SmallMMDiT
 from captain_cinema.numerics.curriculum import Stage
 from captain_cinema.toy.captions import CAPTION_FIELDS
 from captain_cinema.toy.dataset import TinyCinema
-from captain_cinema.toy.models import keyframe_mmdit
 from captain_cinema.training.keyframe_stage import KeyframeLossConfig, KeyframeStage
 from triptych.errors import UserError
-
-
-def small(build: Callable[..., SmallMMDiT] = keyframe_mmdit) -> SmallMMDiT:
-    torch.manual_seed(0)
-    model = build(width=32, num_heads=2, num_single=1)
-    for parameter in model.parameters():
-        parameter.data.normal_(std=0.05)
-    return model
 
 
 def stage(model: SmallMMDiT, regime: str = "extend", pairs: int = 4, **loss: object) -> KeyframeStage:
@@ -31,8 +22,8 @@ def stage(model: SmallMMDiT, regime: str = "extend", pairs: int = 4, **loss: obj
 
 
 @pytest.mark.parametrize("regime", ["causal", "extend", "forcing"])
-def test_a_batch_costs_what_its_halves_cost(regime: str) -> None:
-    model = small()
+def test_a_batch_costs_what_its_halves_cost(spy: Callable[..., Any], regime: str) -> None:
+    model = spy().model
     part = stage(model, regime)
     whole = part.losses(model, [3, 1, 4, 2], step=5, first=0, batch_size=4)["loss"]
     halves = [part.losses(model, indices, step=5, first=first, batch_size=4)["loss"] for indices, first in (([3, 1], 0), ([4, 2], 2))]
@@ -40,62 +31,49 @@ def test_a_batch_costs_what_its_halves_cost(regime: str) -> None:
     assert not torch.allclose(whole, part.losses(model, [3, 1, 4, 2], step=6, first=0, batch_size=4)["loss"], rtol=1e-5)
 
 
-class Spy(torch.nn.Module):
-    """Hands on to a model and keeps what it was shown."""
-
-    def __init__(self, model: SmallMMDiT) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, groups: list, *, attention: str) -> list[Tensor]:
-        self.groups, self.attention = groups, attention
-        self.found = [value.detach().requires_grad_() for value in self.model(groups, attention=attention)]
-        return self.found
-
-
-def test_extend_gives_the_memory_no_loss_and_noise_within_its_bound() -> None:
-    spy = Spy(small())
-    stage(spy.model, context_noise=0.25).losses(spy, [0, 1], step=0, first=0, batch_size=2)["loss"].backward()
-    *memory, target = spy.groups
-    assert spy.attention == "extend"
+def test_extend_gives_the_memory_no_loss_and_noise_within_its_bound(spy: Callable[..., Any]) -> None:
+    shown = spy()
+    stage(shown.model, context_noise=0.25).losses(shown, [0, 1], step=0, first=0, batch_size=2)["loss"].backward()
+    *memory, target = shown.groups
+    assert shown.attention == "extend"
     assert memory
     assert all(group.is_memory for group in memory)
     assert all(float(group.timesteps.max()) <= 0.25 for group in memory)
-    assert all(value.grad is None for value in spy.found[:-1])
-    assert spy.found[-1].grad is not None
+    assert all(value.grad is None for value in shown.found[:-1])
+    assert shown.found[-1].grad is not None
     assert (target.position_ids == 0).all()
     assert target.latents.shape == (2, 2, 3, 64, 64)
 
 
 @pytest.mark.parametrize(("regime", "attention"), [("causal", "causal"), ("forcing", "joint")])
-def test_forcing_gives_every_frame_its_own_noise_and_a_loss(regime: str, attention: str) -> None:
-    spy = Spy(small())
-    stage(spy.model, regime).losses(spy, [0, 1], step=0, first=0, batch_size=2)["loss"].backward()
-    (group,) = spy.groups
-    assert spy.attention == attention
+def test_forcing_gives_every_frame_its_own_noise_and_a_loss(spy: Callable[..., Any], regime: str, attention: str) -> None:
+    shown = spy()
+    stage(shown.model, regime).losses(shown, [0, 1], step=0, first=0, batch_size=2)["loss"].backward()
+    (group,) = shown.groups
+    assert shown.attention == attention
     assert group.latents.shape == (2, 4, 3, 64, 64)
     assert len(set(group.timesteps.flatten().tolist()) - {1.0}) > 3
-    assert spy.found[0].grad is not None
-    assert (spy.found[0].grad.flatten(2).abs().amax(2) > 0).all()
+    assert shown.found[0].grad is not None
+    assert (shown.found[0].grad.flatten(2).abs().amax(2) > 0).all()
     assert group.position_ids[0].tolist() == [3, 2, 1, 0]
 
 
-def test_captions_describe_where_there_is_nothing_to_remember() -> None:
+def test_captions_describe_where_there_is_nothing_to_remember(spy: Callable[..., Any]) -> None:
     colour = CAPTION_FIELDS.index("colour")
     for pairs, described in ((1, True), (4, False)):
-        spy = Spy(small())
-        stage(spy.model, pairs=pairs, described=0.0, described_alone=1.0).losses(spy, [0, 1], step=0, first=0, batch_size=2)
-        assert (len(spy.groups) == 1) == (pairs == 1)
-        assert ((spy.groups[-1].captions.tokens[..., colour] > 0) == described).all()
-        assert all((group.captions.tokens[..., colour] == 0).all() for group in spy.groups[:-1])  # or the text would answer for the frame
+        shown = spy()
+        stage(shown.model, pairs=pairs, described=0.0, described_alone=1.0).losses(shown, [0, 1], step=0, first=0, batch_size=2)
+        assert (len(shown.groups) == 1) == (pairs == 1)
+        assert ((shown.groups[-1].captions.tokens[..., colour] > 0) == described).all()
+        assert all((group.captions.tokens[..., colour] == 0).all() for group in shown.groups[:-1])  # or the text would answer for the frame
 
 
-def test_slots_skip_places_in_order() -> None:
-    spy = Spy(small())
+def test_slots_skip_places_in_order(spy: Callable[..., Any]) -> None:
+    shown = spy()
     gaps = set()
     for step in range(6):
-        stage(spy.model, slot_gap=3).losses(spy, [0, 1], step=step, first=0, batch_size=2)
-        slots = torch.cat([group.position_ids for group in spy.groups[:-1]], dim=1)
+        stage(shown.model, slot_gap=3).losses(shown, [0, 1], step=step, first=0, batch_size=2)
+        slots = torch.cat([group.position_ids for group in shown.groups[:-1]], dim=1)
         steps = slots.diff(dim=1, prepend=torch.zeros(2, 1))
         assert (steps >= 1).all()
         gaps |= set(steps.flatten().tolist())

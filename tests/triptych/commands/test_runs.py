@@ -6,32 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from triptych.commands.runs import find_runs
-from triptych.run.config import RunConfig
-from triptych.run.session import Run
-
-
-def run(root: Path, name: str, *, summary: dict[str, object] | None = None, steps: int = 0) -> None:
-    from triptych.report.render import ReportConfig
-
-    class Nothing:
-        def save(self, directory: Path) -> None: ...
-
-        def load(self, directory: Path) -> None: ...
-
-    with Run.open(RunConfig(name=name, output_root=str(root), device="cpu")) as opened:
-        opened.begin({"nothing": Nothing()})
-        for step in range(1, steps + 1):
-            opened.log({"loss": 1.0 / step}, step=step)
-        if steps:
-            opened.checkpoint(steps, {"nothing": Nothing()})
-        if summary is not None:
-            opened.finish(summary, report=ReportConfig(title=name))
-
 
 ALIVE = """
 import sys, time
@@ -44,7 +24,7 @@ with Run.open(RunConfig(name="alive", output_root=sys.argv[1], device="cpu")) as
 """
 
 
-def test_runs_are_finished_dead_or_running(tmp_path: Path) -> None:
+def test_runs_are_finished_dead_or_running(run: Callable[..., None], tmp_path: Path) -> None:
     run(tmp_path, "done", summary={"accuracy": 0.5}, steps=4)
     run(tmp_path, "sweep/seed=1", steps=3)
     run(tmp_path, "young")

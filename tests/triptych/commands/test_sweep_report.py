@@ -1,35 +1,16 @@
 """A sweep as one table and one page."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from triptych.commands.sweep_report import read_sweep, write_sweep
 from triptych.errors import UserError
-from triptych.run.config import RunConfig
-from triptych.run.session import Run
 
 
-def run(root: Path, name: str, *, summary: dict[str, object] | None = None, steps: int = 0) -> None:
-    from triptych.report.render import ReportConfig
-
-    class Nothing:
-        def save(self, directory: Path) -> None: ...
-
-        def load(self, directory: Path) -> None: ...
-
-    with Run.open(RunConfig(name=name, output_root=str(root), device="cpu")) as opened:
-        opened.begin({"nothing": Nothing()})
-        for step in range(1, steps + 1):
-            opened.log({"loss": 1.0 / step}, step=step)
-        if steps:
-            opened.checkpoint(steps, {"nothing": Nothing()})
-        if summary is not None:
-            opened.finish(summary, report=ReportConfig(title=name))
-
-
-def test_a_sweep_becomes_one_table_and_one_page(tmp_path: Path) -> None:
+def test_a_sweep_becomes_one_table_and_one_page(run: Callable[..., None], tmp_path: Path) -> None:
     for objective, base in (("gspo", 0.5), ("grpo", 0.25)):
         for seed in range(3):
             summary = {"accuracy": base + 0.1 * seed, "seed": seed, "name": "<b>x</b>", "interval": [0, 1]}
