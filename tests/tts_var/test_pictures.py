@@ -1,0 +1,14 @@
+"""Pictures as images: rounded, in order, within their range."""
+
+import numpy as np
+import torch
+
+from tts_var.pictures import to_image
+
+
+def test_an_image_holds_the_rounded_values() -> None:
+    picture = torch.rand(3, 4, 5)
+    image = to_image(picture)
+    assert image.size == (5, 4)
+    assert np.abs(np.asarray(image) / 255 - picture.permute(1, 2, 0).numpy()).max() <= 0.5 / 255 + 1e-6
+    assert np.asarray(to_image(torch.tensor([-1.0, 2.0, 0.5])[:, None, None].expand(3, 1, 1)))[0, 0].tolist()[:2] == [0, 255]
