@@ -114,7 +114,7 @@ class LatentSpace(Protocol):
         ...
 
     def encode(self, images: Float[Tensor, "frames 3 height width"]) -> Float[Tensor, "frames channels rows columns"]:
-        """Latents of pictures in [-1, 1]."""
+        """Latents of pictures in [-1, 1], which may lie on any device; on the device of the space."""
         ...
 
     def decode(self, latents: Float[Tensor, "frames channels rows columns"]) -> Float[Tensor, "frames 3 height width"]:

@@ -153,8 +153,8 @@ class KeyframeStage:
         for stream in streams:
             times.append(self._loss.sample(data.shape[1], generator=stream))
             noise.append(torch.randn(data.shape[1:], generator=stream))
-        found = torch.stack(times)
-        return interpolate(data.flatten(0, 1), torch.stack(noise).flatten(0, 1), found.flatten()).view_as(data), found
+        found, drawn = torch.stack(times).to(data), torch.stack(noise).to(data)
+        return interpolate(data.flatten(0, 1), drawn.flatten(0, 1), found.flatten()).view_as(data), found
 
 
 def _caption(example: KeyframeExample, shot: Shot, stream: torch.Generator, described: float) -> str:
