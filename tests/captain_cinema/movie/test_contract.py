@@ -1,5 +1,6 @@
 """The contracts of planners and verifiers, held by each of them."""
 
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
@@ -39,3 +40,5 @@ def test_a_verdict_names_what_was_checked_and_says_nothing_where_nothing_is_desc
     assert not all(found.values())
     bare = Storyboard(board.title, dict.fromkeys(board.characters, ""), dict.fromkeys(board.places, ""), board.shots, board.seed)
     assert verifier(bare, 0, torch.zeros(3, 64, 64), None) == {}
+    free = replace(board, shots=tuple(replace(shot, caption="a lighthouse in a storm") for shot in board.shots))
+    assert verifier(free, 0, torch.zeros(3, 64, 64), None) == {}

@@ -112,10 +112,11 @@ def remembered_frames(
     for (_, count), part in zip(plan.groups, _compressed(by_rank, plan, space.pixels_per_token), strict=True):
         span = slice(begin, begin + count)
         latents, times = encode_frames(space, part.transpose(0, 1)), noise[:, span]
+        times = times.to(latents)
         if generators is not None:
             drawn = torch.stack([torch.randn(latents.shape[1:], generator=own) for own in generators]).to(latents)
             latents = interpolate(latents.flatten(0, 1), drawn.flatten(0, 1), times.flatten()).view_as(latents)
-        found.append(Frames(latents, captions[:, span], times, position_ids[:, span], is_memory=True))
+        found.append(Frames(latents, captions[:, span], times, position_ids[:, span].to(latents), is_memory=True))
         begin += count
     return found
 

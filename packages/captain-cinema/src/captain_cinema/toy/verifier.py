@@ -224,7 +224,10 @@ def verdict_of(
     shot = board.shots[index]
     if len(shot.characters) != 1 or shot.place is None or frame.shape[-2:] != (64, 64):
         return {}
-    said = parse_caption(shot.caption)
+    try:
+        said = parse_caption(shot.caption)
+    except UserError:  # a caption of another world
+        return {}
     person, scenery = (_described(text) for text in (board.characters[shot.characters[0]], board.places[shot.place]))
     if None in (person.colour, person.shape, person.hat, person.badge, scenery.wall, scenery.ground, scenery.decoration):
         return {}

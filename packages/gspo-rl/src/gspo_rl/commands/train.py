@@ -144,7 +144,7 @@ def _conclude(config: TrainConfig, run: Run, trainer: GSPOTrainer, result: FitRe
         "pass_at_k_after": {str(k): value.mean for k, value in after.pass_at.items()},
         "num_prompts": len(after.per_prompt),
         "num_samples": config.evaluation.num_samples,
-        "clip_fraction_tokens": sum(clip_fractions) / len(clip_fractions),
+        "clip_fraction_tokens": sum(clip_fractions) / len(clip_fractions) if clip_fractions else None,
         "train_seconds": result.train_seconds,
         "tokens_per_second": result.tokens_per_second,
         "num_parameters": trainer.policy.num_parameters,

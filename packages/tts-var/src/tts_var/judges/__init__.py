@@ -64,3 +64,8 @@ class Verifier(Protocol):
     def __call__(self, image: Float[Tensor, "3 height width"], prompt: str) -> Verdict:
         """The verdict on a picture in [0, 1]; without parts and with a note where the prompt or the size is not one it reads."""
         ...
+
+
+def no_verdict(image: Float[Tensor, "3 height width"], prompt: str) -> Verdict:
+    """A `Verifier` that checks nothing."""
+    return Verdict(note="not verified")
