@@ -20,7 +20,7 @@ suppress_warnings = ["sphinx_autodoc_typehints", "ref.python", "docutils"]
 
 
 def _modules(folder):
-    """The modules of a package with their depth, without files that hold nothing but a docstring."""
+    """The modules of a package, without files that hold nothing but a docstring."""
     (package,) = [path.parent for path in folder.glob("src/*/__init__.py")]
     for path in sorted(package.rglob("*.py")):
         parts = path.relative_to(package.parent).with_suffix("").parts

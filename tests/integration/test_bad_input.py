@@ -35,9 +35,15 @@ def refused(outcome: Any, *told: str) -> None:
         ("evaluate_cinema", "memory=golden", "memory is chosen here as memory@memories.best or"),
         ("train_cinema", "model=tiny_cinema", "model is chosen here as model@film.model"),
         ("generate_cinema", "drawing.shift=2", "unknown setting drawing.shift"),
+        # What a choice is built of has types as well.
+        ("train_cinema", "probe.num_stories=abc", "probe.num_stories is abc"),
+        ("train_cinema", "keyframes.model.width=abc", "keyframes.model.width is abc"),
+        ("evaluate_cinema", "evaluation.lengths=8", "evaluation.lengths is 8"),
+        ("generate_cinema", "video.scale=3", "video.scale is 3 but the film's scale is 6"),
+        ("train_var", "transformer.model.num_heads=abc", "transformer.model.num_heads is abc"),
     ],
 )
-def test_a_spelling_of_before_or_of_a_sibling_is_answered(command: Command, name: str, argument: str, told: str) -> None:
+def test_a_single_wrong_word_is_answered(command: Command, name: str, argument: str, told: str) -> None:
     refused(command(name, argument, quick=False), told)
 
 
@@ -58,6 +64,8 @@ def test_a_spelling_of_before_or_of_a_sibling_is_answered(command: Command, name
         (["task.num_held_out=0"], ["task.num_held_out 0", "empty"]),
         (["policy.max_positions=24", "cold_start.steps=0"], ["the policy holds 24 positions"]),
         (["policy.num_heads=5"], ["num_heads"]),
+        (["objective.clip_low=abc"], ["objective.clip_low is abc", "Float"]),
+        (["policy.num_layers=two"], ["policy.num_layers is two", "Integer"]),
         (["rollout=transformers", "sampling.temperature=0"], ["sampling.temperature is 0"]),
         (["name=../elsewhere"], ["name is '../elsewhere'"]),
         (["trainer.prompts_per_step=5"], ["trainer.prompts_per_step is 5"]),

@@ -24,7 +24,7 @@ class FilmRun(RunConfig, FilmConfig):
         drawing: how keyframes are drawn.
         model: the keyframe model (group `model`).
         video: what draws the clips (group `video`).
-        verifier: says what of a shot is right (group `verifier`); null for nobody.
+        verifier: says what of a shot is right (group `verifier`).
     """
 
     planner: Any = MISSING
@@ -32,7 +32,7 @@ class FilmRun(RunConfig, FilmConfig):
     drawing: DrawingConfig = field(default_factory=DrawingConfig)
     model: Any = MISSING
     video: Any = MISSING
-    verifier: Any = None
+    verifier: Any = MISSING
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)

@@ -95,14 +95,14 @@ class FilmSettings(FilmConfig):
         model: reads the trained keyframe model; its path is that of the training.
         video: reads the trained video model, likewise; conditioning is that of the training.
         camera: what draws the clips where no video model was trained (group `video`).
-        verifier: says what of a shot is right (group `verifier`); null for nobody.
+        verifier: says what of a shot is right (group `verifier`).
     """
 
     planner: Any = MISSING
     model: Any = MISSING
     video: Any = MISSING
     camera: Any = MISSING
-    verifier: Any = None
+    verifier: Any = MISSING
 
 
 @dataclass
@@ -217,8 +217,9 @@ def _film(config: TrainConfig) -> None:
         return
     video = config.film.camera
     if (folder.path / "video.safetensors").is_file():
-        conditioning = config.film.video["conditioning"] | asdict(config.video.conditioning)
-        video = config.film.video | {"path": str(folder.path), "conditioning": conditioning}
+        video = _trained(config.film.video, config)
+        if "conditioning" in video:
+            video["conditioning"] = video["conditioning"] | asdict(config.video.conditioning)
     film = FilmRun(
         **{key: getattr(config, key) for key in RunConfig.__dataclass_fields__ if key not in ("name", "overwrite")},
         name=f"{config.name}/film",
@@ -227,7 +228,7 @@ def _film(config: TrainConfig) -> None:
         planner=config.film.planner,
         memory=config.memories["golden"],
         drawing=config.drawing,
-        model=config.film.model | {"path": str(folder.path)},
+        model=_trained(config.film.model, config),
         video=video,
         verifier=config.film.verifier,
     )
@@ -314,10 +315,15 @@ def _video(config: TrainConfig) -> _Plan:
                 f"{folder.path} holds no keyframe model for the video model to start from: "
                 "give stages=[keyframes,video], or video.from_keyframes=false"
             )
-        model.start_from(instantiate(config.film.model | {"path": str(folder.path)}))
+        model.start_from(instantiate(_trained(config.film.model, config)))
     stage = VideoStage(model, instantiate(settings.data), settings.conditioning, settings.loss, seed=config.seed)
     charts = [Chart("Loss", {"loss": "loss", "error": "squared error"})]
     return _Plan(stage, model, settings.trainer, settings.optimizer, None, lambda trained: ProbeResult({}, {}), charts)
+
+
+def _trained(node: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
+    """The node of a model, reading what this training wrote; one that reads no folder (`camera`) stays as it is."""
+    return node | {"path": str(_folder(config).path)} if "path" in node else dict(node)
 
 
 def _folder(config: TrainConfig) -> ModelFolder:

@@ -11,7 +11,7 @@ from torch import Tensor
 from captain_cinema.conditioning import MemoryPolicy
 from captain_cinema.data.storyboard import Storyboard, read_storyboard
 from captain_cinema.models import KeyframeModel
-from captain_cinema.movie import Planner, Verifier
+from captain_cinema.movie import Planner, Verifier, no_verdict
 from captain_cinema.movie.files import contact_sheet, title_card, write_film
 from captain_cinema.pictures import read_picture, to_bytes, write_picture
 from captain_cinema.report.storyboard_page import render_storyboard_page
@@ -124,21 +124,23 @@ class Studio:
         memory: which earlier keyframes a shot looks at.
         drawing: how keyframes are drawn.
         video: what draws the clips.
-        verifier: says what of a shot is right; None for nobody.
+        verifier: says what of a shot is right.
     """
 
     model: KeyframeModel
     memory: MemoryPolicy
     drawing: DrawingConfig
     video: VideoGenerator
-    verifier: Verifier | None = None
+    verifier: Verifier = no_verdict
 
     def check(self, film: FilmConfig, script: Script) -> None:
         """Refuses what cannot be drawn, without drawing.
 
         Raises:
-            UserError: if the size, the budget or a caption does not fit the model.
+            UserError: if the size, the budget or a caption does not fit the model, or the clips another size than the film.
         """
+        if self.video.scale != film.scale:
+            raise UserError(f"video.scale is {self.video.scale} but the film's scale is {film.scale}: set scale alone")
         height, width = film.image_size
         side = self.model.space.pixels_per_token
         if height % side or width % side:
@@ -264,7 +266,7 @@ def _write_film(
             tags = {"title": board.shots[index].caption, **signed}
             write_film(run.directory / _clip_file(index + 1), [clip.frames], frames_per_second=rate, metadata=tags)
             acting = clip if studio.video.animates else None
-            verdicts.append({} if studio.verifier is None else studio.verifier(board, index, keyframes[index].frame, acting))
+            verdicts.append(studio.verifier(board, index, keyframes[index].frame, acting))
             yield clip.frames
 
     write_film(run.directory / "film.mp4", shots(), frames_per_second=rate, metadata={"title": board.title, **signed})

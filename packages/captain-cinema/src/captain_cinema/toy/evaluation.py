@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from itertools import islice
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -221,22 +221,16 @@ def _shares(rows: Sequence[Outcome]) -> dict[str, float]:
     return shares_right(rows) | {name: fmean(getattr(row, name) for row in rows) for name in others}
 
 
-class TinyCinemaBenchmark:
-    """Identity and set of who returns, self-consistency of films and actions of clips, each beside its ceiling.
+@dataclass
+class TinyCinemaBenchmark(EvaluationConfig):
+    """Identity and set of who returns, self-consistency of films and actions of clips, each beside its ceiling."""
 
-    Args:
-        settings: see `EvaluationConfig`.
-    """
-
-    image_size = (IMAGE_SIZE, IMAGE_SIZE)
-
-    def __init__(self, **settings: Any) -> None:
-        self.config = EvaluationConfig(**settings)
+    image_size: ClassVar[tuple[int, int]] = (IMAGE_SIZE, IMAGE_SIZE)
 
     def evaluate(self, sampler: KeyframeSampler, *, seed: int, world: World) -> dict[str, Any]:
         """Returns by length, and films; see `MemoryBenchmark`."""
-        returns = evaluate_returns(sampler, self.config, seed=seed, world=world)
-        films = evaluate_films(sampler, self.config, seed=seed, world=world)
+        returns = evaluate_returns(sampler, self, seed=seed, world=world)
+        films = evaluate_films(sampler, self, seed=seed, world=world)
         return {
             "returns": {str(length): [asdict(row) for row in rows] for length, rows in returns.items()},
             "films": [asdict(row) for row in films],
@@ -244,16 +238,16 @@ class TinyCinemaBenchmark:
 
     def metrics(self, outcomes: Mapping[str, Any], *, seed: int) -> dict[str, float]:
         """Shares right, ceilings and tokens over all lengths; see `MemoryBenchmark`."""
-        found = summarise(_returns(outcomes), confidence=self.config.confidence, seed=seed)
+        found = summarise(_returns(outcomes), confidence=self.confidence, seed=seed)
         return {key: found[key] for key in ("identity", "identity_ceiling", "set", "set_ceiling", "colour", "tokens_per_shot")}
 
     def evaluate_video(self, video: VideoGenerator, *, seed: int) -> dict[str, float]:
         """Actions read from clips of true keyframes; see `MemoryBenchmark`."""
-        return evaluate_actions(video, self.config, seed=seed) if video.animates and self.config.num_clips else {}
+        return evaluate_actions(video, self, seed=seed) if video.animates and self.num_clips else {}
 
     def conclude(self, outcomes: Mapping[str, Mapping[str, Any]], actions: Mapping[str, float], *, seed: int, name: str) -> Conclusion:
         """Tables and curves by memory, length and gap; see `MemoryBenchmark`."""
-        confidence = self.config.confidence
+        confidence = self.confidence
         returns = {memory: _returns(own) for memory, own in outcomes.items()}
         films = {memory: [FilmOutcome(**row) for row in own["films"]] for memory, own in outcomes.items()}
         memories = {
@@ -263,7 +257,7 @@ class TinyCinemaBenchmark:
         compared = compare(returns, confidence=confidence, seed=seed)
         summary = {
             "seed": seed,
-            "num_stories": self.config.num_stories,
+            "num_stories": self.num_stories,
             "memories": memories,
             "compared": compared,
             "actions": dict(actions),
@@ -277,7 +271,7 @@ class TinyCinemaBenchmark:
         best = max(memories, key=lambda memory: memories[memory]["identity"])
         report = ReportConfig(
             title=f"Memories: {name}",
-            headline={"stories per length": str(self.config.num_stories), "best identity": best},
+            headline={"stories per length": str(self.num_stories), "best identity": best},
             notes=[
                 "A shot is drawn after a story's true past; whoever returns is named, not described. The ceiling is what a reader "
                 "that knows everything else could tell from the same memory at its size and noise.",

@@ -51,8 +51,8 @@ class CameraMoves:
     ) -> Iterator[Clip]:
         """See `VideoGenerator`."""
         frames = [frame.to(self._device) for frame in keyframes]
-        for index in range(len(storyboard.shots)):
-            yield Clip(to_bytes(self._clip(storyboard, frames, index, frames_per_second), scale=self.scale))
+        indices = range(len(storyboard.shots))
+        return (Clip(to_bytes(self._clip(storyboard, frames, index, frames_per_second), scale=self.scale)) for index in indices)
 
     def _clip(self, storyboard: Storyboard, keyframes: Sequence[Tensor], index: int, frames_per_second: Fraction) -> Tensor:
         shot, frame = storyboard.shots[index], keyframes[index]

@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from triptych.commands.arguments import explaining_arguments
 from triptych.commands.configs import use_configs
 from triptych.commands.messages import quote_text, refuse, speaks_first
 from triptych.commands.sweep import is_member, is_sweep, lost_member, member_name, prepare_sweep, show_devices
@@ -88,10 +89,11 @@ class Command(Generic[ConfigT]):
                 # A member of a sweep is named by its overrides, so that a requeued member finds itself.
                 member = member_name(HydraConfig.get().job.override_dirname)
                 object.__setattr__(settings, "name", f"{settings.name}/{member}")  # type: ignore[attr-defined]
-            if self._check is not None:
-                self._check(settings)
-            show_devices()
-            return self._function(settings)
+            with explaining_arguments(config):
+                if self._check is not None:
+                    self._check(settings)
+                show_devices()
+                return self._function(settings)
         except Interrupted as interrupted:
             if speaks_first():
                 print(interrupted, file=sys.stderr)

@@ -18,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from triptych.commands.arguments import explaining_arguments
 from triptych.commands.messages import causes
 from triptych.errors import UserError
 
@@ -108,7 +109,8 @@ def _check_members(name: str, arguments: list[str], check: Callable[[Any], objec
             try:
                 settings = OmegaConf.to_object(config)
                 if check is not None:
-                    check(settings)
+                    with explaining_arguments(config):
+                        check(settings)
             except (UserError, HydraException, OmegaConfBaseException) as error:
                 reason = next((link for link in causes(error) if isinstance(link, UserError)), None)
                 if reason is None:

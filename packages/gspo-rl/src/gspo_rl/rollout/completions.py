@@ -6,9 +6,21 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from gspo_rl.data.batch import Completion
+from gspo_rl.data.batch import Completion, Prompt
 from gspo_rl.models.policy import Policy
+from gspo_rl.rollout.sampling import SamplingConfig, check_lengths
 from triptych.errors import UserError
+
+
+def encode_prompts(policy: Policy, prompts: Sequence[Prompt], num_samples: int, sampling: SamplingConfig) -> list[tuple[int, ...]]:
+    """Token ids of every prompt, `num_samples` times in a row.
+
+    Raises:
+        UserError: if a prompt and its response do not fit into the model's positions.
+    """
+    encoded = [policy.encode(prompt) for prompt in prompts]
+    check_lengths([len(ids) for ids in encoded], sampling.max_tokens, policy.max_positions)
+    return [ids for ids in encoded for _ in range(num_samples)]
 
 
 def left_padded(prompt_ids: Sequence[tuple[int, ...]], pad_id: int) -> tuple[Int[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"]]:

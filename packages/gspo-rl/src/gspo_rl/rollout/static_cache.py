@@ -15,8 +15,8 @@ from transformers import Qwen3ForCausalLM
 
 from gspo_rl.data.batch import Completion, Prompt
 from gspo_rl.models.policy import Policy
-from gspo_rl.rollout.completions import build_completions, left_padded
-from gspo_rl.rollout.sampling import SamplingConfig, check_lengths, draw_tokens, uniform_noise
+from gspo_rl.rollout.completions import build_completions, encode_prompts, left_padded
+from gspo_rl.rollout.sampling import SamplingConfig, draw_tokens, uniform_noise
 from triptych.errors import UserError
 
 # Rotary tables that do not depend on the length of the sequence.
@@ -73,9 +73,7 @@ class StaticCacheEngine:
 
     def generate(self, prompts: Sequence[Prompt], num_samples: int, sampling: SamplingConfig, *, seeds: Sequence[int]) -> list[Completion]:
         """`num_samples` completions per prompt; see `RolloutEngine.generate`."""
-        encoded = [self._policy.encode(prompt) for prompt in prompts]
-        check_lengths([len(ids) for ids in encoded], sampling.max_tokens, self._policy.max_positions)
-        prompt_ids = [ids for ids in encoded for _ in range(num_samples)]
+        prompt_ids = encode_prompts(self._policy, prompts, num_samples, sampling)
         with torch.inference_mode():
             layers = self._layers()
             completions: list[Completion] = []

@@ -8,8 +8,8 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from gspo_rl.data.batch import Completion, Prompt
 from gspo_rl.models.policy import Policy
-from gspo_rl.rollout.completions import build_completions, left_padded
-from gspo_rl.rollout.sampling import SamplingConfig, check_lengths, draw_tokens, uniform_noise
+from gspo_rl.rollout.completions import build_completions, encode_prompts, left_padded
+from gspo_rl.rollout.sampling import SamplingConfig, draw_tokens, uniform_noise
 
 
 class TransformersEngine:
@@ -32,9 +32,7 @@ class TransformersEngine:
 
     def generate(self, prompts: Sequence[Prompt], num_samples: int, sampling: SamplingConfig, *, seeds: Sequence[int]) -> list[Completion]:
         """`num_samples` completions per prompt; see `RolloutEngine.generate`."""
-        encoded = [self._policy.encode(prompt) for prompt in prompts]
-        check_lengths([len(ids) for ids in encoded], sampling.max_tokens, self._policy.max_positions)
-        prompt_ids = [ids for ids in encoded for _ in range(num_samples)]
+        prompt_ids = encode_prompts(self._policy, prompts, num_samples, sampling)
         completions: list[Completion] = []
         for start in range(0, len(prompt_ids), self._max_batch):
             stop = start + self._max_batch

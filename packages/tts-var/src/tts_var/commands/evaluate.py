@@ -249,8 +249,9 @@ def _best_of(config: EvaluateConfig, num_images: int) -> str | None:
     return names[0] if names else None
 
 
-def _mean_where(scores: Tensor, chosen: list[bool]) -> float:
-    return float(scores[torch.tensor(chosen)].mean())
+def _mean_where(scores: Tensor, chosen: list[bool]) -> float | None:
+    """None where nothing is chosen."""
+    return float(scores[torch.tensor(chosen)].mean()) if any(chosen) else None
 
 
 def _difference(interval: dict[str, float] | None) -> str:

@@ -37,7 +37,7 @@ class SampleConfig(RunConfig):
         reward: what resampling and the final choice look at (group `reward`).
         features: what clustering looks at (group `features`).
         search: the search (group `search`).
-        verifier: says which parts of a prompt hold in the chosen picture (group `verifier`); null for nobody.
+        verifier: says which parts of a prompt hold in the chosen picture (group `verifier`).
         max_particles: prompts are run in batches that hold at most so many particles.
         memory_gib: the caches of a batch must fit into this.
         page_prompts: prompts, the first ones, whose search is shown in `search.html`; 0 for no page. Showing a search
@@ -49,7 +49,7 @@ class SampleConfig(RunConfig):
     reward: Any = MISSING
     features: Any = MISSING
     search: SearchConfig = field(default_factory=SearchConfig)
-    verifier: Any = None
+    verifier: Any = MISSING
     max_particles: int = 64
     memory_gib: float = 4.0
     page_prompts: int = 20
@@ -92,7 +92,7 @@ def main(config: SampleConfig) -> None:
         gathered = run.world.gather_objects(list(zip(share, mine, strict=True)))
         if run.world.is_main:
             results = [result for _, result in sorted(gathered, key=lambda pair: pair[0])]
-            verdicts = [Verdict() if verifier is None else verifier(result.image, result.prompt) for result in results]
+            verdicts = [verifier(result.image, result.prompt) for result in results]
             _write(config, run, model, results, verdicts, time.perf_counter() - started)
         run.world.barrier()
 

@@ -54,7 +54,8 @@ class OpenClipModel(nn.Module):
         return 2.0 * tokens * sum(parameter.numel() for parameter in self.clip.visual.transformer.parameters())
 
     def embed_images(self, images: Float[Tensor, "rows 3 height width"]) -> tuple[Tensor, Tensor]:
-        """Unit embeddings and patch tokens of pictures in [0, 1], which are resized and normalised here."""
+        """Unit embeddings and patch tokens of pictures in [0, 1], which are brought here, resized and normalised."""
+        images = images.to(self.mean.device)
         resized = functional.interpolate(images, self.image_size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
         pooled, tokens = self.clip.visual((resized - self.mean) / self.deviation)
         return functional.normalize(pooled, dim=-1), tokens
@@ -73,10 +74,10 @@ class OpenClipModel(nn.Module):
 def open_clip_reward(*, architecture: str, weights: str, device: torch.device | str = "cpu") -> ClipReward:
     """Agreement of picture and prompt under a real CLIP; see `OpenClipModel`."""
     model = OpenClipModel(architecture, weights, device=device)
-    return ClipReward(model, device=device, image_size=max(model.image_size))
+    return ClipReward(model, image_size=max(model.image_size))
 
 
 def open_clip_features(*, architecture: str, weights: str, device: torch.device | str = "cpu") -> ClipFeatures:
     """Patch tokens of a real CLIP; see `OpenClipModel`."""
     model = OpenClipModel(architecture, weights, device=device)
-    return ClipFeatures(model, device=device, image_size=max(model.image_size))
+    return ClipFeatures(model, image_size=max(model.image_size))

@@ -27,7 +27,7 @@ class ImageTextModel(Protocol):
         ...
 
     def embed_images(self, images: Float[Tensor, "rows 3 height width"]) -> tuple[Tensor, Tensor]:
-        """Unit embeddings (rows, width) and patch tokens (rows, patches, channels) of pictures in [0, 1]."""
+        """Unit embeddings (rows, width) and patch tokens (rows, patches, channels) of pictures in [0, 1], which may lie on any device."""
         ...
 
     def embed_texts(self, prompts: Sequence[str]) -> Float[Tensor, "rows width"]:

@@ -61,7 +61,7 @@ class SmallClip(nn.Module):
 
     def embed_images(self, images: Float[Tensor, "rows 3 height width"]) -> tuple[Tensor, Tensor]:
         """Unit embeddings (rows, width) and patch tokens (rows, patches, channels) of pictures in [0, 1]."""
-        return self.clip.encode_image(images * 2 - 1)
+        return self.clip.encode_image(images.to(self.clip.positional_embedding.device) * 2 - 1)
 
     def embed_texts(self, prompts: Sequence[str]) -> Float[Tensor, "rows width"]:
         """Unit embeddings of prompts.

@@ -23,12 +23,12 @@ def clip_reward(path: str | None = None, *, device: torch.device | str = "cpu") 
     Raises:
         UserError: if the folder holds no reward, or one of another shape.
     """
-    return ClipReward(load_clip(path, device=device), device=device)
+    return ClipReward(load_clip(path, device=device))
 
 
 def clip_features(path: str | None = None, *, device: torch.device | str = "cpu") -> ClipFeatures:
     """Patch tokens of the small world's CLIP; see `clip_reward`."""
-    return ClipFeatures(load_clip(path, device=device), device=device)
+    return ClipFeatures(load_clip(path, device=device))
 
 
 def load_clip(path: str | None = None, *, device: torch.device | str = "cpu") -> SmallClip:

@@ -1,0 +1,72 @@
+"""Arguments of `_target_` nodes: numbers and texts of a wrong type are named, everything else is left to the target."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from triptych.commands.arguments import check_arguments
+from triptych.errors import UserError
+
+
+class Thing:
+    def __init__(
+        self,
+        size: int,
+        *,
+        rate: float = 1.0,
+        name: str | None = None,
+        sides: list[int] | None = None,
+        flag: bool = False,
+        path: str | Path = "",
+        shape: Sequence[int] = (),
+        free: Any = None,
+    ) -> None:
+        raise AssertionError("a check builds nothing")
+
+
+def node(**arguments: object) -> Any:
+    return OmegaConf.create({"part": {"_target_": "things.Thing", **arguments}, "other": [{"_target_": "no.such.thing", "size": "x"}]})
+
+
+@pytest.fixture(autouse=True)
+def _things(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("things")
+    module.Thing = Thing  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "things", module)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"size": 3, "rate": 2, "name": None, "sides": [1, 2], "flag": True},
+        {"size": "${wanted}", "rate": 1e-3},
+        {"size": "???"},
+        {"path": 3, "shape": "wide", "free": {"a": 1}, "unknown": "x"},
+    ],
+)
+def test_what_fits_and_what_is_not_plain_passes(arguments: dict[str, object]) -> None:
+    check_arguments(OmegaConf.merge(node(**arguments), {"wanted": 4}))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"size": "abc"}, "part.size is abc: Value 'abc' of type 'str' could not be converted to Integer"),
+        ({"size": None}, "part.size is None"),
+        ({"rate": "fast"}, "part.rate is fast"),
+        ({"sides": ["a"]}, "part.sides is"),
+        ({"sides": 8}, "part.sides is 8"),
+        ({"flag": "perhaps"}, "part.flag is perhaps"),
+        ({"size": "${wanted}"}, "part.size is four"),
+    ],
+)
+def test_a_wrong_type_is_named_with_its_place(arguments: dict[str, object], told: str) -> None:
+    with pytest.raises(UserError) as error:
+        check_arguments(OmegaConf.merge(node(**arguments), {"wanted": "four"}))
+    assert told in str(error.value)
