@@ -94,3 +94,21 @@ def test_a_budget_below_one_frame_is_refused() -> None:
         MemoryPolicy(budget_tokens=10).plan(8, short_side=8)
     with pytest.raises(UserError, match="side is 9 but a frame has 8"):
         MemoryPolicy("uniform", side=9).plan(8, short_side=8)
+
+
+class SpaceElsewhere(PixelSpace):
+    """A space on another device than the data, as a VAE on a GPU is."""
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        return images.to("meta")
+
+
+@pytest.mark.parametrize("streams", [None, [torch.Generator().manual_seed(0)]], ids=["clean", "noisy"])
+def test_a_memory_lies_where_its_space_is(streams: list[torch.Generator] | None) -> None:
+    frames, captions = torch.zeros(1, 5, 3, 64, 64), torch.zeros(1, 5, 1, dtype=torch.long)
+    plan = MemoryPlan(((8, 8), (4, 4)), num_dropped=3)
+    noise = torch.full((1, 5), 0.2)
+    groups = remembered_frames(past(frames, captions, noise), [[0, 1, 2, 3, 4]], plan, SpaceElsewhere(8), generators=streams)
+    assert len(groups) == 2
+    for group in groups:
+        assert all(tensor.is_meta for tensor in (group.latents, group.timesteps, group.position_ids))

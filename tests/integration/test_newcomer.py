@@ -8,11 +8,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from gspo_rl.numerics.objectives import ObjectiveOutput
 
 ROOT = Path(__file__).parents[2]
 Command = Callable[..., Any]
@@ -79,6 +84,22 @@ def test_the_other_objectives_start_from_the_same_cold_start(command: Command, t
     assert other.code == 0, other
     assert "cold start: taken from" in other.out
     assert rows(tmp_path / "outputs" / "a")[0] == rows(tmp_path / "outputs" / "b")[0]
+
+
+def test_an_objective_that_reports_nothing_trains_as_well(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plain(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, **_: object) -> ObjectiveOutput:
+        losses = -torch.where(mask, (logprobs - old_logprobs).exp() * advantages[:, None], 0.0).sum(1)
+        return ObjectiveOutput(losses, mask.sum(1).float(), {})
+
+    module = ModuleType("plain_objective")
+    module.plain = plain  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "plain_objective", module)
+    outcome = command("train_gspo", "objective._target_=plain_objective.plain", "name=plain")
+    assert outcome.code == 0, outcome.err
+    folder = tmp_path / "outputs" / "plain"
+    assert json.loads((folder / "summary.json").read_text())["clip_fraction_tokens"] is None
+    assert not any("clip" in key for row in (folder / "metrics.jsonl").read_text().splitlines() for key in json.loads(row))
+    assert (folder / "report.html").is_file()
 
 
 def test_a_file_of_questions_trains_a_saved_policy(command: Command, tmp_path: Path) -> None:
