@@ -34,7 +34,7 @@ FLOORS = {
         {"commands"},
     ],
     "captain_cinema": [
-        {"numerics", "data", "pictures"},
+        {"numerics", "data", "images"},
         {"models"},
         {"conditioning", "video"},
         {"sampling"},
@@ -43,9 +43,9 @@ FLOORS = {
         {"commands"},
     ],
     "tts_var": [
-        {"numerics", "data", "pictures"},
+        {"numerics", "data", "images"},
         {"models"},
-        {"judges", "training", "testing"},
+        {"scorers", "training", "testing"},
         {"search", "toy"},
         {"evaluation", "report"},
         {"commands"},
@@ -60,7 +60,7 @@ MAX_LINES, MAX_PARAMETERS = 50, 7
 LONG = {
     "triptych.training.loop.fit": 79,
     "gspo_rl.commands.train._conclude": 63,
-    "gspo_rl.commands.train._report": 51,
+    "gspo_rl.commands.train._report": 53,
     "gspo_rl.rollout.static_cache.StaticCacheEngine._decode": 58,
     "gspo_rl.trainer.GSPOTrainer.fit": 58,
     "gspo_rl.trainer.GSPOTrainer.train_step": 62,
@@ -120,7 +120,7 @@ UNTESTED = {
     "tts_var.commands.sample",
     "tts_var.commands.train",
     "tts_var.data.prompts",
-    "tts_var.judges.clip",
+    "tts_var.scorers.clip",
     "tts_var.models.autoencoder",
     "tts_var.models.flops",
     "tts_var.models.folder",
@@ -295,10 +295,10 @@ def test_importing_every_module_changes_no_global_state() -> None:
         ("import gspo_rl, captain_cinema, tts_var", {"hydra", "omegaconf", "transformers", "torch"}),
         ("import gspo_rl.trainer", {"hydra", "omegaconf", "wandb", "reasoning_gym"}),
         ("from tts_var.search import Search", {"hydra", "omegaconf", "transformers", "open_clip", "torchvision", "jinja2"}),
-        ("import tts_var.toy.judges, tts_var.commands.sample", {"open_clip", "torchvision", "transformers"}),
+        ("import tts_var.toy.scorers, tts_var.commands.sample", {"open_clip", "torchvision", "transformers"}),
         ("import captain_cinema.sampling", {"hydra", "omegaconf", "av", "PIL", "jinja2"}),
     ],
-    ids=["formula", "packages", "trainer", "search", "judges", "sampler"],
+    ids=["formula", "packages", "trainer", "search", "scorers", "sampler"],
 )
 def test_a_clean_interpreter_loads_no_more_than_it_needs(statement: str, absent: set[str]) -> None:
     code = f"{statement}\nimport sys; print('\\n'.join(sys.modules))"

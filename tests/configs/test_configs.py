@@ -1,5 +1,6 @@
 """Every config composes, and every choice names something that exists and takes the settings it lists."""
 
+import dataclasses
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -169,9 +170,10 @@ def test_every_setting_of_a_schema_is_documented() -> None:
 
     def check(schema: type) -> None:
         documentation = " ".join(base.__doc__ or "" for base in schema.__mro__)
-        for name, field in schema.__dataclass_fields__.items():
+        for field in dataclasses.fields(schema):
+            name = field.name
             assert f"{name}:" in documentation, f"{schema.__name__}.{name}"
-            if isinstance(field.type, type) and hasattr(field.type, "__dataclass_fields__"):
+            if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
                 check(field.type)
 
     for schema in SCHEMAS.values():

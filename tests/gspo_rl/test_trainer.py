@@ -109,7 +109,7 @@ def test_the_gradient_does_not_depend_on_microbatches_order_or_padding(
     parts, other_numbers = gradient(OBJECTIVES[name], changed, microbatch_tokens, pad(moved(batch)[order]))
     assert whole.norm() > 1e-2, "the case must have a gradient to compare"
     assert float((parts - whole).norm() / whole.norm()) < 1e-6
-    # The displacement magnifies a rounding of the log ratio by 1 over the clip width, 3e-4.
+    # The clip_widths magnifies a rounding of the log ratio by 1 over the clip width, 3e-4.
     torch.testing.assert_close(other_numbers, numbers[order], rtol=1e-4, atol=2e-6 / 3e-4)
 
 
@@ -150,8 +150,8 @@ def test_a_run_of_two_steps_logs_what_the_paper_is_about(tmp_path: Path) -> None
     assert set(before) == {"step", "evaluation/accuracy", "evaluation/accuracy_greedy", "evaluation/length"}
     for row in (first, second):
         assert all(row[f"ratio/minibatch_0/q{level}"] == 1.0 for level in ("05", "50", "95")), "the first mini-batch has ratio exactly 1"
-        assert row["displacement/minibatch_0"] == 0.0
-        assert row["displacement/minibatch_1"] > 0.0
+        assert row["ratio_clip_widths/minibatch_0"] == 0.0
+        assert row["ratio_clip_widths/minibatch_1"] > 0.0
         assert 0 <= row["clip_fraction/sequences"] <= row["clip_fraction/sequences_two_sided"] <= 1
         assert row["sampler_difference/max"] < 1e-4
         assert row["reward/std"] > 0

@@ -34,7 +34,7 @@ def refused(outcome: Any, *told: str) -> None:
         ("train_gspo", "memory=golden", "unknown setting memory"),
         ("evaluate_cinema", "memory=golden", "memory is chosen here as memory@memories.best or"),
         ("train_cinema", "model=tiny_cinema", "model is chosen here as model@film.model"),
-        ("generate_cinema", "drawing.shift=2", "unknown setting drawing.shift"),
+        ("generate_cinema", "drawing.shift=2", "drawing.shift was renamed: use sampling.shift"),
         # What a choice is built of has types as well.
         ("train_cinema", "probe.num_stories=abc", "probe.num_stories is abc"),
         ("train_cinema", "keyframes.model.width=abc", "keyframes.model.width is abc"),

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 TINY = [
     "data.num_examples=8", "keyframes.model.width=32", "keyframes.model.num_heads=2", "keyframes.model.num_single=1",
     "video.model.width=32", "video.model.num_heads=2", "video.model.num_single=1", "video.trainer.batch_size=2",
-    "keyframes.trainer.batch_size=2", "probe.num_stories=3", "drawing.num_steps=1", "film.scale=1",
+    "keyframes.trainer.batch_size=2", "probe.num_stories=3", "sampling.num_steps=1", "film.scale=1",
     "keyframes.trainer.log_every=1", "video.trainer.log_every=1",
 ]  # fmt: skip
 FEW = ["keyframes.curriculum=[{num_pairs: 3, num_steps: 2}]", "video.trainer.max_steps=1"]
@@ -44,7 +44,7 @@ def model(command: Callable, tmp_path: Path) -> Path:
 
 
 def generate(command: Callable, model: Path, *arguments: str):
-    return command("generate_cinema", f"model.path={model}", "scale=1", "drawing.num_steps=1", *arguments)
+    return command("generate_cinema", f"model.path={model}", "scale=1", "sampling.num_steps=1", *arguments)
 
 
 def test_training_ends_with_a_number_and_a_film(command: Callable, model: Path, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_references_are_remembered(command: Callable, model: Path, tmp_path: Pat
         (["memory.budget_tokens=20"], ["holds not one frame"]),
         (["memory=silver"], ["memory is one of", "golden"]),
         (["memory.kind=silver"], ["memory.kind is 'silver'"]),
-        (["drawing.mode=all"], ["drawing.mode is 'all'"]),
+        (["sampling.mode=all"], ["sampling.mode is 'all'"]),
         (["image_size=[60,64]"], ["multiples of 8"]),
         (["model.path=nowhere"], ["nowhere holds no model", "make train-cinema"]),
         (["output_root=text.png"], ["text.png"]),
@@ -219,9 +219,9 @@ def test_two_processes_train_as_one(command: Callable, tmp_path: Path) -> None:
     assert (tmp_path / "outputs" / "two" / "film" / "film.mp4").is_file()
 
 
-def test_evaluation_tells_every_memory_beside_its_ceiling(command: Callable, model: Path, tmp_path: Path) -> None:
+def test_evaluation_tells_every_memory_beside_its_upper_bound(command: Callable, model: Path, tmp_path: Path) -> None:
     few = ["evaluation.num_stories=3", "evaluation.lengths=[3,9]", "evaluation.film_stories=1", "evaluation.film_shots=6"]
-    arguments = [f"model.path={model}", "drawing.num_steps=1", "video.num_steps=1", *few, "evaluation.num_clips=5"]
+    arguments = [f"model.path={model}", "sampling.num_steps=1", "video.num_steps=1", *few, "evaluation.num_clips=5"]
     outcome = command("evaluate_cinema", *arguments)
     assert outcome.code == 0, outcome.err
     folder = tmp_path / "outputs" / "evaluate-cinema"
@@ -231,12 +231,12 @@ def test_evaluation_tells_every_memory_beside_its_ceiling(command: Callable, mod
         ("golden", "uniform_retrieved"), ("golden", "golden_time"), ("golden", "best"), ("golden", "full"), ("golden_time", "uniform"),
     ]  # fmt: skip
     for row in summary["memories"].values():
-        assert {"identity", "set", "tokens_per_shot", "seconds_per_shot", "identity_ceiling", "by_gap", "film"} <= set(row)
+        assert {"identity", "set", "tokens_per_shot", "seconds_per_shot", "identity_upper_bound", "by_gap", "film"} <= set(row)
         assert set(row["by_length"]) == {"3", "9"}
-    assert summary["memories"]["none"]["identity_ceiling"] == pytest.approx(1 / 384)
+    assert summary["memories"]["none"]["identity_upper_bound"] == pytest.approx(1 / 384)
     assert summary["memories"]["none"]["covered"] == 0.0 < summary["memories"]["golden_time"]["covered"]
     assert summary["memories"]["golden"]["covered"] == summary["memories"]["full"]["covered"] == 1.0
-    assert summary["memories"]["full"]["identity_ceiling"] == 1.0
+    assert summary["memories"]["full"]["identity_upper_bound"] == 1.0
     assert summary["memories"]["none"]["tokens_per_shot"] < summary["memories"]["golden"]["tokens_per_shot"]
     assert set(summary["actions"]) >= {"all", "shuffled"}
     # What is done stays done: the same command with overwrite=false draws nothing anew.

@@ -17,7 +17,7 @@ PANELS = {
     "captain_cinema": [
         "data.num_examples=8", "keyframes.model.width=32", "keyframes.model.num_heads=2", "keyframes.model.num_single=2",
         "keyframes.trainer.batch_size=2", "keyframes.trainer.log_every=1", "keyframes.curriculum=[{num_pairs: 3, num_steps: 4}]",
-        "probe.num_stories=2", "probe.num_past=4", "drawing.num_steps=1", "film.storyline=null", "stages=[keyframes]",
+        "probe.num_stories=2", "probe.num_past=4", "sampling.num_steps=1", "film.storyline=null", "stages=[keyframes]",
     ],
     "gspo_rl": [
         "policy.hidden_size=32", "policy.num_layers=2", "policy.intermediate_size=64", "cold_start.steps=250", "task.min_digits=1",

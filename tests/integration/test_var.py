@@ -236,7 +236,7 @@ def test_weights_that_do_not_belong_are_told_in_one_line(command: Callable, mode
         (["transformer.loss.flip_strength=0.9"], ["flip_strength is 0.9"]),
         (["transformer.model.num_heads=3"], ["64 in 3 heads"]),
         (["transformer.model.unconditional_tokens=4"], ["unconditional_tokens is 4"]),
-        (["tokenizer.loss.prefix_share=2"], ["prefix_share is 2"]),
+        (["tokenizer.loss.prefix_fraction=2"], ["prefix_fraction is 2"]),
         (["reward.loss.first_prefix=9"], ["first_prefix is 9"]),
     ],
 )

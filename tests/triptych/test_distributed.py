@@ -13,7 +13,7 @@ from triptych.testing import run_distributed
 def test_shares_cover_everything_once_and_evenly() -> None:
     for count in range(20):
         for size in range(1, 7):
-            shares = [list(World(rank=rank, size=size).share(count)) for rank in range(size)]
+            shares = [list(World(rank=rank, size=size).shard(count)) for rank in range(size)]
             assert [item for share in shares for item in share] == list(range(count))
             assert max(map(len, shares)) - min(map(len, shares)) <= 1
 

@@ -11,10 +11,9 @@ from torch import Tensor
 from triptych.errors import UserError
 from triptych.seeding import derive_seed
 from triptych.seeding import generator as seeded
-from tts_var.judges.pixels import PixelFeatures
-from tts_var.models.draws import KeyedDraws, SharedDraws
 from tts_var.models.infinity import InfinityGenerator, InfinitySampling
 from tts_var.models.loading import load_binary_tokenizer, load_infinity_transformer
+from tts_var.models.random_streams import KeyedStreams, SharedStream
 from tts_var.models.templates import infinity_scales
 from tts_var.models.text import TextFeatures
 from tts_var.numerics.clustering import PROJECTIONS, project, representatives
@@ -22,6 +21,7 @@ from tts_var.numerics.potentials import POTENTIALS, log_weights, potential
 from tts_var.numerics.resampling import SCHEMES, resample
 from tts_var.numerics.schedule import Event, SearchConfig, estimate_memory, plan
 from tts_var.report.search_page import _judged
+from tts_var.scorers.pixels import PixelFeatures
 from tts_var.search import EventRecord, Search
 from tts_var.testing import RedReward, tiny_generator, tiny_var
 
@@ -67,7 +67,7 @@ def test_search_reproduces_the_recorded_run(golden: Golden, kind: str) -> None:
     search = Search(generator, settings, reward=reward, features=features)
     stream = torch.Generator().manual_seed(config["seed"])
     condition = generator.condition(TextFeatures(recorded["text"][None], torch.ones(1, len(recorded["text"]), dtype=torch.bool)))
-    [result] = search.run_condition(condition, ["recorded"], SharedDraws(stream), lambda *_: stream)
+    [result] = search.run_condition(condition, ["recorded"], SharedStream(stream), lambda *_: stream)
     for event in result.events:
         assert list(event.kept) == recorded[f"keep.{event.scale}"].tolist(), event.scale
     pictures = (result.images * 255).to(torch.uint8).permute(0, 2, 3, 1).flip(-1)
@@ -90,10 +90,10 @@ def test_projection_is_the_recorded_one_up_to_sign(golden: Golden, kind: str) ->
 def test_one_particle_is_plain_sampling(model: Callable[[], Any], prompts: list[str]) -> None:
     generator = model()
     [result] = Search(generator).run(prompts[0], seed=3)
-    condition, draws = generator.encode(prompts[:1]), KeyedDraws([derive_seed(3, "prompt", prompts[0])])
+    condition, streams = generator.encode(prompts[:1]), KeyedStreams([derive_seed(3, "prompt", prompts[0])])
     particles = generator.start(condition, 1)
     for _ in range(4):
-        particles = generator.advance(particles, condition, draws)
+        particles = generator.advance(particles, condition, streams)
     assert torch.equal(result.image, generator.decode(particles.latent)[0])
     assert result.cost.num_decodes == 1
 
@@ -214,7 +214,7 @@ def test_selecting_commutes_with_advancing(model: Callable[[], Any], prompts: li
     particles = generator.start(condition, 3)
 
     for _ in range(2):
-        particles = generator.advance(particles, condition, KeyedDraws([7, 8]))
+        particles = generator.advance(particles, condition, KeyedStreams([7, 8]))
     indices = torch.tensor([[2, 0], [1, 1]])
     all_logits, _ = generator.next_logits(particles, condition)
     chosen_logits, _ = generator.next_logits(particles.select(indices), condition)
@@ -232,8 +232,8 @@ def test_only_decisions_decode_and_cost_is_counted() -> None:
     condition = model.encode(["a circle"])
     assert result.cost.transformer_flops == sum(count * model.advance_flops(scale, condition) for scale, count in enumerate((4, 4, 4, 3)))
     assert result.cost.decoder_flops == 9 * model.decode_flops()
-    assert result.cost.judge_flops == 4 * 10 + (3 + 2) * 1e3
-    assert result.cost.flops == result.cost.transformer_flops + result.cost.decoder_flops + result.cost.judge_flops
+    assert result.cost.scorer_flops == 4 * 10 + (3 + 2) * 1e3
+    assert result.cost.flops == result.cost.transformer_flops + result.cost.decoder_flops + result.cost.scorer_flops
 
 
 def test_a_judge_that_looks_at_less_is_shown_less() -> None:

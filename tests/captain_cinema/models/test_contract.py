@@ -7,7 +7,7 @@ from captain_cinema.conditioning import MemoryPolicy, position_ids_by_rank, reme
 from captain_cinema.data.storyboard import Shot, Storyboard
 from captain_cinema.models import CaptionEmbeddings, Frames, KeyframeModel, LatentSpace, PixelSpace, encode_frames
 from captain_cinema.numerics.memory import MemoryPlan
-from captain_cinema.sampling import DrawingConfig, KeyframeSampler
+from captain_cinema.sampling import KeyframeSampler, SamplingConfig
 
 # Words of tiny cinema, so that its encoder reads them as well.
 CAPTIONS = ["ada in the attic", "bo in the garden", "ada in the garden"]
@@ -108,8 +108,8 @@ class Echo:
 def test_the_sampler_works_in_any_latent_space_with_any_encoder(mode: str) -> None:
     model = Echo()
     board = Storyboard("film", {"ada": ""}, {}, tuple(Shot(caption, ("ada",)) for caption in CAPTIONS), 0)
-    drawing = DrawingConfig(mode=mode, num_steps=1)
-    keyframes = KeyframeSampler(model, MemoryPolicy(), drawing, image_size=(32, 48)).draw(board)  # type: ignore[arg-type]
+    sampling = SamplingConfig(mode=mode, num_steps=1)
+    keyframes = KeyframeSampler(model, MemoryPolicy(), sampling, image_size=(32, 48)).sample(board)  # type: ignore[arg-type]
     assert [tuple(keyframe.frame.shape) for keyframe in keyframes] == [(3, 32, 48)] * 3
     assert model.seen
     for group in model.seen:

@@ -7,8 +7,8 @@ import av
 import pytest
 import torch
 
+from captain_cinema.images import to_bytes
 from captain_cinema.movie.files import contact_sheet, title_card, write_film
-from captain_cinema.pictures import to_bytes
 from triptych.errors import UserError
 
 

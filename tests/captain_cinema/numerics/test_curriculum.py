@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from captain_cinema.numerics.curriculum import Stage, draw_policy, stage_at
+from captain_cinema.numerics.curriculum import Stage, sample_policy, stage_at
 from triptych.errors import UserError
 
 
@@ -23,8 +23,8 @@ def test_stages_follow_one_another_and_the_last_goes_on() -> None:
 
 def test_policies_are_drawn_in_proportion() -> None:
     generator = stream(0)
-    drawn = [draw_policy({"none": 1.0, "golden": 3.0, "never": 0.0}, generator=generator) for _ in range(4000)]
+    drawn = [sample_policy({"none": 1.0, "golden": 3.0, "never": 0.0}, generator=generator) for _ in range(4000)]
     assert drawn.count("never") == 0
     assert drawn.count("golden") / 4000 == pytest.approx(0.75, abs=4 * (0.75 * 0.25 / 4000) ** 0.5)
     with pytest.raises(UserError, match="shares"):
-        draw_policy({"none": 0.0}, generator=generator)
+        sample_policy({"none": 0.0}, generator=generator)

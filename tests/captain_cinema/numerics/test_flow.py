@@ -82,7 +82,7 @@ def test_sampling_times_fall_from_noise_to_data() -> None:
 
 
 def test_training_times_are_logit_normal_with_a_share_of_pure_noise() -> None:
-    times = sample_timesteps(20_000, mean=0.9, deviation=1.3, share_at_one=0.15, generator=torch.Generator().manual_seed(0))
+    times = sample_timesteps(20_000, mean=0.9, deviation=1.3, fraction_at_one=0.15, generator=torch.Generator().manual_seed(0))
     assert float((times == 1).float().mean()) == pytest.approx(0.15, abs=4 * math.sqrt(0.15 * 0.85 / 20_000))
     logits = torch.logit(times[times < 1].double())
     count = len(logits)
@@ -103,4 +103,4 @@ def test_numbers_out_of_range_are_refused() -> None:
     with pytest.raises(UserError, match="num_steps is 0"):
         sampling_timesteps(0)
     with pytest.raises(UserError, match="share of 2"):
-        sample_timesteps(1, mean=0.0, deviation=1.0, share_at_one=2.0, generator=torch.Generator())
+        sample_timesteps(1, mean=0.0, deviation=1.0, fraction_at_one=2.0, generator=torch.Generator())

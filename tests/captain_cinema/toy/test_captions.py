@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from captain_cinema.toy.captions import CAPTION_FIELDS, VOCABULARY_SIZES, Caption, caption_indices, parse_caption
-from captain_cinema.toy.drawing import (
+from captain_cinema.toy.rendering import (
     SETTING_VALUES,
     Identity,
     Setting,

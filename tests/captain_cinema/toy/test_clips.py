@@ -9,4 +9,4 @@ def test_clips_begin_with_their_keyframe() -> None:
     assert example.keyframes.shape == (3, 3, 64, 64)
     assert (example.clip[0] - example.keyframes[example.index]).abs().max() < 1e-5
     shot = example.story.shots[example.index]
-    assert read_action(example.clip, example.story.picture(shot)) == shot.action
+    assert read_action(example.clip, example.story.scene(shot)) == shot.action

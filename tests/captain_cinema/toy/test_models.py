@@ -10,11 +10,11 @@ import torch
 
 from captain_cinema.conditioning import MemoryPolicy
 from captain_cinema.models import CaptionEmbeddings
-from captain_cinema.sampling import DrawingConfig, KeyframeSampler
+from captain_cinema.sampling import KeyframeSampler, SamplingConfig
 from captain_cinema.toy.captions import caption_indices
 from captain_cinema.toy.clips import TinyClips
 from captain_cinema.toy.models import load_clips, load_keyframe_model, shipped_folder
-from captain_cinema.toy.probe import draw_returns, sample_returns
+from captain_cinema.toy.probe import measure_reappearances, sample_reappearances
 from captain_cinema.toy.verifier import read_action
 from triptych.checkpoint.model_folder import CONFIG_FILE
 from triptych.checkpoint.packing import RECORD_FILE
@@ -43,10 +43,12 @@ def test_the_folder_is_what_its_record_says(record: dict[str, Any]) -> None:
 
 def test_who_returns_comes_back_through_the_memory_alone() -> None:
     model = load_keyframe_model()
-    returns = sample_returns(60, 8, seed=77, min_gap=2)
+    returns = sample_reappearances(60, 8, seed=77, min_gap=2)
     shares = {}
     for name, memory in (("golden", MemoryPolicy(frames_per_level=1)), ("none", MemoryPolicy("none"))):
-        outcomes, _ = draw_returns(KeyframeSampler(model, memory, DrawingConfig(num_steps=2), image_size=(64, 64)), returns, ceilings=False)
+        outcomes, _ = measure_reappearances(
+            KeyframeSampler(model, memory, SamplingConfig(num_steps=2), image_size=(64, 64)), returns, upper_bounds=False
+        )
         shares[name] = sum(outcome.right["colour"] for outcome in outcomes) / 60
     assert shares["golden"] >= 0.9
     assert shares["none"] <= 0.35
@@ -60,7 +62,7 @@ def test_actions_are_recognised_as_often_as_recorded(record: dict[str, Any]) -> 
     drawn = load_clips().animate(keyframes, captions, [example.index for example in examples], seeds=list(range(20)))
     shots = [example.story.shots[example.index] for example in examples]
     right = sum(
-        read_action(clip, example.story.picture(shot)) == shot.action for clip, example, shot in zip(drawn, examples, shots, strict=True)
+        read_action(clip, example.story.scene(shot)) == shot.action for clip, example, shot in zip(drawn, examples, shots, strict=True)
     )
     recorded = record["evaluation"]["summary"]["actions"]
     assert recorded["all"] >= recorded["shuffled"] + 0.3
@@ -74,7 +76,7 @@ def test_the_readme_tells_the_recorded_numbers(record: dict[str, Any]) -> None:
             f"`{name}`",
             f"{row['tokens_per_shot']:.0f}",
             f"{row['colour']:.2f}",
-            f"{row['identity']:.2f} of {row['identity_ceiling']:.2f}",
-            f"{row['set']:.2f} of {row['set_ceiling']:.2f}",
+            f"{row['identity']:.2f} of {row['identity_upper_bound']:.2f}",
+            f"{row['set']:.2f} of {row['set_upper_bound']:.2f}",
         ]
         assert any(line.startswith("| " + " | ".join(cells) + " |") for line in lines), cells

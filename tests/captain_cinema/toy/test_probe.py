@@ -6,16 +6,16 @@ from captain_cinema.conditioning import MemoryPolicy
 from captain_cinema.models import CaptionEmbeddings, PixelSpace
 from captain_cinema.models.mmdit import SmallMMDiT
 from captain_cinema.numerics.flow import sampling_timesteps
-from captain_cinema.sampling import DrawingConfig, KeyframeSampler
+from captain_cinema.sampling import KeyframeSampler, SamplingConfig
 from captain_cinema.toy.captions import caption_indices, parse_caption
-from captain_cinema.toy.drawing import draw_pictures
 from captain_cinema.toy.probe import (
-    Return,
-    draw_returns,
+    Reappearance,
+    measure_reappearances,
     read_identity,
     read_setting,
-    sample_returns,
+    sample_reappearances,
 )
+from captain_cinema.toy.rendering import render_images
 
 
 class Painter:
@@ -24,8 +24,8 @@ class Painter:
     space = PixelSpace(8)
     text_tokens = 5
 
-    def __init__(self, pictures: dict[tuple[int, ...], torch.Tensor]) -> None:
-        self._pictures = pictures
+    def __init__(self, scenes: dict[tuple[int, ...], torch.Tensor]) -> None:
+        self._pictures = scenes
 
     def encode_captions(self, captions):
         return CaptionEmbeddings(caption_indices([parse_caption(caption) for caption in captions]))
@@ -43,14 +43,14 @@ class Painter:
 
 
 def test_an_exact_model_draws_exactly_and_the_probe_says_so() -> None:
-    returns = sample_returns(5, 4, seed=0, min_gap=2)
+    returns = sample_reappearances(5, 4, seed=0, min_gap=2)
     known = {}
     for item in returns:
         (row,) = caption_indices([parse_caption(item.storyboard.shots[-1].caption)])
-        known[tuple(row.tolist())] = draw_pictures([item.picture])[0]
-    sampler = KeyframeSampler(Painter(known), MemoryPolicy(), DrawingConfig(num_steps=3), image_size=(64, 64))  # type: ignore[arg-type]
-    outcomes, frames = draw_returns(sampler, returns)
-    shown = draw_pictures([item.picture for item in returns])
+        known[tuple(row.tolist())] = render_images([item.scene])[0]
+    sampler = KeyframeSampler(Painter(known), MemoryPolicy(), SamplingConfig(num_steps=3), image_size=(64, 64))  # type: ignore[arg-type]
+    outcomes, frames = measure_reappearances(sampler, returns)
+    shown = render_images([item.scene for item in returns])
     exact = [index for index, item in enumerate(returns) if (frames[index] - shown[index]).abs().max() < 1e-4]
     assert len(exact) >= 4  # two stories may share a caption; the painter knows one picture for both
     assert all(outcomes[index].identity and outcomes[index].set and outcomes[index].residual < 1e-3 for index in exact)
@@ -58,29 +58,33 @@ def test_an_exact_model_draws_exactly_and_the_probe_says_so() -> None:
 
 
 def test_without_a_memory_the_ceiling_is_chance(model: SmallMMDiT) -> None:
-    returns = sample_returns(2, 3, seed=0)
-    outcomes, _ = draw_returns(KeyframeSampler(model, MemoryPolicy("none"), DrawingConfig(num_steps=1), image_size=(64, 64)), returns)
+    returns = sample_reappearances(2, 3, seed=0)
+    outcomes, _ = measure_reappearances(
+        KeyframeSampler(model, MemoryPolicy("none"), SamplingConfig(num_steps=1), image_size=(64, 64)), returns
+    )
     for outcome in outcomes:
-        assert (outcome.identity_ceiling, outcome.set_ceiling, outcome.colour_ceiling) == (1 / 384, 1 / 96, 1 / 6)
+        assert (outcome.identity_upper_bound, outcome.set_upper_bound, outcome.colour_upper_bound) == (1 / 384, 1 / 96, 1 / 6)
         assert not outcome.covered
-    outcomes, _ = draw_returns(KeyframeSampler(model, MemoryPolicy("uniform"), DrawingConfig(num_steps=1), image_size=(64, 64)), returns)
-    assert all(outcome.covered and outcome.identity_ceiling == outcome.set_ceiling == 1 for outcome in outcomes)
+    outcomes, _ = measure_reappearances(
+        KeyframeSampler(model, MemoryPolicy("uniform"), SamplingConfig(num_steps=1), image_size=(64, 64)), returns
+    )
+    assert all(outcome.covered and outcome.identity_upper_bound == outcome.set_upper_bound == 1 for outcome in outcomes)
 
 
 def test_ceilings_fall_with_size_and_noise_and_are_nothing_without_a_view() -> None:
-    returns = sample_returns(12, 8, seed=3)
+    returns = sample_reappearances(12, 8, seed=3)
 
     def share(side: int, noise: float) -> float:
         right = 0
         for item in returns:
             kept = dict.fromkeys(range(8), (side, side))
-            right += read_identity(item, kept, patch=8, context_noise=noise) == item.picture.identity
+            right += read_identity(item, kept, patch=8, context_noise=noise) == item.scene.identity
         return right / len(returns)
 
     assert share(8, 0.1) == share(1, 0.0) == 1.0
     assert share(1, 0.6) < 0.7
-    item: Return = returns[0]
+    item: Reappearance = returns[0]
     assert read_identity(item, {}, patch=8, context_noise=0.0) is None
     other = {index: (8, 8) for index, shot in enumerate(item.story.shots) if shot.name != item.shot.name}
     assert read_identity(item, other, patch=8, context_noise=0.0) is None
-    assert read_setting(item, dict.fromkeys(range(8), (8, 8)), patch=8, context_noise=0.0) == item.picture.setting
+    assert read_setting(item, dict.fromkeys(range(8), (8, 8)), patch=8, context_noise=0.0) == item.scene.setting

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from captain_cinema.toy.captions import parse_caption
 from captain_cinema.toy.dataset import TinyCinema
-from captain_cinema.toy.drawing import (
-    draw_pictures,
+from captain_cinema.toy.rendering import (
+    render_images,
 )
 from captain_cinema.toy.stories import gap_of, next_shots, sample_story
 
@@ -36,7 +36,7 @@ def test_alternatives_show_one_character_at_one_place() -> None:
     assert len({(shot.name, shot.place, shot.prop) for shot in example.next_shots}) == 1
     assert len({(shot.size, shot.position) for shot in example.next_shots}) > 1
     assert example.past_frames.shape == (8, 3, 64, 64)
-    assert torch.equal(example.next_frames, draw_pictures([example.story.picture(shot) for shot in example.next_shots]))
+    assert torch.equal(example.next_frames, render_images([example.story.scene(shot) for shot in example.next_shots]))
     again = TinyCinema(1, num_next=4).examples([0], num_past=8)[0]
     assert torch.equal(example.next_frames, again.next_frames)
 
@@ -46,7 +46,7 @@ def test_recent_gaps_are_shorter() -> None:
         gaps = []
         for seed in range(200):
             story = sample_story(16, generator=torch.Generator().manual_seed(seed))
-            (shot,) = next_shots(story, 1, gap_law=law, generator=torch.Generator().manual_seed(seed))
+            (shot,) = next_shots(story, 1, gap_distribution=law, generator=torch.Generator().manual_seed(seed))
             gaps.append(gap_of(story.shots, shot.name) or 0)
         return sum(gaps) / len(gaps)
 

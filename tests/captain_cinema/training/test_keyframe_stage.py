@@ -72,7 +72,7 @@ def test_slots_skip_places_in_order(spy: Callable[..., Any]) -> None:
     shown = spy()
     gaps = set()
     for step in range(6):
-        stage(shown.model, slot_gap=3).losses(shown, [0, 1], step=step, first=0, batch_size=2)
+        stage(shown.model, position_gap=3).losses(shown, [0, 1], step=step, first=0, batch_size=2)
         slots = torch.cat([group.position_ids for group in shown.groups[:-1]], dim=1)
         steps = slots.diff(dim=1, prepend=torch.zeros(2, 1))
         assert (steps >= 1).all()

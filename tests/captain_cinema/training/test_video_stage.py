@@ -28,7 +28,7 @@ def test_a_step_may_show_some_frames_of_every_clip_at_their_moments(spy: Callabl
     shown = spy(clip_mmdit)
     data = TinyClips(4, num_shots=3)
     loss = VideoLossConfig(
-        whole_clips=0.5, some_frames=3, keyframe_noise=0.0, share_at_one=0.0, timestep_mean=-20.0, timestep_deviation=0.0
+        whole_clips=0.5, some_frames=3, keyframe_noise=0.0, fraction_at_one=0.0, timestep_mean=-20.0, timestep_deviation=0.0
     )
     part = VideoStage(shown.model, data, ClipConditioning(num_keyframes=2), loss, seed=0)
     counts, seen = set(), set()

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from captain_cinema.data.storyboard import Shot, Storyboard
+from captain_cinema.images import to_bytes
 from captain_cinema.models.mmdit import SmallMMDiT
-from captain_cinema.pictures import to_bytes
 from captain_cinema.video import Clip, VideoGenerator
 from captain_cinema.video.diffusion import DiffusionClips
 from captain_cinema.video.interpolation import CameraMoves

@@ -5,8 +5,8 @@ from fractions import Fraction
 import pytest
 import torch
 
+from captain_cinema.images import to_bytes
 from captain_cinema.models import CaptionEmbeddings, PixelSpace
-from captain_cinema.pictures import to_bytes
 from captain_cinema.toy.models import clip_mmdit
 from captain_cinema.toy.planner import plan_storyboard
 from captain_cinema.video.diffusion import ClipConditioning, DiffusionClips

@@ -5,7 +5,7 @@ from fractions import Fraction
 import torch
 
 from captain_cinema.data.storyboard import Shot, Storyboard
-from captain_cinema.pictures import to_bytes
+from captain_cinema.images import to_bytes
 from captain_cinema.video import num_clip_frames
 from captain_cinema.video.interpolation import CameraMoves
 

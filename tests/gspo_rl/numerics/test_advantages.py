@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gspo_rl.numerics.advantages import group_relative_advantages, zero_spread
+from gspo_rl.numerics.advantages import group_relative_advantages, zero_advantage_groups
 from triptych.errors import UserError
 
 REWARD = st.floats(-10, 10, width=32)
@@ -28,7 +28,7 @@ def test_advantages_are_standard_scores_of_the_group(rewards: list[float]) -> No
 def test_a_group_of_equal_rewards_gets_exactly_zero(value: float, size: int) -> None:
     rewards = torch.full((1, size), value)
     assert (group_relative_advantages(rewards) == 0).all()
-    assert zero_spread(rewards).all()
+    assert zero_advantage_groups(rewards).all()
 
 
 @given(st.lists(st.booleans(), min_size=2, max_size=16), st.floats(0.015625, 8, width=32), st.integers(-8, 8))

@@ -217,7 +217,7 @@ def test_an_unmoved_policy_has_ratio_one_and_the_policy_gradient(objective: Call
     assert torch.equal(output.metrics["log_ratio"], torch.zeros_like(output.metrics["log_ratio"]))
     assert not output.metrics["clipped"].any()
     assert not output.metrics["outside"].any()
-    assert torch.equal(output.metrics["displacement"], torch.zeros_like(output.metrics["displacement"]))
+    assert torch.equal(output.metrics["ratio_clip_widths"], torch.zeros_like(output.metrics["ratio_clip_widths"]))
     # REINFORCE with length normalisation: -A_i / |y_i| on every response token.
     expected = torch.where(mask, -advantages[:, None] / mask.sum(1, keepdim=True), 0.0)
     torch.testing.assert_close(torch.autograd.grad(output.losses.sum(), variable)[0], expected, **FLOAT32)
@@ -270,7 +270,7 @@ def test_the_clip_indicators_tell_binding_from_outside(log_ratio: float, advanta
 def test_displacement_is_one_at_the_edge_of_the_trust_region() -> None:
     edges = torch.tensor([[math.log1p(4e-4)], [math.log1p(-3e-4)], [2 * math.log1p(4e-4)]])
     output = gspo(edges, torch.zeros(3, 1), torch.ones(3), torch.ones(3, 1, dtype=torch.bool), **PAPER_GSPO)
-    torch.testing.assert_close(output.metrics["displacement"], torch.tensor([1.0, 1.0, 2.0]), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(output.metrics["ratio_clip_widths"], torch.tensor([1.0, 1.0, 2.0]), rtol=1e-6, atol=1e-6)
 
 
 def test_bfloat16_inputs_are_computed_in_float32() -> None:

@@ -1,4 +1,4 @@
-"""Draws from a truncated distribution."""
+"""Sampling from a truncated distribution."""
 
 import math
 from typing import Any

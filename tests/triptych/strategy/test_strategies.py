@@ -90,9 +90,9 @@ def train(world: World, name: str, folder: Path | None = None, until: int = STEP
     tokens, targets = _data()
     losses, norms = [], []
     for step in range(first, until):
-        mine = list(world.share(8))
+        mine = list(world.shard(8))
         # Where the ranks meet in the last micro-batch alone, they need not have the same number of them.
-        width = 1 if world.rank == 0 and not strategy.meets_in_forward else 2
+        width = 1 if world.rank == 0 and not strategy.syncs_in_forward else 2
         pieces = [mine[start : start + width] for start in range(0, len(mine), width)]
         total = torch.zeros(())
         for place, rows in enumerate(pieces):

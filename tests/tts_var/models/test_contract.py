@@ -9,7 +9,7 @@ import torch
 
 from triptych.errors import UserError
 from tts_var.models import NextScaleModel
-from tts_var.models.draws import KeyedDraws
+from tts_var.models.random_streams import KeyedStreams
 from tts_var.testing import tiny_generator, tiny_var
 
 WITHOUT_TOY = pytest.mark.skipif(find_spec("tts_var.toy") is None, reason="tts_var.toy is absent")
@@ -53,10 +53,10 @@ def test_particles_walk_all_scales_and_decode_to_pictures(family: tuple[NextScal
     model, prompts, _ = family
     condition = model.encode(prompts)
     particles = model.start(condition, 3)
-    draws = KeyedDraws([1, 2])
+    streams = KeyedStreams([1, 2])
     cache = [0]
     for scale in range(len(model.scales)):
-        particles = model.advance(particles, condition, draws)
+        particles = model.advance(particles, condition, streams)
         cache.append(model.cache_bytes(scale))
         assert model.advance_flops(scale, condition) > 0
     assert cache == sorted(cache)

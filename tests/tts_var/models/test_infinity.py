@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from tts_var.models.autoencoder import INFINITY_TOKENIZERS, BinaryTokenizer
-from tts_var.models.draws import KeyedDraws, SharedDraws
 from tts_var.models.flops import decoder_flops
 from tts_var.models.infinity import INFINITY_SIZES, InfinityGenerator, InfinitySampling, InfinityTransformer, tokens_of
 from tts_var.models.layers import rotary_angles
 from tts_var.models.loading import load_binary_tokenizer, load_infinity_transformer
 from tts_var.models.quantizers import bits_to_integers, codes_from_bits, integers_to_bits, pool, quantize_bits, resize
+from tts_var.models.random_streams import KeyedStreams, SharedStream
 from tts_var.models.templates import infinity_scales
 from tts_var.models.text import TextFeatures
 from tts_var.numerics.scales import ScaleTable
@@ -139,11 +139,11 @@ def test_sampling_reproduces_the_recording(golden: Golden, variant: str, recordi
     texts, recorded = golden(f"infinity/{variant}.teacher"), golden(f"infinity/{recording}")
     condition = generator.condition(padded([texts["text.0"], texts["text.1"]]))
     particles = generator.start(condition, 1)
-    draws = SharedDraws(torch.Generator().manual_seed(config["g_seed"]))
+    streams = SharedStream(torch.Generator().manual_seed(config["g_seed"]))
     for scale in range(len(generator.scales)):
         logits, cache = generator.next_logits(particles, condition)
         torch.testing.assert_close(logits.flatten(2), recorded[f"logits_cfg.{scale}"], **LOGITS)
-        bits = generator.draw(logits, scale, draws)
+        bits = generator.draw(logits, scale, streams)
         assert torch.equal(bits, recorded[f"bits.{scale}"][:, 0]), scale
         particles = generator.extend(particles, bits, cache)
     if layers == (0,):  # the other recording ends with the bits
@@ -213,7 +213,7 @@ def test_cached_sampling_has_the_teacher_forced_logits() -> None:
             inputs.append(tokens_of(resize(particles.latent, generator.scales.latent_grids[scale]), 1))
         logits, cache = generator.next_logits(particles, condition)
         stepwise.append(logits)
-        particles = generator.extend(particles, generator.draw(logits, scale, KeyedDraws([1, 2])), cache)
+        particles = generator.extend(particles, generator.draw(logits, scale, KeyedStreams([1, 2])), cache)
     with torch.no_grad():
         conditional = generator.transformer(torch.cat(inputs, dim=1), text)
         unconditional = generator.transformer(torch.cat(inputs, dim=1), generator.transformer.unconditional(text.mask))
@@ -245,5 +245,5 @@ def test_half_precision_is_close_to_full() -> None:
     assert result.image.dtype == torch.float32
     assert half.cache_bytes(3) == full.cache_bytes(3) // 2
     condition, particles = half.encode(PROMPTS), half.start(half.encode(PROMPTS), 1)
-    particles = half.advance(particles, condition, KeyedDraws([1, 2]))
+    particles = half.advance(particles, condition, KeyedStreams([1, 2]))
     assert {tensor.dtype for pair in particles.cache for tensor in pair} == {torch.bfloat16}

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tts_var.models.autoencoder import VAR_TOKENIZER, VectorTokenizer
-from tts_var.models.draws import SharedDraws
 from tts_var.models.loading import load_var_transformer, load_vector_tokenizer
 from tts_var.models.quantizers import VectorQuantizer, pool
+from tts_var.models.random_streams import SharedStream
 from tts_var.models.templates import VAR_SIDES
 from tts_var.models.var import VAR_SIZES, VARGenerator, VARSampling, VARTransformer
 from tts_var.numerics.scales import square_scales
@@ -69,13 +69,13 @@ def test_sampling_reproduces_the_recording(golden: Golden, variant: str) -> None
     recorded = golden(f"var/{variant}.sample")
     condition = generator.encode(config["labels"])
     particles = generator.start(condition, 1)
-    draws = SharedDraws(torch.Generator().manual_seed(config["g_seed"]))
+    streams = SharedStream(torch.Generator().manual_seed(config["g_seed"]))
 
     class Recording:
         """Passes draws on, and compares them with the recorded ones."""
 
         def classes(self, probabilities: torch.Tensor, *, scale: int) -> torch.Tensor:
-            indices = draws.classes(probabilities, scale=scale)
+            indices = streams.classes(probabilities, scale=scale)
             assert torch.equal(indices, recorded[f"idx.{scale}"].long()), scale
             return indices
 

@@ -15,10 +15,10 @@ from tts_var.models.folder import STAGE_OF
 from tts_var.models.infinity import InfinityGenerator
 from tts_var.numerics.schedule import SearchConfig
 from tts_var.search import Search
-from tts_var.toy.drawing import draw_scenes, training_pair
-from tts_var.toy.judges import clip_reward
 from tts_var.toy.models import load_small_world, model_folder, shipped_folder
 from tts_var.toy.prompts import evaluation_prompts, near_miss
+from tts_var.toy.rendering import render_scenes, training_pair
+from tts_var.toy.scorers import clip_reward
 from tts_var.toy.verifier import check_image
 
 FOLDER = shipped_folder()
@@ -74,7 +74,7 @@ def test_the_readme_tells_the_recorded_numbers(record: dict[str, Any]) -> None:
 def test_the_reward_knows_true_drawings_from_near_misses_but_not_always() -> None:
     reward = clip_reward()
     pairs = [training_pair(index, seed=5, variety=0.2) for index in range(200)]
-    images = draw_scenes([scene for _, scene in pairs], generator=torch.Generator().manual_seed(0), variety=0.2)
+    images = render_scenes([scene for _, scene in pairs], generator=torch.Generator().manual_seed(0), variety=0.2)
     own = reward(images, [prompt.text for prompt, _ in pairs])
     wrong = reward(
         images, [near_miss(prompt, generator=torch.Generator().manual_seed(index)).text for index, (prompt, _) in enumerate(pairs)]

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triptych.errors import UserError
-from tts_var.toy.drawing import training_pair
 from tts_var.toy.prompts import CATEGORIES, COMPOSITION, VOCABULARY, evaluation_prompts, near_miss, parse_prompt, sample_prompt
+from tts_var.toy.rendering import training_pair
 
 EVERY_CATEGORY = (*CATEGORIES, COMPOSITION)
 

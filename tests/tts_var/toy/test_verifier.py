@@ -7,10 +7,10 @@ from torch.nn import functional
 
 from triptych.errors import UserError
 from triptych.seeding import generator
-from tts_var.pictures import to_image
+from tts_var.images import to_image
 from tts_var.toy import verify
-from tts_var.toy.drawing import draw_scenes, sample_scene, training_pair
 from tts_var.toy.prompts import RELATIONS, evaluation_prompts, near_miss, parse_prompt
+from tts_var.toy.rendering import render_scenes, sample_scene, training_pair
 from tts_var.toy.verifier import check_image, detect_objects
 
 
@@ -20,7 +20,7 @@ def stream(seed: int) -> torch.Generator:
 
 def drawn(count: int, seed: int = 0) -> tuple[list, torch.Tensor]:
     pairs = [training_pair(index, seed=seed) for index in range(count)]
-    return [prompt for prompt, _ in pairs], draw_scenes([scene for _, scene in pairs], generator=stream(seed))
+    return [prompt for prompt, _ in pairs], render_scenes([scene for _, scene in pairs], generator=stream(seed))
 
 
 def test_the_checker_reads_true_drawings_without_a_mistake() -> None:
@@ -31,7 +31,7 @@ def test_the_checker_reads_true_drawings_without_a_mistake() -> None:
 
 def test_the_checker_finds_every_object_where_it_was_drawn() -> None:
     pairs = [training_pair(index, seed=3) for index in range(60)]
-    images = draw_scenes([scene for _, scene in pairs], generator=stream(3))
+    images = render_scenes([scene for _, scene in pairs], generator=stream(3))
     for image, (_, scene) in zip(images, pairs, strict=True):
         found = detect_objects(image)
         assert sorted((item.shape, item.colour) for item in found) == sorted((item.shape, item.colour) for item in scene)
@@ -102,7 +102,7 @@ def test_drawn_pictures_hold_and_near_misses_do_not_as_tensor_and_as_image(promp
     wrong = 0
     for seed in range(10):
         scene = sample_scene(parse_prompt(prompt), generator=generator(seed, prompt))
-        picture = draw_scenes([scene], generator=generator(seed, "picture"))[0]
+        picture = render_scenes([scene], generator=generator(seed, "picture"))[0]
         for image in (picture, to_image(picture), to_image(picture).convert("RGBA")):
             assert verify(image, prompt) is True
         wrong += verify(picture, near_miss(parse_prompt(prompt), generator=generator(seed, "miss")).text)

@@ -73,7 +73,7 @@ def test_two_ranks_report_the_metrics_of_one(step: int) -> None:
 
 def reward_of(world: World) -> tuple[dict[str, float], torch.Tensor]:
     stage = reward_stage(world)
-    share = world.share(4)
+    share = world.shard(4)
     metrics = stage.losses(stage.model, [3 - index for index in share], step=5, first=share.start, batch_size=4)
     (metrics["loss"] / world.size).backward()
     gradient = torch.cat([parameter.grad.flatten() for parameter in stage.model.parameters() if parameter.grad is not None])

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from captain_cinema.data.storyboard import Shot as Shot
     from captain_cinema.data.storyboard import Storyboard as Storyboard
     from captain_cinema.data.storyboard import read_storyboard as read_storyboard
+    from captain_cinema.images import read_image as read_image
+    from captain_cinema.images import to_bytes as to_bytes
     from captain_cinema.models import CaptionEmbeddings as CaptionEmbeddings
     from captain_cinema.models import Frames as Frames
     from captain_cinema.models import KeyframeModel as KeyframeModel
@@ -23,12 +25,10 @@ if TYPE_CHECKING:
     from captain_cinema.numerics.memory import compress as compress
     from captain_cinema.numerics.memory import golden_sides as golden_sides
     from captain_cinema.numerics.memory import plan_memory as plan_memory
-    from captain_cinema.pictures import read_picture as read_picture
-    from captain_cinema.pictures import to_bytes as to_bytes
-    from captain_cinema.sampling import DrawingConfig as DrawingConfig
     from captain_cinema.sampling import Keyframe as Keyframe
     from captain_cinema.sampling import KeyframeSampler as KeyframeSampler
     from captain_cinema.sampling import Reference as Reference
+    from captain_cinema.sampling import SamplingConfig as SamplingConfig
     from captain_cinema.video import Clip as Clip
     from captain_cinema.video import VideoGenerator as VideoGenerator
     from captain_cinema.video.diffusion import DiffusionClips as DiffusionClips
@@ -43,7 +43,7 @@ __getattr__, __all__ = lazy_exports(
         "CaptionEmbeddings": "models",
         "Clip": "video",
         "DiffusionClips": "video.diffusion",
-        "DrawingConfig": "sampling",
+        "SamplingConfig": "sampling",
         "Frames": "models",
         "Keyframe": "sampling",
         "KeyframeModel": "models",
@@ -60,9 +60,10 @@ __getattr__, __all__ = lazy_exports(
         "compress": "numerics.memory",
         "golden_sides": "numerics.memory",
         "plan_memory": "numerics.memory",
-        "read_picture": "pictures",
+        "read_image": "images",
         "read_storyboard": "data.storyboard",
-        "to_bytes": "pictures",
+        "to_bytes": "images",
         "write_film": "movie.files",
     },
+    renamed={"DrawingConfig": "SamplingConfig", "read_picture": "read_image"},
 )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from captain_cinema.conditioning import MemoryPolicy
 from captain_cinema.models import KeyframeModel
-from captain_cinema.sampling import DrawingConfig, KeyframeSampler
+from captain_cinema.sampling import KeyframeSampler, SamplingConfig
 from captain_cinema.video import VideoGenerator
 from triptych.distributed import World
 from triptych.report.render import ReportConfig
@@ -35,8 +35,8 @@ class Probe(Protocol):
 
     memories: Sequence[str]
 
-    def __call__(self, model: KeyframeModel, memories: Mapping[str, MemoryPolicy], drawing: DrawingConfig) -> ProbeResult:
-        """Draws with the memories named in `memories`, and logs a line for each."""
+    def __call__(self, model: KeyframeModel, memories: Mapping[str, MemoryPolicy], sampling: SamplingConfig) -> ProbeResult:
+        """Samples with the memories named in `memories`, and logs a line for each."""
         ...
 
 

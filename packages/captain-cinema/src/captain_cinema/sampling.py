@@ -23,7 +23,7 @@ MODES = ("extend", "causal", "joint")
 
 
 @dataclass
-class DrawingConfig:
+class SamplingConfig:
     """How keyframes are drawn.
 
     Attributes:
@@ -42,11 +42,11 @@ class DrawingConfig:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise UserError(f"drawing.mode is '{self.mode}': choose one of {', '.join(MODES)}")
+            raise UserError(f"sampling.mode is '{self.mode}': choose one of {', '.join(MODES)}")
         if self.num_steps < 1:
-            raise UserError(f"drawing.num_steps is {self.num_steps}: it must be 1 or more")
+            raise UserError(f"sampling.num_steps is {self.num_steps}: it must be 1 or more")
         if not 0 <= self.context_noise <= 1:
-            raise UserError(f"drawing.context_noise is {self.context_noise}: it must lie between 0 and 1")
+            raise UserError(f"sampling.context_noise is {self.context_noise}: it must lie between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -111,35 +111,35 @@ class _Past:
 
 
 class KeyframeSampler:
-    """Draws the keyframes of storyboards.
+    """Samples the keyframes of storyboards.
 
     Args:
         model: the keyframe model.
         memory: which past frames a shot looks at.
-        drawing: steps and mode.
+        sampling: steps and mode.
         image_size: (height, width) of a keyframe in pixels.
 
     Attributes:
-        drawing: steps and mode.
+        sampling: steps and mode.
         pixels_per_token: pixels per side of a token.
     """
 
-    def __init__(self, model: KeyframeModel, memory: MemoryPolicy, drawing: DrawingConfig, *, image_size: tuple[int, int]) -> None:
+    def __init__(self, model: KeyframeModel, memory: MemoryPolicy, sampling: SamplingConfig, *, image_size: tuple[int, int]) -> None:
         self._model = model
         self._memory = memory
-        self.drawing = drawing
+        self.sampling = sampling
         self.pixels_per_token = model.space.pixels_per_token
         self._size = image_size
         self._grid = image_size[0] // self.pixels_per_token, image_size[1] // self.pixels_per_token
 
-    def draw(
+    def sample(
         self,
         storyboard: Storyboard,
         *,
         fixed: Mapping[int, Float[Tensor, "3 height width"]] | None = None,
         references: Sequence[Reference] = (),
     ) -> list[Keyframe]:
-        """Draws one storyboard.
+        """Samples one storyboard.
 
         Args:
             storyboard: what to draw.
@@ -151,17 +151,17 @@ class KeyframeSampler:
             UserError: if a fixed frame or reference has another size than the film.
         """
         kept = {index: frame[None] for index, frame in (fixed or {}).items()}
-        return self.draw_many([storyboard], fixed=kept, references=references)[0]
+        return self.sample_many([storyboard], fixed=kept, references=references)[0]
 
     @torch.no_grad()
-    def draw_many(
+    def sample_many(
         self,
         storyboards: Sequence[Storyboard],
         *,
         fixed: Mapping[int, Float[Tensor, "storyboards 3 height width"]] | None = None,
         references: Sequence[Reference] = (),
     ) -> list[list[Keyframe]]:
-        """Draws storyboards of equally many shots side by side; each comes out as it would alone.
+        """Samples storyboards of equally many shots side by side; each comes out as it would alone.
 
         Args:
             storyboards: what to draw.
@@ -182,12 +182,12 @@ class KeyframeSampler:
                 )
         captions = [self._model.encode_captions(board.captions()) for board in storyboards]
         kept = {index: frames.to(captions[0].tokens.device) for index, frames in kept.items()}
-        if self.drawing.mode == "joint":
-            return self._draw_together(storyboards, captions, kept)
+        if self.sampling.mode == "joint":
+            return self._sample_jointly(storyboards, captions, kept)
         # Under causal attention the past carries its captions as they were drawn; a memory is named alone, as in training,
         # so that who returns is known by sight.
         named = captions
-        if self.drawing.mode == "extend":
+        if self.sampling.mode == "extend":
             named = [self._model.encode_captions([shot.caption for shot in board.shots]) for board in storyboards]
         pasts = [self._referenced(references) for _ in storyboards]
         found: list[list[Keyframe]] = [[] for _ in storyboards]
@@ -200,13 +200,13 @@ class KeyframeSampler:
                     _with_later(past, {place: frames[row] for place, frames in later.items()}, storyboards[row], named[row])
                     for row, past in enumerate(pasts)
                 ]
-                drawn = self._draw_shot(storyboards, captions, views, index)
+                drawn = self._sample_shot(storyboards, captions, views, index)
             for row, keyframe in enumerate(drawn):
                 found[row].append(keyframe)
                 pasts[row].add(keyframe.frame, named[row][index], storyboards[row].shots[index].tags, index)
         return found
 
-    def _draw_shot(
+    def _sample_shot(
         self, boards: Sequence[Storyboard], captions: Sequence[CaptionEmbeddings], pasts: Sequence[_Past], index: int
     ) -> list[Keyframe]:
         started = time.perf_counter()
@@ -221,14 +221,14 @@ class KeyframeSampler:
             past_frames = Frames(
                 torch.stack([torch.stack(past.frames) for past in pasts]),
                 CaptionEmbeddings.stack([CaptionEmbeddings.stack(past.captions) for past in pasts]),
-                torch.full((len(boards), num_past), self.drawing.context_noise),
+                torch.full((len(boards), num_past), self.sampling.context_noise),
                 position_ids_by_rank(len(boards), num_past),
             )
             streams = [torch.Generator().manual_seed(derive_seed(seed, "context")) for seed in seeds]
             memory = remembered_frames(past_frames, ranks, plan, self._model.space, generators=streams)
         noise = torch.stack([self._noise(seed) for seed in seeds])[:, None].to(captions[0].tokens.device)
         wanted = CaptionEmbeddings.stack([own[index : index + 1] for own in captions])
-        attention = self.drawing.mode
+        attention = self.sampling.mode
         if attention == "causal":
             # The most important frame comes last and sees all others.
             memory = [group.flip() for group in reversed(memory)]
@@ -246,7 +246,7 @@ class KeyframeSampler:
             for frame, past, order in zip(frames, pasts, ranks, strict=True)
         ]
 
-    def _draw_together(
+    def _sample_jointly(
         self, boards: Sequence[Storyboard], captions: Sequence[CaptionEmbeddings], kept: Mapping[int, Tensor]
     ) -> list[list[Keyframe]]:
         started = time.perf_counter()
@@ -281,7 +281,7 @@ class KeyframeSampler:
             target = Frames(points, captions, times, position_ids)
             return self._model.velocity([*shown, target], attention=attention, memory=known)[-1]
 
-        times = self._model.sigmas(self.drawing.num_steps, self._grid[0] * self._grid[1]).tolist()
+        times = self._model.sigmas(self.sampling.num_steps, self._grid[0] * self._grid[1]).tolist()
         latents = euler_sample(velocity, noise, times, free=free)
         return space.decode(latents.flatten(0, 1)).unflatten(0, (batch, count)).clamp(-1, 1)
 

@@ -157,11 +157,11 @@ class World:
         if message is not None:
             raise UserError(message)
 
-    def share(self, count: int) -> range:
+    def shard(self, count: int) -> range:
         """The indices of `count` items that fall to this rank: contiguous, in rank order, sizes differing by at most 1.
 
         Example:
-            >>> [list(World(rank=r, size=2).share(5)) for r in (0, 1)]
+            >>> [list(World(rank=r, size=2).shard(5)) for r in (0, 1)]
             [[0, 1], [2, 3, 4]]
         """
         return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)

@@ -118,7 +118,7 @@ def evaluate(
     num_prompts = min(config.num_prompts, len(all_prompts))
     graded: list[tuple[list[float], list[int], float, Sample]] = []
     with progress(num_prompts, "evaluating", unit="prompt", enabled=world.is_main) as bar:
-        mine = list(world.share(num_prompts))
+        mine = list(world.shard(num_prompts))
         chunk = max(1, 512 // (config.num_samples + 1))
         for start in range(0, len(mine), chunk):
             indices = mine[start : start + chunk]

@@ -92,7 +92,7 @@ def sequence_table(
 def minibatch_metrics(outcomes: Sequence[MinibatchOutcome]) -> dict[str, float]:
     """Metrics of one step's mini-batches, in order.
 
-    What an objective reports beyond `clipped`, `outside`, `log_ratio` and `displacement` is logged as `objective/<name>`: its
+    What an objective reports beyond `clipped`, `outside`, `log_ratio` and `ratio_clip_widths` is logged as `objective/<name>`: its
     mean over sequences, or over response tokens.
     """
     names = outcomes[0].sequences.columns
@@ -109,17 +109,17 @@ def minibatch_metrics(outcomes: Sequence[MinibatchOutcome]) -> dict[str, float]:
         "sampler_difference/mean": column["sampler_difference_sum"][0].sum() / column["length"][0].sum().clamp(min=1),
         "sampler_difference/max": column["sampler_difference_max"][0].max(),
     }
-    if "displacement" in everything:
-        metrics["displacement/max"] = everything["displacement"].max()
+    if "ratio_clip_widths" in everything:
+        metrics["ratio_clip_widths/max"] = everything["ratio_clip_widths"].max()
     levels = torch.tensor(RATIO_QUANTILES, dtype=torch.float64)
     for index in range(len(outcomes)):
         if "log_ratio" in everything:
             for level, value in zip(RATIO_QUANTILES, torch.quantile(column["log_ratio"][index].exp().cpu(), levels), strict=True):
                 metrics[f"ratio/minibatch_{index}/q{round(100 * level):02d}"] = value
-        if "displacement" in everything:
-            metrics[f"displacement/minibatch_{index}"] = column["displacement"][index].mean()
+        if "ratio_clip_widths" in everything:
+            metrics[f"ratio_clip_widths/minibatch_{index}"] = column["ratio_clip_widths"][index].mean()
     for name in names[len(TRAINER_COLUMNS) :]:
-        if name not in ("log_ratio", "displacement", f"clipped{TOKENS}", f"outside{TOKENS}"):
+        if name not in ("log_ratio", "ratio_clip_widths", f"clipped{TOKENS}", f"outside{TOKENS}"):
             short = name.removesuffix(TOKENS)
             metrics[f"objective/{short}"] = everything[name].mean() if short == name else everything[name].sum() / tokens
     norms = [outcome.grad_norm for outcome in outcomes]
@@ -156,7 +156,7 @@ def rollout_metrics(completions: Sequence[Completion], rewards: Float[Tensor, "p
         "reward/mean": float(table.mean()),
         "reward/std": float(table.std()),
         "reward/correct": float(correct.double().mean()),
-        "reward/zero_spread_groups": float((table.amax(dim=1) == table.amin(dim=1)).double().mean()),
+        "reward/zero_advantage_groups": float((table.amax(dim=1) == table.amin(dim=1)).double().mean()),
         "length/mean": float(lengths.mean()),
         "length/correct": float(_mean(lengths[correct])),
         "length/incorrect": float(_mean(lengths[~correct])),

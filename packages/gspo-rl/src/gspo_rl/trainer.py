@@ -283,7 +283,7 @@ class GSPOTrainer:
     def _my_groups(self, world: World) -> list[int]:
         """This rank's prompts of a rollout batch: an equal share of every mini-batch, so that those stay the same sets."""
         per_minibatch = self._config.prompts_per_step // self._config.minibatches
-        share = world.share(per_minibatch)
+        share = world.shard(per_minibatch)
         return [index * per_minibatch + place for index in range(self._config.minibatches) for place in share]
 
     def _rollout(self, prompts: Sequence[Prompt], groups: Sequence[int], seed: int, step: int) -> list[Completion]:
@@ -299,7 +299,7 @@ class GSPOTrainer:
     def _microbatches(self, piece: Batch, world: World) -> list[tuple[Tensor, Batch]]:
         """The mini-batch in pieces; as many on all ranks, where these meet in every forward."""
         parts = list(microbatches(piece, max_tokens=self._config.microbatch_tokens))
-        if self._strategy.meets_in_forward and world.size > 1:
+        if self._strategy.syncs_in_forward and world.size > 1:
             most = max(world.gather_objects([len(parts)]))
             parts = list(microbatches(piece, max_tokens=self._config.microbatch_tokens, at_least=most))
         return parts

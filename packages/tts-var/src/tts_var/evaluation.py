@@ -14,9 +14,9 @@ from triptych.errors import UserError
 from triptych.evaluation.statistics import Interval, paired_difference
 from triptych.seeding import derive_seed
 from tts_var.data import Benchmark, BenchmarkPrompt
-from tts_var.judges import Features, Reward
 from tts_var.models import NextScaleModel
-from tts_var.models.draws import KeyedDraws
+from tts_var.models.random_streams import KeyedStreams
+from tts_var.scorers import Features, Reward
 from tts_var.search import Search
 
 
@@ -127,7 +127,7 @@ def evaluate_search(
         world: the processes that share the prompts.
     """
     jobs = [(index, seed) for seed in config.seeds for index in range(len(prompts))]
-    mine = [jobs[place] for place in world.share(len(jobs))]
+    mine = [jobs[place] for place in world.shard(len(jobs))]
     # A prompt that occurs twice has a seed of its own at each place.
     seeds = [derive_seed(seed, "evaluation", index) for index, seed in mine]
     results = search.run([prompts[index].text for index, _ in mine], seeds=seeds)
@@ -168,11 +168,11 @@ def reward_rank_correlation(
         batch = list(prompts[begin : begin + size])
         condition = model.encode(batch)
         particles = model.start(condition, num_particles)
-        draws = KeyedDraws([derive_seed(seed, "correlation", begin + place) for place in range(len(batch))])
+        streams = KeyedStreams([derive_seed(seed, "correlation", begin + place) for place in range(len(batch))])
         texts = [text for text in batch for _ in range(num_particles)]
         rewards = []
         for _ in range(len(model.scales)):
-            particles = model.advance(particles, condition, draws)
+            particles = model.advance(particles, condition, streams)
             seen = model.decode(particles.latent, max_size=reward.image_size)
             rewards.append(reward(seen, texts).double().cpu().unflatten(0, (len(batch), -1)))
         for scale, values in enumerate(rewards):

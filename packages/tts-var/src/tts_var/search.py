@@ -18,14 +18,14 @@ from torch.nn import functional
 
 from triptych.errors import UserError
 from triptych.seeding import derive_seed, generator
-from tts_var.judges import Features, Reward
 from tts_var.models import NextScaleModel
-from tts_var.models.draws import Draws, KeyedDraws, LineageDraws
 from tts_var.models.particles import Particles, flat_rows
+from tts_var.models.random_streams import KeyedStreams, LineageStreams, RandomStreams
 from tts_var.numerics.clustering import project, representatives
 from tts_var.numerics.potentials import effective_sample_size, log_weights, potential
 from tts_var.numerics.resampling import resample
 from tts_var.numerics.schedule import SearchConfig, Step, estimate_memory, plan
+from tts_var.scorers import Features, Reward
 
 # Decoding holds large activations: so many pixels at once, 4 pictures of 1024 x 1024 or 1024 of 64 x 64.
 _DECODED_PIXELS = 2**22
@@ -64,7 +64,7 @@ class SearchCost:
     Attributes:
         transformer_flops: operations of the transformer, all guidance branches.
         decoder_flops: operations of decoding pictures.
-        judge_flops: operations of reward and features.
+        scorer_flops: operations of reward and features.
         num_decodes: pictures decoded.
         num_tokens: tokens generated.
         seconds: wall time, a batch's time divided by its prompts.
@@ -72,7 +72,7 @@ class SearchCost:
 
     transformer_flops: float = 0.0
     decoder_flops: float = 0.0
-    judge_flops: float = 0.0
+    scorer_flops: float = 0.0
     num_decodes: int = 0
     num_tokens: int = 0
     seconds: float = 0.0
@@ -80,7 +80,7 @@ class SearchCost:
     @property
     def flops(self) -> float:
         """All operations."""
-        return self.transformer_flops + self.decoder_flops + self.judge_flops
+        return self.transformer_flops + self.decoder_flops + self.scorer_flops
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class _State:
 
 
 class Search:
-    """Draws pictures for prompts under a batch schedule with clustering and resampling.
+    """Samples pictures for prompts under a batch schedule with clustering and resampling.
 
     Results are a pure function of the prompt, the seed and the settings: they do not depend on which prompts are
     run together or in which process. (Up to floating-point rounding: sums of another batch shape may differ in
@@ -222,17 +222,17 @@ class Search:
             started = time.perf_counter()
             condition = self.model.encode(batch)
             encoding = (time.perf_counter() - started) / len(batch)
-            found = self.run_condition(condition, batch, KeyedDraws(keys), _keyed_resampling(keys), trace=trace)
+            found = self.run_condition(condition, batch, KeyedStreams(keys), _keyed_resampling(keys), trace=trace)
             for result in found:
                 yield replace(result, cost=replace(result.cost, seconds=result.cost.seconds + encoding))
 
     def replay(self, prompt: str | int, lineage: Sequence[int], *, seed: int = 0) -> Float[Tensor, "3 height width"]:
         """The picture that the ancestors in `lineage` lead to, drawn as a single particle without any event."""
         condition = self.model.encode([prompt])
-        draws = LineageDraws([derive_seed(seed, "prompt", str(prompt))], [lineage])
+        streams = LineageStreams([derive_seed(seed, "prompt", str(prompt))], [lineage])
         particles = self.model.start(condition, 1)
         for _ in range(len(self.model.scales)):
-            particles = self.model.advance(particles, condition, draws)
+            particles = self.model.advance(particles, condition, streams)
         return self.model.decode(particles.latent)[0]
 
     @torch.no_grad()
@@ -240,7 +240,7 @@ class Search:
         self,
         condition: Any,
         prompts: Sequence[str | int],
-        draws: Draws,
+        streams: RandomStreams,
         resampling: Callable[[int, int, int], torch.Generator],
         *,
         trace: bool = False,
@@ -250,7 +250,7 @@ class Search:
         Args:
             condition: what `model.encode` made of the prompts.
             prompts: the prompts, for the reward.
-            draws: randomness of the pictures.
+            streams: randomness of the pictures.
             resampling: from prompt, scale and event number to the generator that a resampling draws from.
             trace: see `run`.
         """
@@ -258,7 +258,7 @@ class Search:
         first = self.model.start(condition, self.steps[0].particles)
         state = _State(first, torch.zeros(len(first.latent), 0), SearchCost(), [[] for _ in prompts])
         for scale, step in enumerate(self.steps):
-            state.particles = self.model.advance(state.particles, condition, draws)
+            state.particles = self.model.advance(state.particles, condition, streams)
             state.cost.transformer_flops += step.particles * self.model.advance_flops(scale, condition)
             state.cost.num_tokens += step.particles * self.model.scales.lengths[scale]
             if trace:
@@ -319,7 +319,7 @@ class Search:
         if images is None:
             images = self._look(state, self.reward.image_size, self.reward.flops_per_image)
         else:
-            state.cost.judge_flops += state.particles.per_prompt * self.reward.flops_per_image
+            state.cost.scorer_flops += state.particles.per_prompt * self.reward.flops_per_image
         return self._judge(images, prompts)
 
     def _judge(self, images: Tensor, prompts: Sequence[str | int]) -> Float[Tensor, "prompts particles"]:
@@ -335,7 +335,7 @@ class Search:
         count = state.particles.per_prompt
         state.cost.num_decodes += count
         state.cost.decoder_flops += count * self.model.decode_flops(max_size=image_size)
-        state.cost.judge_flops += count * flops_per_image
+        state.cost.scorer_flops += count * flops_per_image
         return self._decode(state.particles.latent, max_size=image_size)
 
     def _decode(self, latent: Tensor, *, max_size: int | None = None) -> Tensor:

@@ -2,15 +2,16 @@
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.utils import instantiate
 from omegaconf import MISSING
 
 from captain_cinema.conditioning import MemoryPolicy
 from captain_cinema.evaluation import MemoryBenchmark, OutcomeStore
-from captain_cinema.sampling import DrawingConfig, KeyframeSampler
+from captain_cinema.sampling import KeyframeSampler, SamplingConfig
 from triptych.commands.entry_point import entry_point
 from triptych.errors import UserError
 from triptych.run.config import RunConfig
@@ -29,15 +30,20 @@ class EvaluateConfig(RunConfig):
         video: what draws clips (group `video`); actions are read where its characters act.
         memories: memories by name (group `memory`).
         only: names of the memories to evaluate; empty for all.
-        drawing: how keyframes are drawn.
+        sampling: how keyframes are drawn.
         evaluation: the benchmark and how much of it is measured, as a Hydra node.
     """
+
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "drawing": "sampling",
+        "evaluation.gap_law": "evaluation.gap_distribution",
+    }
 
     model: Any = MISSING
     video: Any = MISSING
     memories: dict[str, MemoryPolicy] = field(default_factory=dict)
     only: list[str] = field(default_factory=list)
-    drawing: DrawingConfig = field(default_factory=DrawingConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     evaluation: Any = MISSING
 
     def __post_init__(self) -> None:
@@ -45,8 +51,8 @@ class EvaluateConfig(RunConfig):
         unknown = [name for name in self.only if name not in self.memories]
         if unknown:
             raise UserError(f"only names '{unknown[0]}', which is no memory: choose among {', '.join(self.memories)}")
-        if self.drawing.mode == "joint":
-            raise UserError("drawing.mode is joint, which draws without a memory: evaluate extend or causal")
+        if self.sampling.mode == "joint":
+            raise UserError("sampling.mode is joint, which draws without a memory: evaluate extend or causal")
 
 
 def _check(config: EvaluateConfig) -> None:
@@ -68,7 +74,7 @@ def main(config: EvaluateConfig) -> None:
             if name in store.outcomes:
                 continue
             started = time.perf_counter()
-            sampler = KeyframeSampler(model, config.memories[name], config.drawing, image_size=benchmark.image_size)
+            sampler = KeyframeSampler(model, config.memories[name], config.sampling, image_size=benchmark.image_size)
             store.outcomes[name] = benchmark.evaluate(sampler, seed=config.seed, world=run.world)
             found = benchmark.metrics(store.outcomes[name], seed=config.seed)
             text = "  ".join(f"{key} {value:.4g}" for key, value in found.items())

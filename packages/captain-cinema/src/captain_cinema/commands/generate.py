@@ -1,14 +1,15 @@
 """`python -m captain_cinema.commands.generate`: a storyline or an edited storyboard becomes a film."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.utils import instantiate
 from omegaconf import MISSING
 
 from captain_cinema.conditioning import MemoryPolicy
 from captain_cinema.movie.film import FilmConfig, Studio, make_film, read_script
-from captain_cinema.sampling import DrawingConfig
+from captain_cinema.sampling import SamplingConfig
 from triptych.commands.entry_point import entry_point
 from triptych.run.config import RunConfig
 from triptych.run.session import Run
@@ -21,15 +22,19 @@ class FilmRun(RunConfig, FilmConfig):
     Attributes:
         planner: makes a storyboard of the storyline (group `planner`).
         memory: which earlier keyframes a shot looks at (group `memory`).
-        drawing: how keyframes are drawn.
+        sampling: how keyframes are drawn.
         model: the keyframe model (group `model`).
         video: what draws the clips (group `video`).
         verifier: says what of a shot is right (group `verifier`).
     """
 
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "drawing": "sampling",
+    }
+
     planner: Any = MISSING
     memory: MemoryPolicy = field(default_factory=MemoryPolicy)
-    drawing: DrawingConfig = field(default_factory=DrawingConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     model: Any = MISSING
     video: Any = MISSING
     verifier: Any = MISSING
@@ -41,7 +46,7 @@ class FilmRun(RunConfig, FilmConfig):
 
 @entry_point("cinema", "generate", FilmRun)
 def main(config: FilmRun) -> None:
-    """Draws the keyframes and the clips and writes film and storyboard page into the run's folder."""
+    """Samples the keyframes and the clips and writes film and storyboard page into the run's folder."""
     generate(config)
 
 
@@ -53,7 +58,7 @@ def generate(config: FilmRun) -> None:
         studio = Studio(
             model=instantiate(config.model, device=run.device),
             memory=config.memory,
-            drawing=config.drawing,
+            sampling=config.sampling,
             video=instantiate(config.video, device=run.device),
             verifier=instantiate(config.verifier),
         )

@@ -1,10 +1,10 @@
 """`python -m captain_cinema.commands.train`: the models of tiny cinema, how well memory works, and a first film."""
 
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from hydra.utils import instantiate
@@ -18,7 +18,7 @@ from captain_cinema.models.mmdit import SmallMMDiT
 from captain_cinema.movie.film import FilmConfig, read_script
 from captain_cinema.numerics.curriculum import Stage as CurriculumStage
 from captain_cinema.numerics.curriculum import stage_at
-from captain_cinema.sampling import DrawingConfig
+from captain_cinema.sampling import SamplingConfig
 from captain_cinema.training.keyframe_stage import KeyframeLossConfig, KeyframeStage
 from captain_cinema.training.video_stage import VideoLossConfig, VideoStage
 from captain_cinema.video.diffusion import ClipConditioning
@@ -114,18 +114,26 @@ class TrainConfig(RunConfig):
         data: stories, as a Hydra node.
         memories: memories by name (group `memory`).
         strategy: how a model is placed and stepped (group `strategy`).
-        drawing: how the probe and the film draw keyframes.
+        sampling: how the probe and the film draw keyframes.
         keyframes: the keyframe model's stage.
         video: the video model's stage.
         probe: how the memory is probed, as a Hydra node.
         film: the film at the end; its storyline is null for none.
     """
 
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "drawing": "sampling",
+        "keyframes.loss.slot_gap": "keyframes.loss.position_gap",
+        "keyframes.loss.share_at_one": "keyframes.loss.fraction_at_one",
+        "video.loss.share_at_one": "video.loss.fraction_at_one",
+        "data.gap_law": "data.gap_distribution",
+    }
+
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     data: Any = MISSING
     memories: dict[str, MemoryPolicy] = field(default_factory=dict)
     strategy: Any = MISSING
-    drawing: DrawingConfig = field(default_factory=DrawingConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     keyframes: KeyframeSettings = MISSING
     video: VideoSettings = field(default_factory=VideoSettings)
     probe: Any = MISSING
@@ -154,14 +162,14 @@ class _StageRun(RunConfig):
     Attributes:
         data: the data node.
         memories: memories by name.
-        drawing: how the probe draws.
+        sampling: how the probe draws.
         probe: the probe.
         settings: the stage's settings as a plain tree.
     """
 
     data: Any = None
     memories: Any = None
-    drawing: Any = None
+    sampling: Any = None
     probe: Any = None
     settings: Any = None
 
@@ -221,13 +229,13 @@ def _film(config: TrainConfig) -> None:
         if "conditioning" in video:
             video["conditioning"] = video["conditioning"] | asdict(config.video.conditioning)
     film = FilmRun(
-        **{key: getattr(config, key) for key in RunConfig.__dataclass_fields__ if key not in ("name", "overwrite")},
+        **{key: getattr(config, key) for key in (item.name for item in fields(RunConfig)) if key not in ("name", "overwrite")},
         name=f"{config.name}/film",
         overwrite=True,
-        **{key: getattr(config.film, key) for key in FilmConfig.__dataclass_fields__},
+        **{key: getattr(config.film, key) for key in (item.name for item in fields(FilmConfig))},
         planner=config.film.planner,
         memory=config.memories["golden"],
-        drawing=config.drawing,
+        sampling=config.sampling,
         model=_trained(config.film.model, config),
         video=video,
         verifier=config.film.verifier,
@@ -238,11 +246,11 @@ def _film(config: TrainConfig) -> None:
 def _train(config: TrainConfig, name: str, build: Callable[[TrainConfig], _Plan]) -> None:
     keyframes = name == "keyframes"
     stage_run = _StageRun(
-        **{key: getattr(config, key) for key in RunConfig.__dataclass_fields__ if key != "name"},
+        **{key: getattr(config, key) for key in (item.name for item in fields(RunConfig)) if key != "name"},
         name=f"{config.name}/{name}",
         data=config.data if keyframes else None,
         memories={key: asdict(policy) for key, policy in config.memories.items()} if keyframes else None,
-        drawing=asdict(config.drawing) if keyframes else None,
+        sampling=asdict(config.sampling) if keyframes else None,
         probe=config.probe if keyframes else None,
         settings=asdict(getattr(config, name)),
     )
@@ -300,7 +308,7 @@ def _keyframes(config: TrainConfig) -> _Plan:
 
     def finish(trained: SmallMMDiT) -> ProbeResult:
         probe: Probe = instantiate(config.probe)
-        return probe(trained, config.memories, config.drawing)
+        return probe(trained, config.memories, config.sampling)
 
     return _Plan(stage, model, loop, settings.optimizer, learning_rate, finish, [Chart("Loss", {"loss": "loss", "error": "squared error"})])
 

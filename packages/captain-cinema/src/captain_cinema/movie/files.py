@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from captain_cinema.pictures import PROVENANCE
+from captain_cinema.images import PROVENANCE
 from triptych.errors import UserError
 
 _INK, _PAPER = (236, 232, 222), (22, 22, 26)

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from captain_cinema.conditioning import MemoryPolicy
 from captain_cinema.data.storyboard import Storyboard, read_storyboard
+from captain_cinema.images import read_image, to_bytes, write_image
 from captain_cinema.models import KeyframeModel
 from captain_cinema.movie import Planner, Verifier, no_verdict
 from captain_cinema.movie.files import contact_sheet, title_card, write_film
-from captain_cinema.pictures import read_picture, to_bytes, write_picture
 from captain_cinema.report.storyboard_page import render_storyboard_page
-from captain_cinema.sampling import DrawingConfig, Keyframe, KeyframeSampler, Reference
+from captain_cinema.sampling import Keyframe, KeyframeSampler, Reference, SamplingConfig
 from captain_cinema.video import Clip, VideoGenerator
 from triptych.errors import UserError
 from triptych.report.render import ReportConfig, Samples
@@ -111,7 +111,7 @@ def read_script(film: FilmConfig, planner: Planner, *, seed: int) -> Script:
     nameless = [entry for entry in film.references if not entry.path or not entry.caption]
     if nameless:
         raise UserError(f"references has {nameless[0]}: each needs a path and a caption")
-    references = tuple(Reference(read_picture(Path(entry.path), size), entry.caption, tuple(entry.tags)) for entry in film.references)
+    references = tuple(Reference(read_image(Path(entry.path), size), entry.caption, tuple(entry.tags)) for entry in film.references)
     return Script(board, kept, references)
 
 
@@ -122,19 +122,19 @@ class Studio:
     Attributes:
         model: the keyframe model.
         memory: which earlier keyframes a shot looks at.
-        drawing: how keyframes are drawn.
+        sampling: how keyframes are drawn.
         video: what draws the clips.
         verifier: says what of a shot is right.
     """
 
     model: KeyframeModel
     memory: MemoryPolicy
-    drawing: DrawingConfig
+    sampling: SamplingConfig
     video: VideoGenerator
     verifier: Verifier = no_verdict
 
     def check(self, film: FilmConfig, script: Script) -> None:
-        """Refuses what cannot be drawn, without drawing.
+        """Refuses what cannot be drawn, without sampling.
 
         Raises:
             UserError: if the size, the budget or a caption does not fit the model, or the clips another size than the film.
@@ -148,12 +148,12 @@ class Studio:
         board = script.board
         self.model.encode_captions([*board.captions(), *(reference.caption for reference in script.references)])
         self.memory.plan(len(board.shots), short_side=min(height, width) // side, aspect=width / height, text_tokens=self.model.text_tokens)
-        if self.drawing.mode == "joint" and script.references:
-            raise UserError("drawing.mode is joint, which remembers nothing: leave references out, or draw with mode extend")
+        if self.sampling.mode == "joint" and script.references:
+            raise UserError("sampling.mode is joint, which remembers nothing: leave references out, or draw with mode extend")
 
 
 def make_film(run: Run, film: FilmConfig, script: Script, studio: Studio) -> None:
-    """Draws, animates and writes a film into the run's folder; call it on every process: one draws, the others wait.
+    """RandomStreams, animates and writes a film into the run's folder; call it on every process: one draws, the others wait.
 
     Args:
         run: not begun yet: nothing is written before all that can be refused is known.
@@ -167,8 +167,8 @@ def make_film(run: Run, film: FilmConfig, script: Script, studio: Studio) -> Non
     studio.check(film, script)
     if run.world.is_main:
         size = (film.image_size[0], film.image_size[1])
-        sampler = KeyframeSampler(studio.model, studio.memory, studio.drawing, image_size=size)
-        keyframes = sampler.draw(script.board, fixed=script.kept, references=script.references)
+        sampler = KeyframeSampler(studio.model, studio.memory, studio.sampling, image_size=size)
+        keyframes = sampler.sample(script.board, fixed=script.kept, references=script.references)
         frames = [keyframe.frame for keyframe in keyframes]
         clips = studio.video.clips(script.board, frames, frames_per_second=Fraction(film.frames_per_second))
     run.begin({})  # empties the folder of an earlier film: not before the keyframes of a new one are there
@@ -204,7 +204,7 @@ def _kept(board: Storyboard, film: FilmConfig, seed: int) -> tuple[Storyboard, d
         # A shot that shows something else than its namesake of the earlier film has no keyframe yet.
         if number in film.redraw or (shot.caption, shot.tags) != (before.caption, before.tags):
             continue
-        frame = read_picture(folder / _keyframe_file(number), None)
+        frame = read_image(folder / _keyframe_file(number), None)
         if list(frame.shape[-2:]) != film.image_size:
             raise UserError(f"{folder / _keyframe_file(number)} has {frame.shape[-2]} x {frame.shape[-1]} pixels, not {film.image_size}")
         kept[number - 1] = frame
@@ -219,15 +219,15 @@ def _write(run: Run, film: FilmConfig, script: Script, studio: Studio, keyframes
     signed = {"Software": f"triptych {made['commit']}", "Seed": str(board.seed)}
     for number, (shot, keyframe) in enumerate(zip(board.shots, keyframes, strict=True), start=1):
         texts = {**signed, "Title": board.title, "Description": shot.caption}
-        write_picture(run.directory / _keyframe_file(number), to_bytes(keyframe.frame[None])[0], texts)
+        write_image(run.directory / _keyframe_file(number), to_bytes(keyframe.frame[None])[0], texts)
     verdicts = _write_film(run, film, studio, board, keyframes, clips, signed)
     sheet = contact_sheet(
         [to_bytes(keyframe.frame[None], scale=film.scale)[0] for keyframe in keyframes], [shot.caption for shot in board.shots]
     )
-    write_picture(run.directory / "contact_sheet.png", sheet, {**signed, "Title": board.title})
+    write_image(run.directory / "contact_sheet.png", sheet, {**signed, "Title": board.title})
     board.write(run.directory / "storyboard.json")
     run.write_text("plan.txt", _plan_text(board, keyframes))
-    memory, drawing = studio.memory, studio.drawing
+    memory, sampling = studio.memory, studio.sampling
     page = render_storyboard_page(
         board,
         keyframes,
@@ -237,7 +237,7 @@ def _write(run: Run, film: FilmConfig, script: Script, studio: Studio, keyframes
         patch=studio.model.space.pixels_per_token,
         settings={
             "memory": f"{memory.kind}, by {memory.order}",
-            "drawing": f"{drawing.mode}, {drawing.num_steps} steps",
+            "sampling": f"{sampling.mode}, {sampling.num_steps} steps",
             "seed": str(board.seed),
             "commit": str(made["commit"]),
         },

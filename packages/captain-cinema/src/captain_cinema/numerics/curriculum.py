@@ -54,7 +54,7 @@ def stage_at(step: int, stages: Sequence[Stage]) -> tuple[int, int]:
     raise AssertionError
 
 
-def draw_policy(shares: Mapping[str, float], *, generator: torch.Generator) -> str:
+def sample_policy(shares: Mapping[str, float], *, generator: torch.Generator) -> str:
     """One name, drawn in proportion to its share: memory policies are mixed so that one model serves them all.
 
     Raises:

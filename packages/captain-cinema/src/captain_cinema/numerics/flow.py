@@ -24,7 +24,7 @@ class NoiseLevels:
     Attributes:
         timestep_mean: mean of the logit of the targets' noise levels, see `sample_timesteps`.
         timestep_deviation: its standard deviation.
-        share_at_one: share of pure noise beside them.
+        fraction_at_one: share of pure noise beside them.
         weight_floor: noise level below which the loss is weighted no higher.
 
     Raises:
@@ -33,12 +33,12 @@ class NoiseLevels:
 
     timestep_mean: float = 0.9
     timestep_deviation: float = 1.3
-    share_at_one: float = 0.15
+    fraction_at_one: float = 0.15
     weight_floor: float = 0.25
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share_at_one <= 1:
-            raise UserError(f"loss.share_at_one is {self.share_at_one}: it must lie between 0 and 1")
+        if not 0 <= self.fraction_at_one <= 1:
+            raise UserError(f"loss.fraction_at_one is {self.fraction_at_one}: it must lie between 0 and 1")
         if not self.weight_floor > 0 or self.timestep_deviation < 0:
             raise UserError(
                 f"loss.weight_floor is {self.weight_floor} and timestep_deviation {self.timestep_deviation}: give above 0, and 0 or more"
@@ -47,7 +47,7 @@ class NoiseLevels:
     def sample(self, count: int, *, generator: torch.Generator) -> Float[Tensor, " frames"]:
         """`count` noise levels, float32."""
         return sample_timesteps(
-            count, mean=self.timestep_mean, deviation=self.timestep_deviation, share_at_one=self.share_at_one, generator=generator
+            count, mean=self.timestep_mean, deviation=self.timestep_deviation, fraction_at_one=self.fraction_at_one, generator=generator
         )
 
 
@@ -139,7 +139,7 @@ def sampling_timesteps(num_steps: int, *, shift: float = 1.0) -> Float[Tensor, "
 
 
 def sample_timesteps(
-    count: int, *, mean: float, deviation: float, share_at_one: float, generator: torch.Generator
+    count: int, *, mean: float, deviation: float, fraction_at_one: float, generator: torch.Generator
 ) -> Float[Tensor, " frames"]:
     """Times for training, logit-normal, with a share of them exactly 1.
 
@@ -151,16 +151,16 @@ def sample_timesteps(
     Args:
         count: how many.
         mean, deviation: of the logit of t.
-        share_at_one: probability of pure noise.
+        fraction_at_one: probability of pure noise.
         generator: the random stream.
 
     Raises:
         UserError: if the deviation is negative or the share is no probability.
     """
-    if deviation < 0 or not 0 <= share_at_one <= 1:
-        raise UserError(f"timesteps of deviation {deviation} with a share of {share_at_one} at 1: need 0 or more, and between 0 and 1")
+    if deviation < 0 or not 0 <= fraction_at_one <= 1:
+        raise UserError(f"timesteps of deviation {deviation} with a share of {fraction_at_one} at 1: need 0 or more, and between 0 and 1")
     drawn = torch.sigmoid(mean + deviation * torch.randn(count, generator=generator))
-    pure = torch.rand(count, generator=generator) < share_at_one
+    pure = torch.rand(count, generator=generator) < fraction_at_one
     return torch.where(pure, torch.ones_like(drawn), drawn)
 
 

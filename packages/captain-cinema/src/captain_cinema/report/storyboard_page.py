@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch.nn import functional
 
 from captain_cinema.data.storyboard import Storyboard
-from captain_cinema.pictures import png_uri, to_bytes
+from captain_cinema.images import png_uri, to_bytes
 from captain_cinema.sampling import Keyframe, Reference
 
 _THUMBNAIL = 72

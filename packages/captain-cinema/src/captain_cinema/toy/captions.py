@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from captain_cinema.toy.drawing import (
+from captain_cinema.toy.rendering import (
     ACTIONS,
     BADGES,
     BODY_COLOURS,

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from captain_cinema.data.storyboard import Storyboard
-from captain_cinema.toy.drawing import CLIP_FRAMES, draw_clip, draw_pictures
+from captain_cinema.toy.rendering import CLIP_FRAMES, render_clip, render_images
 from captain_cinema.toy.stories import Story, sample_story, storyboard_of
 from triptych.errors import UserError
 from triptych.seeding import generator
@@ -69,7 +69,7 @@ class TinyClips:
         stream = generator(self._seed, "clip", index)
         story = sample_story(self.num_shots, generator=stream)
         place = int(torch.randint(self.num_shots, (), generator=stream))
-        pictures = [story.picture(shot) for shot in story.shots]
-        keyframes = draw_pictures(pictures, image_size=self.image_size)
-        clip = draw_clip(pictures[place], story.shots[place].action, image_size=self.image_size, num_frames=self.num_frames)
+        scenes = [story.scene(shot) for shot in story.shots]
+        keyframes = render_images(scenes, image_size=self.image_size)
+        clip = render_clip(scenes[place], story.shots[place].action, image_size=self.image_size, num_frames=self.num_frames)
         return TinyClip(story, place, keyframes, clip)

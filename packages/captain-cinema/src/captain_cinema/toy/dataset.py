@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from captain_cinema.data.storyboard import Storyboard
-from captain_cinema.toy.drawing import draw_pictures
-from captain_cinema.toy.stories import GAP_LAWS, Story, StoryShot, next_shots, sample_story, storyboard_of
+from captain_cinema.toy.rendering import render_images
+from captain_cinema.toy.stories import GAP_DISTRIBUTIONS, Story, StoryShot, next_shots, sample_story, storyboard_of
 from triptych.errors import UserError
 from triptych.seeding import generator
 
@@ -42,7 +42,7 @@ class TinyCinema:
     Args:
         num_examples: stories.
         num_next: alternative next shots of each.
-        gap_law: `uniform` or `recent`, see `next_shots`.
+        gap_distribution: `uniform` or `recent`, see `next_shots`.
         image_size: pixels of a side.
         seed: stories of different seeds have nothing in common.
 
@@ -50,15 +50,17 @@ class TinyCinema:
         UserError: if there is no story or no next shot, or the law is unknown.
     """
 
-    def __init__(self, num_examples: int, *, num_next: int = 4, gap_law: str = "uniform", image_size: int = 64, seed: int = 0) -> None:
+    def __init__(
+        self, num_examples: int, *, num_next: int = 4, gap_distribution: str = "uniform", image_size: int = 64, seed: int = 0
+    ) -> None:
         if num_examples < 1 or num_next < 1:
             raise UserError(f"{num_examples} stories with {num_next} next shots: both must be 1 or more")
-        if gap_law not in GAP_LAWS:
-            raise UserError(f"gap_law is '{gap_law}': choose one of {', '.join(GAP_LAWS)}")
+        if gap_distribution not in GAP_DISTRIBUTIONS:
+            raise UserError(f"gap_distribution is '{gap_distribution}': choose one of {', '.join(GAP_DISTRIBUTIONS)}")
         self.num_examples = num_examples
         self.image_size = image_size
         self._num_next = num_next
-        self._gap_law = gap_law
+        self._gap_distribution = gap_distribution
         self._seed = seed
 
     def examples(self, indices: Sequence[int], *, num_past: int) -> list[StoryExample]:
@@ -69,6 +71,6 @@ class TinyCinema:
         stream = generator(self._seed, "story", num_past, index)
         # The first shot of a story has no past: its next shots come from a shot that nobody is shown.
         story = sample_story(max(1, num_past), generator=stream)
-        upcoming = next_shots(story, self._num_next, gap_law=self._gap_law, generator=stream)
-        frames = draw_pictures([story.picture(shot) for shot in (*story.shots[:num_past], *upcoming)], image_size=self.image_size)
+        upcoming = next_shots(story, self._num_next, gap_distribution=self._gap_distribution, generator=stream)
+        frames = render_images([story.scene(shot) for shot in (*story.shots[:num_past], *upcoming)], image_size=self.image_size)
         return StoryExample(story, tuple(upcoming), frames[:num_past], frames[num_past:])

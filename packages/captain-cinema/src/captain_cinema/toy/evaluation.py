@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import torch
 
 from captain_cinema.evaluation import Conclusion
-from captain_cinema.pictures import from_bytes
+from captain_cinema.images import from_bytes
 from captain_cinema.sampling import KeyframeSampler
 from captain_cinema.toy.clips import TinyClips
-from captain_cinema.toy.drawing import ACTIONS, CLIP_FRAMES, IMAGE_SIZE
-from captain_cinema.toy.probe import IDENTITY_PARTS, Outcome, draw_returns, sample_returns, shares_right
+from captain_cinema.toy.probe import IDENTITY_PARTS, Outcome, fractions_right, measure_reappearances, sample_reappearances
+from captain_cinema.toy.rendering import ACTIONS, CLIP_FRAMES, IMAGE_SIZE
 from captain_cinema.toy.stories import sample_story, storyboard_of
 from captain_cinema.toy.verifier import read_action, read_frames
 from captain_cinema.video import VideoGenerator
@@ -27,7 +27,7 @@ from triptych.seeding import derive_seed, generator
 GAPS = ((1, 1), (2, 3), (4, 7), (8, 15), (16, 1000))
 
 # What a memory must be held against: the other compression at as many tokens, the other order, and whole frames.
-RIVALS = (
+BASELINES = (
     ("golden", "uniform_retrieved"),
     ("golden", "golden_time"),
     ("golden", "best"),
@@ -43,7 +43,7 @@ class EvaluationConfig:
     Attributes:
         num_stories: returns per length and memory.
         lengths: shots of the past.
-        gap_law: `uniform` or `recent`: how long ago who returns was last shown.
+        gap_distribution: `uniform` or `recent`: how long ago who returns was last shown.
         film_stories: films drawn from captions alone, for self-consistency; 0 for none.
         film_shots: shots of each.
         num_clips: clips whose action is read; 0 for none.
@@ -53,7 +53,7 @@ class EvaluationConfig:
 
     num_stories: int = 60
     lengths: list[int] = field(default_factory=lambda: [8, 16, 32, 48])
-    gap_law: str = "uniform"
+    gap_distribution: str = "uniform"
     film_stories: int = 8
     film_shots: int = 16
     num_clips: int = 40
@@ -89,13 +89,15 @@ class FilmOutcome:
     gap: int
 
 
-def evaluate_returns(sampler: KeyframeSampler, config: EvaluationConfig, *, seed: int, world: World) -> dict[int, list[Outcome]]:
+def evaluate_reappearances(sampler: KeyframeSampler, config: EvaluationConfig, *, seed: int, world: World) -> dict[int, list[Outcome]]:
     """Outcomes by length, one per story, in order, the same stories for every memory."""
     found = {}
     for length in config.lengths:
-        returns = sample_returns(config.num_stories, length, seed=seed, gap_law=config.gap_law)
-        share = world.share(len(returns))
-        mine, _ = draw_returns(sampler, returns[share.start : share.stop], batch_size=config.batch_size) if len(share) else ([], None)
+        returns = sample_reappearances(config.num_stories, length, seed=seed, gap_distribution=config.gap_distribution)
+        share = world.shard(len(returns))
+        mine, _ = (
+            measure_reappearances(sampler, returns[share.start : share.stop], batch_size=config.batch_size) if len(share) else ([], None)
+        )
         gathered = world.gather_objects(list(zip(share, mine, strict=True)))
         found[length] = [outcome for _, outcome in sorted(gathered, key=lambda pair: pair[0])]
     return found
@@ -103,7 +105,7 @@ def evaluate_returns(sampler: KeyframeSampler, config: EvaluationConfig, *, seed
 
 def evaluate_films(sampler: KeyframeSampler, config: EvaluationConfig, *, seed: int, world: World) -> list[FilmOutcome]:
     """Films drawn shot by shot over their own keyframes: the first drawn appearance of a character is the reference."""
-    share = world.share(config.film_stories)
+    share = world.shard(config.film_stories)
     mine: list[FilmOutcome] = []
     if len(share):
         stories = [sample_story(config.film_shots, generator=generator(seed, "film", index)) for index in share]
@@ -111,9 +113,9 @@ def evaluate_films(sampler: KeyframeSampler, config: EvaluationConfig, *, seed: 
             storyboard_of(story, title="film", seed=derive_seed(seed, "film noise", index), described=True)
             for story, index in zip(stories, share, strict=True)
         ]
-        for story, keyframes in zip(stories, sampler.draw_many(boards), strict=True):
-            pictures = [story.picture(shot) for shot in story.shots]
-            readings = read_frames(torch.stack([keyframe.frame for keyframe in keyframes]), pictures)
+        for story, keyframes in zip(stories, sampler.sample_many(boards), strict=True):
+            scenes = [story.scene(shot) for shot in story.shots]
+            readings = read_frames(torch.stack([keyframe.frame for keyframe in keyframes]), scenes)
             first: dict[str, int] = {}
             last: dict[str, int] = {}
             for index, shot in enumerate(story.shots):
@@ -137,21 +139,21 @@ def evaluate_actions(video: VideoGenerator, config: EvaluationConfig, *, seed: i
     right: dict[str, list[bool]] = {action: [] for action in ACTIONS}
     shuffled = []
     for index, example in enumerate(TinyClips(config.num_clips, seed=derive_seed(seed, "clips")).examples(range(config.num_clips))):
-        shot, picture = example.story.shots[example.index], example.story.picture(example.story.shots[example.index])
+        shot, scene = example.story.shots[example.index], example.story.scene(example.story.shots[example.index])
         # One second at as many frames a second as the model draws: no frame is held or left out.
         board = replace(example.storyboard, seed=derive_seed(seed, "clip noise", index))
         board = replace(board, shots=tuple(replace(own, seconds=1.0) for own in board.shots))
         clips = video.clips(board, list(example.keyframes), frames_per_second=rate)
         clip = from_bytes(next(islice(clips, example.index, None)).frames, scale=video.scale)
-        right[shot.action].append(read_action(clip, picture) == shot.action)
+        right[shot.action].append(read_action(clip, scene) == shot.action)
         order = 1 + torch.randperm(len(clip) - 1, generator=generator(seed, "shuffle", index))
-        shuffled.append(read_action(torch.cat((clip[:1], clip[order])), picture) == shot.action)
+        shuffled.append(read_action(torch.cat((clip[:1], clip[order])), scene) == shot.action)
     found = {action: fmean(rows) for action, rows in right.items() if rows}
     return {**found, "all": fmean(holds for rows in right.values() for holds in rows), "shuffled": fmean(shuffled)}
 
 
 def summarise(outcomes: Mapping[int, Sequence[Outcome]], *, confidence: float, seed: int) -> dict[str, Any]:
-    """Shares, intervals, cost and ceilings of one memory: over all lengths, by length and by gap."""
+    """Shares, intervals, cost and upper_bounds of one memory: over all lengths, by length and by gap."""
     rows = [row for length in outcomes for row in outcomes[length]]
     found: dict[str, Any] = {**_shares(rows), "tokens_per_shot": fmean(row.tokens for row in rows)}
     found["seconds_per_shot"] = fmean(row.seconds for row in rows)
@@ -175,23 +177,23 @@ def summarise(outcomes: Mapping[int, Sequence[Outcome]], *, confidence: float, s
         found["by_gap"][label] = {
             "identity": fmean(row.identity for row in near) if near else None,
             "colour": fmean(row.right["colour"] for row in near) if near else None,
-            "identity_ceiling": fmean(row.identity_ceiling for row in near) if near else None,
+            "identity_upper_bound": fmean(row.identity_upper_bound for row in near) if near else None,
             "characters": len(near),
             "set": fmean(row.set for row in there) if there else None,
-            "set_ceiling": fmean(row.set_ceiling for row in there) if there else None,
+            "set_upper_bound": fmean(row.set_upper_bound for row in there) if there else None,
             "places": len(there),
         }
     return found
 
 
 def compare(outcomes: Mapping[str, Mapping[int, Sequence[Outcome]]], *, confidence: float, seed: int) -> list[dict[str, Any]]:
-    """Paired differences between the memories of `RIVALS` that were evaluated, over the same stories.
+    """Paired differences between the memories of `BASELINES` that were evaluated, over the same stories.
 
     Returns:
         Rows of `memory`, `against`, and for `identity` and `set` the mean gain and its interval.
     """
     found: list[dict[str, Any]] = []
-    for name, rival in RIVALS:
+    for name, rival in BASELINES:
         if name not in outcomes or rival not in outcomes:
             continue
         row: dict[str, Any] = {"memory": name, "against": rival}
@@ -217,8 +219,8 @@ def summarise_films(rows: Sequence[FilmOutcome]) -> dict[str, float]:
 
 
 def _shares(rows: Sequence[Outcome]) -> dict[str, float]:
-    others = ("identity_ceiling", "set_ceiling", "colour_ceiling", "covered", "residual")
-    return shares_right(rows) | {name: fmean(getattr(row, name) for row in rows) for name in others}
+    others = ("identity_upper_bound", "set_upper_bound", "colour_upper_bound", "covered", "residual")
+    return fractions_right(rows) | {name: fmean(getattr(row, name) for row in rows) for name in others}
 
 
 @dataclass
@@ -229,7 +231,7 @@ class TinyCinemaBenchmark(EvaluationConfig):
 
     def evaluate(self, sampler: KeyframeSampler, *, seed: int, world: World) -> dict[str, Any]:
         """Returns by length, and films; see `MemoryBenchmark`."""
-        returns = evaluate_returns(sampler, self, seed=seed, world=world)
+        returns = evaluate_reappearances(sampler, self, seed=seed, world=world)
         films = evaluate_films(sampler, self, seed=seed, world=world)
         return {
             "returns": {str(length): [asdict(row) for row in rows] for length, rows in returns.items()},
@@ -237,9 +239,9 @@ class TinyCinemaBenchmark(EvaluationConfig):
         }
 
     def metrics(self, outcomes: Mapping[str, Any], *, seed: int) -> dict[str, float]:
-        """Shares right, ceilings and tokens over all lengths; see `MemoryBenchmark`."""
+        """Shares right, upper_bounds and tokens over all lengths; see `MemoryBenchmark`."""
         found = summarise(_returns(outcomes), confidence=self.confidence, seed=seed)
-        return {key: found[key] for key in ("identity", "identity_ceiling", "set", "set_ceiling", "colour", "tokens_per_shot")}
+        return {key: found[key] for key in ("identity", "identity_upper_bound", "set", "set_upper_bound", "colour", "tokens_per_shot")}
 
     def evaluate_video(self, video: VideoGenerator, *, seed: int) -> dict[str, float]:
         """Actions read from clips of true keyframes; see `MemoryBenchmark`."""
@@ -305,7 +307,7 @@ def _tables(memories: Mapping[str, Any], compared: Sequence[Mapping[str, Any]], 
                 for cell in (
                     f"{row[part]:.2f}",
                     "{:.2f} to {:.2f}".format(*row[f"{part}_interval"]),
-                    f"{row[f'{part}_ceiling']:.2f}",
+                    f"{row[f'{part}_upper_bound']:.2f}",
                 )
             ),
             *(f"{row[part]:.2f}" for part in ("colour", "shape", "hat", "badge", "covered")),

@@ -9,8 +9,8 @@ import torch
 from captain_cinema.models import folder as folders
 from captain_cinema.models.folder import STAGE_OF
 from captain_cinema.models.mmdit import MMDiTConfig, SmallMMDiT
-from captain_cinema.toy.drawing import CLIP_FRAMES
 from captain_cinema.toy.encoder import TinyCaptionEncoder
+from captain_cinema.toy.rendering import CLIP_FRAMES
 from captain_cinema.video.diffusion import ClipConditioning, DiffusionClips
 from triptych.checkpoint.model_folder import CONFIG_FILE, ModelFolder
 from triptych.checkpoint.packing import ShippedModel

@@ -11,7 +11,7 @@ import torch
 
 from captain_cinema.data.storyboard import Shot, Storyboard
 from captain_cinema.toy.captions import NAMES, PLACES, Caption, look_text
-from captain_cinema.toy.drawing import BODY_COLOURS, IDENTITY_VALUES, POSITIONS, SETTING_VALUES, SIZES, Identity, Setting
+from captain_cinema.toy.rendering import BODY_COLOURS, IDENTITY_VALUES, POSITIONS, SETTING_VALUES, SIZES, Identity, Setting
 from triptych.errors import UserError
 from triptych.seeding import generator
 

@@ -11,10 +11,10 @@ import torch
 
 from captain_cinema.data.storyboard import Shot, Storyboard
 from captain_cinema.toy.captions import NAMES, PLACES, Caption, look_text
-from captain_cinema.toy.drawing import ACTIONS, IDENTITY_VALUES, POSITIONS, PROPS, SETTING_VALUES, SIZES, Identity, Picture, Setting
+from captain_cinema.toy.rendering import ACTIONS, IDENTITY_VALUES, POSITIONS, PROPS, SETTING_VALUES, SIZES, Identity, Scene, Setting
 from triptych.errors import UserError
 
-GAP_LAWS = ("uniform", "recent")
+GAP_DISTRIBUTIONS = ("uniform", "recent")
 
 _CAST, _SCENERY = 4, 3
 _PROP_SHARE = 0.15
@@ -64,9 +64,9 @@ class Story:
     places: dict[str, Setting]
     shots: tuple[StoryShot, ...]
 
-    def picture(self, shot: StoryShot) -> Picture:
+    def scene(self, shot: StoryShot) -> Scene:
         """What the keyframe of a shot of this story shows."""
-        return Picture(self.characters[shot.name], self.places[shot.place], shot.size, shot.position, shot.prop)
+        return Scene(self.characters[shot.name], self.places[shot.place], shot.size, shot.position, shot.prop)
 
     def captions(self, *, describe_first: bool) -> list[Caption]:
         """Captions of all shots; with `describe_first` everybody and every place is described where it first appears."""
@@ -119,23 +119,23 @@ def sample_story(num_shots: int, *, generator: torch.Generator) -> Story:
     return Story(characters, scenery, tuple(shots[:num_shots]))
 
 
-def next_shots(story: Story, count: int, *, gap_law: str = "uniform", generator: torch.Generator) -> list[StoryShot]:
+def next_shots(story: Story, count: int, *, gap_distribution: str = "uniform", generator: torch.Generator) -> list[StoryShot]:
     """Alternative next shots of a story: one character returns to one place, in several framings.
 
     Args:
         story: the past.
         count: alternatives.
-        gap_law: `uniform` draws character and place with equal chances, however long ago they were last shown;
+        gap_distribution: `uniform` draws character and place with equal chances, however long ago they were last shown;
             `recent` in inverse proportion to that gap.
         generator: the random stream.
 
     Raises:
         UserError: if the law is unknown.
     """
-    if gap_law not in GAP_LAWS:
-        raise UserError(f"gap_law is '{gap_law}': choose one of {', '.join(GAP_LAWS)}")
-    name = _returning([shot.name for shot in story.shots], gap_law, generator)
-    place = _returning([shot.place for shot in story.shots], gap_law, generator)
+    if gap_distribution not in GAP_DISTRIBUTIONS:
+        raise UserError(f"gap_distribution is '{gap_distribution}': choose one of {', '.join(GAP_DISTRIBUTIONS)}")
+    name = _returning([shot.name for shot in story.shots], gap_distribution, generator)
+    place = _returning([shot.place for shot in story.shots], gap_distribution, generator)
     carried = next(shot.prop for shot in reversed(story.shots) if shot.name == name)
     return [_shot(name, place, carried, generator) for _ in range(count)]
 
@@ -145,9 +145,9 @@ def gap_of(shots: Sequence[StoryShot], tag: str) -> int | None:
     return next((gap for gap, shot in enumerate(reversed(shots), start=1) if tag in shot.tags), None)
 
 
-def _returning(shown: Sequence[str], gap_law: str, generator: torch.Generator) -> str:
+def _returning(shown: Sequence[str], gap_distribution: str, generator: torch.Generator) -> str:
     gaps = {tag: len(shown) - index for index, tag in enumerate(shown)}
-    weights = torch.tensor([1.0 if gap_law == "uniform" else 1 / gap for gap in gaps.values()])
+    weights = torch.tensor([1.0 if gap_distribution == "uniform" else 1 / gap for gap in gaps.values()])
     return list(gaps)[int(torch.multinomial(weights, 1, generator=generator))]
 
 

@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from captain_cinema.data.storyboard import Storyboard
-from captain_cinema.pictures import from_bytes
+from captain_cinema.images import from_bytes
 from captain_cinema.toy.captions import Caption, parse_caption
-from captain_cinema.toy.drawing import (
+from captain_cinema.toy.rendering import (
     ACTIONS,
     CLIP_FRAMES,
     IDENTITY_VALUES,
@@ -26,8 +26,8 @@ from captain_cinema.toy.drawing import (
     Canvas,
     Identity,
     Looks,
-    Picture,
     Places,
+    Scene,
     Setting,
     action_places,
     looks_of,
@@ -62,20 +62,20 @@ class Reading:
     residual: float
 
 
-def read_frames(frames: Float[Tensor, "frames 3 side side"], pictures: Sequence[Picture]) -> list[Reading]:
+def read_frames(frames: Float[Tensor, "frames 3 side side"], scenes: Sequence[Scene]) -> list[Reading]:
     """Reads identity, set and prop of every frame.
 
     Args:
         frames: in [-1, 1], square.
         pictures: what was asked for; size and position are taken from here, and where a prop would be.
     """
-    if not pictures:
+    if not scenes:
         return []
     frames = frames.float().cpu()
     side = frames.shape[-1]
     found = torch.zeros(len(frames), len(LOOK_VALUES), dtype=torch.long)
-    places = places_of(pictures)
-    framings = [(picture.size, picture.position) for picture in pictures]
+    places = places_of(scenes)
+    framings = [(scene.size, scene.position) for scene in scenes]
     for framing in dict.fromkeys(framings):
         rows = torch.tensor([index for index, other in enumerate(framings) if other == framing])
         place = tuple(places[rows[0]].tolist())
@@ -88,15 +88,15 @@ def read_frames(frames: Float[Tensor, "frames 3 side side"], pictures: Sequence[
     return [_reading(row, residual) for row, residual in zip(found.tolist(), residuals, strict=True)]
 
 
-def read_action(clip: Float[Tensor, "frames 3 side side"], picture: Picture) -> str:
+def read_action(clip: Float[Tensor, "frames 3 side side"], scene: Scene) -> str:
     """The action that a clip shows: the nearest of those that begin with what its first frame shows.
 
     Args:
         clip: frames in [-1, 1], the first one the keyframe.
         picture: what was asked for; size and position are taken from here.
     """
-    reading = read_frames(clip[:1], [picture])[0]
-    seen = Picture(reading.identity, reading.setting, picture.size, picture.position, reading.prop)
+    reading = read_frames(clip[:1], [scene])[0]
+    seen = Scene(reading.identity, reading.setting, scene.size, scene.position, reading.prop)
     looks = looks_of([seen] * len(clip))
     side = clip.shape[-1]
     drawn = [render(looks, action_places(seen, action, len(clip)), image_size=side) for action in ACTIONS]
@@ -107,18 +107,18 @@ def read_action(clip: Float[Tensor, "frames 3 side side"], picture: Picture) -> 
     return ACTIONS[int(distances.argmin())]
 
 
-def every_identity(picture: Picture, *, image_size: int = 64) -> Float[Tensor, "identities 3 side side"]:
+def every_identity(scene: Scene, *, image_size: int = 64) -> Float[Tensor, "identities 3 side side"]:
     """The picture with every identity in turn and without its prop, in the order of `IDENTITIES`."""
-    return _composed(picture, range(len(IDENTITIES)), [SETTINGS.index(picture.setting)], image_size)
+    return _composed(scene, range(len(IDENTITIES)), [SETTINGS.index(scene.setting)], image_size)
 
 
-def every_setting(picture: Picture, *, image_size: int = 64) -> Float[Tensor, "settings 3 side side"]:
+def every_setting(scene: Scene, *, image_size: int = 64) -> Float[Tensor, "settings 3 side side"]:
     """The picture with every set in turn and without its prop, in the order of `SETTINGS`."""
-    return _composed(picture, [IDENTITIES.index(picture.identity)], range(len(SETTINGS)), image_size)
+    return _composed(scene, [IDENTITIES.index(scene.identity)], range(len(SETTINGS)), image_size)
 
 
-def _composed(picture: Picture, identities: Sequence[int], settings: Sequence[int], side: int) -> Tensor:
-    x, y, radius = places_of([picture])[0].tolist()
+def _composed(scene: Scene, identities: Sequence[int], settings: Sequence[int], side: int) -> Tensor:
+    x, y, radius = places_of([scene])[0].tolist()
     place = (x, y, radius)
     rows, columns = _box(place, side)
     bank = _identity_bank(place, side)
@@ -177,7 +177,7 @@ def _identity_bank(place: tuple[float, float, float], side: int) -> _IdentityBan
 
 def _before(level: float, identities: Tensor, places: Places, side: int) -> Tensor:
     canvas = Canvas(torch.full((len(identities), 3, side, side), level), side)
-    canvas.draw_character(identities, places)
+    canvas.render_character(identities, places)
     return canvas.frames
 
 
@@ -235,7 +235,7 @@ def verdict_of(
         return {}
     identity = Identity(str(person.colour), str(person.shape), str(person.hat), str(person.badge))
     setting = Setting(str(scenery.wall), str(scenery.ground), str(scenery.decoration))
-    wanted = Picture(identity, setting, said.size, said.position, said.prop or "none")
+    wanted = Scene(identity, setting, said.size, said.position, said.prop or "none")
     reading = read_frames(frame[None], [wanted])[0]
     found = {part: getattr(reading.identity, part) == getattr(identity, part) for part in vars(identity)}
     found |= {part: getattr(reading.setting, part) == getattr(setting, part) for part in vars(setting)}

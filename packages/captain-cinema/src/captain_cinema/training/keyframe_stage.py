@@ -10,7 +10,7 @@ from captain_cinema.conditioning import MemoryPolicy, remembered_frames
 from captain_cinema.data import KeyframeData, KeyframeExample
 from captain_cinema.data.storyboard import Shot
 from captain_cinema.models import CaptionEmbeddings, Frames, TrainableKeyframeModel, encode_frames
-from captain_cinema.numerics.curriculum import Stage, draw_policy, stage_at
+from captain_cinema.numerics.curriculum import Stage, sample_policy, stage_at
 from captain_cinema.numerics.flow import NoiseLevels, frame_losses, interpolate, loss_weights
 from triptych.errors import UserError
 from triptych.seeding import generator
@@ -28,7 +28,7 @@ class KeyframeLossConfig(NoiseLevels):
             `causal`: likewise, but a frame sees itself and earlier ones.
         policies: shares of the memories of `extend` steps, by name in the config's `memories`.
         context_noise: largest noise level of a memory frame; the paper's best is 0.25.
-        slot_gap: memory slots skip up to so many places at a time, so that longer memories than those of training are
+        position_gap: memory slots skip up to so many places at a time, so that longer memories than those of training are
             no news.
         described: share of the targets whose caption describes character and place although there is a memory.
         described_alone: share of those without a memory: nothing else could tell.
@@ -37,7 +37,7 @@ class KeyframeLossConfig(NoiseLevels):
     regimes: dict[str, float] = field(default_factory=lambda: {"extend": 1.0})
     policies: dict[str, float] = field(default_factory=dict)
     context_noise: float = 0.25
-    slot_gap: int = 0
+    position_gap: int = 0
     described: float = 0.15
     described_alone: float = 0.8
 
@@ -49,8 +49,8 @@ class KeyframeLossConfig(NoiseLevels):
         for name in ("context_noise", "described", "described_alone"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"loss.{name} is {getattr(self, name)}: it must lie between 0 and 1")
-        if self.slot_gap < 0:
-            raise UserError(f"loss.slot_gap is {self.slot_gap}: it must be 0 or more")
+        if self.position_gap < 0:
+            raise UserError(f"loss.position_gap is {self.position_gap}: it must be 0 or more")
 
 
 class KeyframeStage:
@@ -94,11 +94,13 @@ class KeyframeStage:
         examples = self._data.examples(indices, num_past=num_past)
         # One stream per example: what befalls it does not depend on the rank that holds it.
         streams = [generator(self._seed, "keyframes", step, first + place) for place in range(len(examples))]
-        regime = draw_policy(self._loss.regimes, generator=generator(self._seed, "regime", step))
+        regime = sample_policy(self._loss.regimes, generator=generator(self._seed, "regime", step))
         device = next(model.parameters()).device
         memory: list[Frames] = []
         if regime == "extend":
-            policy = self._memories[draw_policy(self._loss.policies, generator=generator(self._seed, "policy", step))] if num_past else None
+            policy = (
+                self._memories[sample_policy(self._loss.policies, generator=generator(self._seed, "policy", step))] if num_past else None
+            )
             memory = self._memory(examples, policy, num_past, streams) if policy else []
             target, data = self._targets(examples, streams, described=self._loss.described if memory else self._loss.described_alone)
         else:
@@ -119,7 +121,7 @@ class KeyframeStage:
         wanted = [example.storyboard.shots[num_past].tags for example in examples]
         ranks = [policy.ranks([shot.tags for shot in shots], tags) for shots, tags in zip(pasts, wanted, strict=True)]
         noise = torch.stack([self._loss.context_noise * torch.rand(num_past, generator=stream) for stream in streams])
-        steps = [1 + _integers(num_past, self._loss.slot_gap, stream) for stream in streams]
+        steps = [1 + _integers(num_past, self._loss.position_gap, stream) for stream in streams]
         position_ids = torch.stack(steps).cumsum(1)
         past = Frames(torch.stack([example.past_frames for example in examples]), captions, noise, position_ids)
         return remembered_frames(past, ranks, plan, self._space, generators=streams)

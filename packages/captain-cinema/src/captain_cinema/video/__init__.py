@@ -27,7 +27,7 @@ class Clip:
 
 
 class VideoGenerator(Protocol):
-    """Draws the frames between keyframes; each keyframe is the first frame of its shot (arXiv 2507.18634, section 3.4).
+    """Samples the frames between keyframes; each keyframe is the first frame of its shot (arXiv 2507.18634, section 3.4).
 
     Attributes:
         animates: whether characters act; else only the camera moves.

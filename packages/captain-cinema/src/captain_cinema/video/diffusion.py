@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from captain_cinema.data.storyboard import Storyboard
+from captain_cinema.images import to_bytes
 from captain_cinema.models import CaptionEmbeddings, Frames, KeyframeModel, LatentSpace, encode_frames
 from captain_cinema.numerics.flow import euler_sample
 from captain_cinema.numerics.memory import golden_sides, plan_memory
-from captain_cinema.pictures import to_bytes
 from captain_cinema.video import Clip, num_clip_frames
 from triptych.errors import UserError
 from triptych.seeding import derive_seed, generator

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from captain_cinema.data.storyboard import Storyboard
-from captain_cinema.pictures import to_bytes
+from captain_cinema.images import to_bytes
 from captain_cinema.video import Clip, num_clip_frames
 from triptych.errors import UserError
 from triptych.seeding import derive_seed, generator

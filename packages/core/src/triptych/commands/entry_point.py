@@ -15,12 +15,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from triptych.commands.arguments import explaining_arguments
 from triptych.commands.configs import use_configs
-from triptych.commands.messages import quote_text, refuse, speaks_first
+from triptych.commands.messages import is_first_to_report, quote_text, refuse
 from triptych.commands.sweep import is_member, is_sweep, lost_member, member_name, prepare_sweep, show_devices
 from triptych.errors import UserError
+from triptych.run.config import RunConfig
 from triptych.run.signals import Interrupted
 
-ConfigT = TypeVar("ConfigT")
+ConfigT = TypeVar("ConfigT", bound=RunConfig)
 
 EXIT_LOST_MEMBER = 1
 
@@ -88,14 +89,14 @@ class Command(Generic[ConfigT]):
             if is_member():
                 # A member of a sweep is named by its overrides, so that a requeued member finds itself.
                 member = member_name(HydraConfig.get().job.override_dirname)
-                object.__setattr__(settings, "name", f"{settings.name}/{member}")  # type: ignore[attr-defined]
+                object.__setattr__(settings, "name", f"{settings.name}/{member}")
             with explaining_arguments(config):
                 if self._check is not None:
                     self._check(settings)
                 show_devices()
                 return self._function(settings)
         except Interrupted as interrupted:
-            if speaks_first():
+            if is_first_to_report():
                 print(interrupted, file=sys.stderr)
             sys.exit(128 + interrupted.signal_number)
         except Exception as error:

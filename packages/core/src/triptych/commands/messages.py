@@ -15,13 +15,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from triptych.errors import EXIT_LOST_PROCESS, UserError
 from triptych.files import describe_disk_error, is_disk_error
+from triptych.run.config import RunConfig
 
 EXIT_BAD_INPUT = 2
 
 _OUT_OF_REACH = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 
-def refuse(error: Exception, schema: type[Any], wants_traceback: bool) -> NoReturn:
+def refuse(error: Exception, schema: type[RunConfig], wants_traceback: bool) -> NoReturn:
     """Ends the process with one line if the error is the user's, and hands it on if it is ours."""
     if not wants_traceback and is_lost_process(error):
         if "TRIPTYCH_ERROR_MARKER" not in os.environ:  # our launcher knows better who was lost, and how
@@ -34,7 +35,7 @@ def refuse(error: Exception, schema: type[Any], wants_traceback: bool) -> NoRetu
     message = explain(error, schema)
     if wants_traceback or message is None:
         raise error
-    if speaks_first():
+    if is_first_to_report():
         print(f"error: {message}", file=sys.stderr)
     sys.exit(EXIT_BAD_INPUT)
 
@@ -45,7 +46,7 @@ def is_lost_process(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
-def speaks_first() -> bool:
+def is_first_to_report() -> bool:
     """Whether no other process of this run has told its error yet; most errors come to all of them alike."""
     marker = os.environ.get("TRIPTYCH_ERROR_MARKER")
     if marker is None:
@@ -57,7 +58,7 @@ def speaks_first() -> bool:
     return True
 
 
-def explain(error: BaseException, schema: type[Any]) -> str | None:
+def explain(error: BaseException, schema: type[RunConfig]) -> str | None:
     """One line for whoever typed the command; None if the error is a defect of ours and deserves its traceback."""
     chain = list(causes(error))
     for link in chain:
@@ -85,12 +86,12 @@ def explain(error: BaseException, schema: type[Any]) -> str | None:
         placed = re.search(r"Did you mean to override (?:one of )?(\S+@[^?]+)\?", told)
         if placed:  # a group that this command has in a place of its own, or in several
             return f"{unknown.group(1)} is chosen here as {' or '.join(placed.group(1).split(', '))}"
-        return f"unknown setting {unknown.group(1)}{_suggest(unknown.group(1), schema)}"
+        return renamed_key(unknown.group(1), schema.RENAMED) or f"unknown setting {unknown.group(1)}{_suggest(unknown.group(1), schema)}"
     missing_group = re.search(
         r"Could not find '([^']+)'\s+Available options in '([^']+)':\s+(.*?)(?:Config search path|$)", told, re.DOTALL
     )
     if missing_group:
-        return _unknown_choice(missing_group.group(1), missing_group.group(3).split())
+        return _unknown_choice(missing_group.group(1), missing_group.group(3).split(), schema.RENAMED)
     merging = re.search(r"Error merging override (.+)", told)
     if merging:
         return f"{merging.group(1)}: {cause.splitlines()[0]}"
@@ -106,9 +107,24 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 
 
-def _unknown_choice(wanted: str, options: Sequence[str]) -> str:
+def renamed_key(key: str, renamed: Mapping[str, str]) -> str | None:
+    """The message for a setting under its former name; None if it never had that name.
+
+    Example:
+        >>> renamed_key("loss.share", {"loss.share": "loss.fraction"})
+        'loss.share was renamed: use loss.fraction'
+    """
+    for was, now in renamed.items():
+        if key == was or key.startswith(f"{was}."):
+            return f"{key} was renamed: use {now}{key.removeprefix(was)}"
+    return None
+
+
+def _unknown_choice(wanted: str, options: Sequence[str], renamed: Mapping[str, str]) -> str:
     """A choice that is not there: another spelling of one that is, or the list of all."""
     group, _, name = wanted.partition("/")
+    if f"{group}={name}" in renamed:
+        return f"{group}={name} was renamed: use {renamed[f'{group}={name}']}"
     # A panel's own folder needs no prefix of the panel: experiment=<panel>/<name> is experiment=<name>.
     shorter = [option for option in options if name.endswith((f"/{option}", f"_{option}"))]
     if shorter:
@@ -135,7 +151,7 @@ def quote_text(argument: str, schema: type[Any]) -> str:
     quotes that were meant for Hydra.
 
     Example:
-        >>> from triptych.run.session import RunConfig
+        >>> from triptych.run.config import RunConfig
         >>> quote_text("name=a; b", RunConfig)
         "name='a; b'"
     """

@@ -1,8 +1,9 @@
 """Settings that every command has."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from triptych.checkpoint.checkpointer import CheckpointConfig
 from triptych.errors import UserError
@@ -30,6 +31,9 @@ class RunConfig:
             and how much of them was communication.
         peak_teraflops: 1e12 operations per second that model FLOPs utilisation is a share of; null for what is known of the device.
     """
+
+    RENAMED: ClassVar[Mapping[str, str]] = {}
+    """Former dotted keys and choices of a command, for its error message: key -> key, `group=choice` -> `group=choice`."""
 
     name: str = "run"
     seed: int = 0

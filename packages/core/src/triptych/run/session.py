@@ -192,7 +192,9 @@ class Run:
         watch(self._config.timeout_seconds)
         interruption = self._interruption
         if self.world.size > 1:
-            interruption.signal_number = interruption.of_rank(max(self.world.gather_numbers(interruption.rank(interruption.signal_number))))
+            interruption.signal_number = interruption.of_priority(
+                max(self.world.gather_numbers(interruption.priority(interruption.signal_number)))
+            )
         return interruption.signal_number != 0
 
     def stop(self, step: int) -> NoReturn:

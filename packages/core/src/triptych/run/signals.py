@@ -54,13 +54,13 @@ class Interruption:
             self.signal_number = 0
             signal.raise_signal(noted)
 
-    def rank(self, number: int) -> int:
+    def priority(self, number: int) -> int:
         """How much a signal weighs among those of all processes: 0 for none, then SIGTERM, then the preemption's."""
         return 2 if number == self._preemption else int(number != 0)
 
-    def of_rank(self, rank: int) -> int:
+    def of_priority(self, priority: int) -> int:
         """The signal of a weight."""
-        return (0, int(signal.SIGTERM), int(self._preemption))[rank]
+        return (0, int(signal.SIGTERM), int(self._preemption))[priority]
 
     def requeue(self) -> None:
         """Calls the handler that a scheduler's launcher had set for a preemption, if one was noted; it does not return then."""
@@ -76,7 +76,7 @@ class Interruption:
             elif time.monotonic() - self._asked_at > _SAME_SIGNAL_SECONDS and not callable(self._before.get(self._preemption)):
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
-        self.signal_number = self.of_rank(max(self.rank(number), self.rank(self.signal_number)))
+        self.signal_number = self.of_priority(max(self.priority(number), self.priority(self.signal_number)))
 
 
 def watch(seconds: float) -> None:

@@ -34,12 +34,12 @@ class Strategy(Protocol):
 
     Attributes:
         precision: dtype of the forward, `float32` or `bfloat16`; parameters and optimizer are of float32 in any case.
-        meets_in_forward: whether the ranks exchange parameters in every forward, so that all must have as many
+        syncs_in_forward: whether the ranks exchange parameters in every forward, so that all must have as many
             micro-batches.
     """
 
     precision: str
-    meets_in_forward: bool
+    syncs_in_forward: bool
 
     def prepare(self, model: nn.Module, build_optimizer: Callable[[nn.Module], Optimizer]) -> nn.Module:
         """Places `model` or a sharded copy, builds its optimizer, and returns the module whose forward is to be called."""

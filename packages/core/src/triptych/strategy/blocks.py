@@ -96,12 +96,12 @@ def copy_without_weights(model: nn.Module) -> tuple[nn.Module, dict[int, Tensor]
 
 def scalars_to_vectors(model: nn.Module) -> None:
     """Replaces every parameter of no dimension by one of shape (1,), which can be divided among ranks and broadcasts alike."""
-    for owner, name, parameter in list(parameter_places(model)):
+    for owner, name, parameter in list(parameter_owners(model)):
         if parameter.dim() == 0:
             owner._parameters[name] = nn.Parameter(parameter.detach().view(1), requires_grad=parameter.requires_grad)
 
 
-def parameter_places(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
+def parameter_owners(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
     """Every place where a parameter is registered: (module, name in it, parameter); a tied one comes more than once."""
     for owner in module.modules():
         for name, parameter in owner._parameters.items():

@@ -30,7 +30,7 @@ class DDPStrategy:
         UserError: if `precision` is unknown.
     """
 
-    meets_in_forward = False
+    syncs_in_forward = False
 
     def __init__(self, world: World, *, max_grad_norm: float, precision: str = "float32", activation_checkpointing: bool = False) -> None:
         self.precision = check_precision(precision)

@@ -53,7 +53,7 @@ class DeepSpeedStrategy:
         UserError: if `precision` or `stage` is unknown, or DeepSpeed chose another kind of device.
     """
 
-    meets_in_forward = True
+    syncs_in_forward = True
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ from triptych.strategy.blocks import (
     clipped_step,
     copy_without_weights,
     host_copy,
-    parameter_places,
+    parameter_owners,
     recompute_activations,
     repeated_blocks,
 )
@@ -56,7 +56,7 @@ class FSDPStrategy:
         UserError: if `precision` is unknown, or `replicas` does not divide the number of ranks.
     """
 
-    meets_in_forward = True
+    syncs_in_forward = True
 
     def __init__(
         self,
@@ -209,7 +209,7 @@ class FSDPStrategy:
     def _fill(self, block: nn.Module, sources: dict[int, Tensor], placed: set[int]) -> None:
         """Puts the parameters of a block that are not yet sharded on the device, with the values that rank 0 has."""
         filled: dict[int, nn.Parameter] = {}
-        for owner, name, empty in list(parameter_places(block)):
+        for owner, name, empty in list(parameter_owners(block)):
             if isinstance(empty, DTensor):
                 continue
             if id(empty) in placed:

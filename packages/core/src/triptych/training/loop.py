@@ -123,7 +123,7 @@ def fit(
     skipped = sums.skipped
     run.note_signals()
     for step in range(first, trainer.max_steps):
-        share = world.share(trainer.batch_size)
+        share = world.shard(trainer.batch_size)
         mine = order.take(step * trainer.batch_size + share.start, len(share))
         rate = learning_rate_at(step, trainer.max_steps, optimizer) if learning_rate is None else learning_rate(step)
         if step == read:

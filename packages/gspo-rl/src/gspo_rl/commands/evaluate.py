@@ -2,9 +2,10 @@
 
 import json
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.utils import instantiate
 from omegaconf import MISSING
@@ -33,6 +34,10 @@ class EvaluateConfig(RunConfig):
         sampling: how responses are drawn.
         evaluation: split, number of prompts and samples.
     """
+
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "task.held_out_share": "task.held_out_fraction",
+    }
 
     policy: Any = MISSING
     task: Any = MISSING

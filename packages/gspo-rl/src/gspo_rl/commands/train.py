@@ -4,9 +4,10 @@ import json
 import shlex
 import shutil
 import sys
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from hydra.utils import instantiate
@@ -49,6 +50,10 @@ class TrainConfig(RunConfig):
         trainer: the loop.
         evaluation: what is evaluated before and after.
     """
+
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "task.held_out_share": "task.held_out_fraction",
+    }
 
     policy: Any = MISSING
     objective: Any = MISSING
@@ -200,7 +205,7 @@ def _report(config: TrainConfig, run: Run, before: EvaluationResult, after: Eval
         ],
         charts=[
             Chart("Reward", {"reward/mean": "mean", "evaluation/accuracy": "held-out accuracy"}),
-            Chart("Groups that teach nothing", {"reward/zero_spread_groups": "all rewards equal"}, "share of groups"),
+            Chart("Groups that teach nothing", {"reward/zero_advantage_groups": "all rewards equal"}, "share of groups"),
             Chart(
                 "Clip fraction",
                 {
@@ -212,7 +217,9 @@ def _report(config: TrainConfig, run: Run, before: EvaluationResult, after: Eval
             ),
             Chart("Importance ratio in the last mini-batch", ratio),
             Chart(
-                "Displacement", {f"displacement/minibatch_{index}": f"mini-batch {index + 1}" for index in range(last + 1)}, "clip widths"
+                "Displacement",
+                {f"ratio_clip_widths/minibatch_{index}": f"mini-batch {index + 1}" for index in range(last + 1)},
+                "clip widths",
             ),
             Chart("Entropy", {"entropy": "entropy"}, "nats per token"),
             Chart("KL divergence from the old policy", {"approx_kl": "k3 estimate"}, "nats per token"),

@@ -35,9 +35,9 @@ def group_relative_advantages(rewards: Float[Tensor, "prompts group"]) -> Float[
     exact = rewards.double()
     spread = exact.std(dim=1, keepdim=True)
     standardised = (exact - exact.mean(dim=1, keepdim=True)) / spread
-    return torch.where(zero_spread(rewards)[:, None], 0.0, standardised).float()
+    return torch.where(zero_advantage_groups(rewards)[:, None], 0.0, standardised).float()
 
 
-def zero_spread(rewards: Float[Tensor, "prompts group"]) -> Bool[Tensor, " prompts"]:
+def zero_advantage_groups(rewards: Float[Tensor, "prompts group"]) -> Bool[Tensor, " prompts"]:
     """True for groups whose rewards are all equal, which teach nothing."""
     return rewards.amax(dim=1) == rewards.amin(dim=1)

@@ -33,7 +33,7 @@ class ObjectiveOutput(NamedTuple):
             logged. The objectives here report `log_ratio`, the length-normalised log importance ratio log s_i; `clipped`,
             response tokens whose gradient the clip removed (the clipped branch is the smaller one, which depends on the
             advantage's sign); `outside`, response tokens whose ratio lies outside the clip range on either side, whatever
-            the advantage; `displacement`, how far the ratio has moved, |log ratio| in units of the clip width on that side:
+            the advantage; `ratio_clip_widths`, how far the ratio has moved, |log ratio| in units of the clip width on that side:
             1 is the edge of the trust region (for token-level ratios the mean over response tokens).
     """
 
@@ -114,8 +114,8 @@ def gspo(
     losses = _surrogate(ratio, advantages.float(), clip_low, clip_high)
     losses = torch.where(mask.any(dim=1), losses, 0.0)
     clipped, outside = _clip_indicators(ratio, advantages, clip_low, clip_high)
-    displacement = _displacement(log_ratio.detach(), clip_low, clip_high)
-    return _per_sequence(losses, log_ratio.detach(), clipped[:, None] & mask, outside[:, None] & mask, displacement)
+    clip_widths = _ratio_in_clip_widths(log_ratio.detach(), clip_low, clip_high)
+    return _per_sequence(losses, log_ratio.detach(), clipped[:, None] & mask, outside[:, None] & mask, clip_widths)
 
 
 def gspo_token(
@@ -161,7 +161,7 @@ def gspo_token(
     token_advantages = (advantages[:, None] if advantages.dim() == 1 else advantages).float().expand_as(ratio)
     losses = masked_mean(_surrogate(ratio, token_advantages, clip_low, clip_high), mask)
     clipped, outside = _clip_indicators(ratio, token_advantages, clip_low, clip_high)
-    return _per_sequence(losses, log_ratio, clipped & mask, outside & mask, _displacement(log_ratio, clip_low, clip_high))
+    return _per_sequence(losses, log_ratio, clipped & mask, outside & mask, _ratio_in_clip_widths(log_ratio, clip_low, clip_high))
 
 
 def grpo(
@@ -203,8 +203,8 @@ def grpo(
     losses = masked_mean(_surrogate(ratio, token_advantages, clip_low, clip_high), mask)
     clipped, outside = _clip_indicators(ratio, token_advantages, clip_low, clip_high)
     log_ratio = masked_mean(token_log_ratio, mask).detach()
-    displacement = masked_mean(_displacement(token_log_ratio.detach(), clip_low, clip_high), mask)
-    return _per_sequence(losses, log_ratio, clipped & mask, outside & mask, displacement)
+    clip_widths = masked_mean(_ratio_in_clip_widths(token_log_ratio.detach(), clip_low, clip_high), mask)
+    return _per_sequence(losses, log_ratio, clipped & mask, outside & mask, clip_widths)
 
 
 def sequence_log_ratio(
@@ -227,9 +227,9 @@ def masked_mean(values: Float[Tensor, "batch tokens"], mask: Bool[Tensor, "batch
     return torch.where(mask, values, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
 
-def _per_sequence(losses: Tensor, log_ratio: Tensor, clipped: Tensor, outside: Tensor, displacement: Tensor) -> ObjectiveOutput:
+def _per_sequence(losses: Tensor, log_ratio: Tensor, clipped: Tensor, outside: Tensor, clip_widths: Tensor) -> ObjectiveOutput:
     """Every sequence counts 1 in the mean, however long it is."""
-    metrics = {"log_ratio": log_ratio, "clipped": clipped, "outside": outside, "displacement": displacement}
+    metrics = {"log_ratio": log_ratio, "clipped": clipped, "outside": outside, "ratio_clip_widths": clip_widths}
     return ObjectiveOutput(losses, torch.ones_like(losses), metrics)
 
 
@@ -243,7 +243,7 @@ def _clip_indicators(ratio: Tensor, advantages: Tensor, clip_low: float, clip_hi
     return (above & (advantages > 0)) | (below & (advantages < 0)), above | below
 
 
-def _displacement(log_ratio: Tensor, clip_low: float, clip_high: float) -> Tensor:
+def _ratio_in_clip_widths(log_ratio: Tensor, clip_low: float, clip_high: float) -> Tensor:
     width = torch.where(log_ratio > 0, math.log1p(clip_high), -math.log1p(-clip_low))
     return torch.where(log_ratio == 0, 0.0, log_ratio.abs() / width)  # a width of 0 is left at once, not at 0/0
 

@@ -62,7 +62,7 @@ def uniform_noise(seeds: Sequence[int], num_tokens: int) -> Float[Tensor, "batch
 
 
 def draw_tokens(logits: Float[Tensor, "batch vocab"], noise: Float[Tensor, " batch"], sampling: SamplingConfig) -> Draw:
-    """Draws one token per row by inverting the cumulative distribution at the row's uniform number.
+    """Samples one token per row by inverting the cumulative distribution at the row's uniform number.
 
     Args:
         logits: any float dtype.

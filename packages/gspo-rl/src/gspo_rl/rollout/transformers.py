@@ -51,7 +51,7 @@ class TransformersEngine:
     def _generate(self, prompt_ids: list[tuple[int, ...]], sampling: SamplingConfig, seeds: Sequence[int]) -> list[Completion]:
         policy = self._policy
         input_ids, attention_mask = left_padded(prompt_ids, policy.pad_id)
-        chooser = _KeyedDraw(uniform_noise(seeds, sampling.max_tokens), sampling)
+        chooser = _KeyedSampling(uniform_noise(seeds, sampling.max_tokens), sampling)
         output = policy.model.generate(
             input_ids=input_ids.to(policy.device),
             attention_mask=attention_mask.to(policy.device),
@@ -66,8 +66,8 @@ class TransformersEngine:
         return build_completions(policy, prompt_ids, tokens, logprobs, weight_version=self._version)
 
 
-class _KeyedDraw(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
-    """Draws each row's token from the row's own noise, and leaves greedy search no other choice."""
+class _KeyedSampling(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
+    """Samples each row's token from the row's own noise, and leaves greedy search no other choice."""
 
     def __init__(self, noise: Tensor, sampling: SamplingConfig) -> None:
         self._noise = noise

@@ -21,7 +21,7 @@ class JsonlTask:
             response's last non-empty line with the answer, white space and case set aside.
         held_out_path: a second file for the held-out split; without it a share of `path` is held out, chosen by a
             hash of the question, so that adding lines moves no other line.
-        held_out_share: that share, between 0 and 1.
+        held_out_fraction: that share, between 0 and 1.
         tolerance: largest difference at which two numbers still match, relative to the answer.
         seed: which questions are held out.
 
@@ -36,28 +36,28 @@ class JsonlTask:
         *,
         match: str = "numeric",
         held_out_path: str | None = None,
-        held_out_share: float = 0.1,
+        held_out_fraction: float = 0.1,
         tolerance: float = 1e-6,
         seed: int = 0,
     ) -> None:
         if match not in MATCHES:
             raise UserError(f"task.match is '{match}': choose one of {', '.join(MATCHES)}")
-        if not 0 < held_out_share < 1:
-            raise UserError(f"task.held_out_share is {held_out_share}: it must lie between 0 and 1")
+        if not 0 < held_out_fraction < 1:
+            raise UserError(f"task.held_out_fraction is {held_out_fraction}: it must lie between 0 and 1")
         self._match = match
         self._tolerance = tolerance
         prompts = _read(Path(path), match)
         if held_out_path is not None:
             self._splits = {"train": prompts, "held_out": _read(Path(held_out_path), match)}
         else:
-            held_out = [derive_seed(seed, prompt.text) % 10**6 < held_out_share * 10**6 for prompt in prompts]
+            held_out = [derive_seed(seed, prompt.text) % 10**6 < held_out_fraction * 10**6 for prompt in prompts]
             self._splits = {
                 "train": [prompt for prompt, out in zip(prompts, held_out, strict=True) if not out],
                 "held_out": [prompt for prompt, out in zip(prompts, held_out, strict=True) if out],
             }
         for split, chosen in self._splits.items():
             if not chosen:
-                mend = "change task.held_out_share or give task.held_out_path" if prompts else "add lines"
+                mend = "change task.held_out_fraction or give task.held_out_path" if prompts else "add lines"
                 raise UserError(f"{path} leaves no question for the {split} split ({len(prompts)} questions in all): {mend}")
 
     def prompts(self, split: str) -> Sequence[Prompt]:

@@ -2,10 +2,10 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from hydra.utils import instantiate
@@ -52,6 +52,10 @@ class EvaluateConfig(RunConfig):
         max_particles: prompts are run in batches that hold at most so many particles.
         memory_gib: the caches of a batch must fit into this.
     """
+
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "reward=checker": "reward=verifier",
+    }
 
     generator: Any = MISSING
     reward: Any = MISSING

@@ -2,8 +2,9 @@
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.utils import instantiate
 from omegaconf import MISSING
@@ -17,11 +18,11 @@ from triptych.run.provenance import provenance
 from triptych.run.session import Run
 from triptych.telemetry.logging import get_logger
 from tts_var.data.prompts import read_prompts
-from tts_var.judges import Verdict
+from tts_var.images import save_png
 from tts_var.models import NextScaleModel
 from tts_var.numerics.schedule import SearchConfig, memory_limit
-from tts_var.pictures import save_png
 from tts_var.report.search_page import render_search_page
+from tts_var.scorers import Verdict
 from tts_var.search import Search, SearchResult
 
 _logger = get_logger("sample")
@@ -44,6 +45,10 @@ class SampleConfig(RunConfig):
             takes a picture of every live particle after each scale.
     """
 
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "reward=checker": "reward=verifier",
+    }
+
     prompts: Any = MISSING
     generator: Any = MISSING
     reward: Any = MISSING
@@ -62,7 +67,7 @@ class SampleConfig(RunConfig):
 
 @entry_point("var", "sample", SampleConfig)
 def main(config: SampleConfig) -> None:
-    """Draws the pictures and writes them with `samples.jsonl` and the page into the run's folder."""
+    """Samples the pictures and writes them with `samples.jsonl` and the page into the run's folder."""
     prompts = read_prompts(config.prompts)
     tracker = None if config.tracker is None else instantiate(config.tracker)
     with Run.open(config, tracker=tracker) as run:
@@ -79,7 +84,7 @@ def main(config: SampleConfig) -> None:
         verifier = instantiate(config.verifier)
         run.begin({})
         started = time.perf_counter()
-        share = run.world.share(len(prompts))
+        share = run.world.shard(len(prompts))
         mine = []
         for traced, part in (
             (True, [i for i in share if i < config.page_prompts]),

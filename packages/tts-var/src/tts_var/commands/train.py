@@ -1,11 +1,11 @@
 """`python -m tts_var.commands.train`: tokenizer, reward and transformer, each a run of its own below the same name."""
 
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from hydra.utils import instantiate
@@ -107,6 +107,12 @@ class TrainConfig(RunConfig):
         reward: the reward's stage.
         transformer: the transformer's stage.
     """
+
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "tokenizer.loss.prefix_share": "tokenizer.loss.prefix_fraction",
+        "tokenizer.loss.plain_share": "tokenizer.loss.plain_fraction",
+        "reward.loss.prefix_share": "reward.loss.prefix_fraction",
+    }
 
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     sides: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5, 6, 8])
@@ -214,7 +220,7 @@ class _Plan:
 
 def _train(config: TrainConfig, name: str, build: Callable[[TrainConfig, torch.device], _Plan]) -> None:
     stage_run = _StageRun(
-        **{key: getattr(config, key) for key in RunConfig.__dataclass_fields__ if key != "name"},
+        **{key: getattr(config, key) for key in (item.name for item in fields(RunConfig)) if key != "name"},
         name=f"{config.name}/{name}",
         sides=config.sides,
         patch=config.patch,

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 from jaxtyping import Float
 from torch import Tensor
 
-from tts_var.models.draws import Draws
 from tts_var.models.particles import Particles
+from tts_var.models.random_streams import RandomStreams
 from tts_var.numerics.scales import ScaleTable
 
 
@@ -42,7 +42,7 @@ class NextScaleModel(Protocol):
         """Particles before the first scale, `num_particles` per prompt."""
         ...
 
-    def advance(self, particles: Particles, condition: Any, draws: Draws) -> Particles:
+    def advance(self, particles: Particles, condition: Any, streams: RandomStreams) -> Particles:
         """The particles after their next scale."""
         ...
 

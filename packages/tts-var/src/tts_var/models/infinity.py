@@ -18,7 +18,6 @@ from torch.nn import functional
 
 from triptych.errors import UserError
 from tts_var.models.autoencoder import BinaryTokenizer
-from tts_var.models.draws import Draws
 from tts_var.models.flops import decoder_flops
 from tts_var.models.layers import (
     AdaptiveNormBeforeHead,
@@ -33,6 +32,7 @@ from tts_var.models.layers import (
 )
 from tts_var.models.particles import KeyValues, Particles
 from tts_var.models.quantizers import add_scale, pool, resize
+from tts_var.models.random_streams import RandomStreams
 from tts_var.models.text import TextEncoder, TextFeatures
 from tts_var.numerics.sampling import filter_logits, guided_logits
 from tts_var.numerics.scales import ScaleTable
@@ -488,10 +488,10 @@ class InfinityGenerator:
         return Particles(condition.num_prompts, 0, latent, [], torch.zeros(rows, 0, dtype=torch.long))
 
     @torch.no_grad()
-    def advance(self, particles: Particles, condition: InfinityCondition, draws: Draws) -> Particles:
+    def advance(self, particles: Particles, condition: InfinityCondition, streams: RandomStreams) -> Particles:
         """One more scale of every particle."""
         logits, cache = self.next_logits(particles, condition)
-        return self.extend(particles, self.draw(logits, particles.scale, draws), cache)
+        return self.extend(particles, self.draw(logits, particles.scale, streams), cache)
 
     @torch.no_grad()
     def next_logits(
@@ -513,10 +513,12 @@ class InfinityGenerator:
             logits = _guided_halves(logits, guidance)
         return logits.unflatten(1, (members, -1)).flatten(0, 1), cache
 
-    def draw(self, logits: Float[Tensor, "rows tokens bits 2"], scale: int, draws: Draws) -> UInt8[Tensor, "rows height width channels"]:
+    def draw(
+        self, logits: Float[Tensor, "rows tokens bits 2"], scale: int, streams: RandomStreams
+    ) -> UInt8[Tensor, "rows height width channels"]:
         """Bits of one scale on the latent grid."""
         probabilities = filter_logits(logits, top_k=self.sampling.top_k, top_p=self.sampling.top_p).softmax(-1)
-        bits = draws.classes(probabilities.flatten(1, 2), scale=scale).to(torch.uint8)
+        bits = streams.classes(probabilities.flatten(1, 2), scale=scale).to(torch.uint8)
         return self.to_latent_grid(bits.view(logits.shape[:3]), scale)
 
     def to_latent_grid(self, bits: UInt8[Tensor, "rows tokens bits"], scale: int) -> UInt8[Tensor, "rows height width channels"]:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from triptych.errors import UserError
 from tts_var.models.autoencoder import VectorTokenizer
-from tts_var.models.draws import Draws
 from tts_var.models.flops import decoder_flops
 from tts_var.models.layers import AdaptiveNormBeforeHead, DropPath, FeedForward, SelfAttention, block_causal_mask, layer_norm
 from tts_var.models.particles import KeyValues, Particles
 from tts_var.models.quantizers import pool
+from tts_var.models.random_streams import RandomStreams
 from tts_var.numerics.sampling import filter_logits, guided_logits
 from tts_var.numerics.scales import ScaleTable
 
@@ -197,11 +197,11 @@ class VARGenerator:
         return Particles(condition.num_prompts, 0, latent, [], torch.zeros(rows, 0, dtype=torch.long))
 
     @torch.no_grad()
-    def advance(self, particles: Particles, condition: VARCondition, draws: Draws) -> Particles:
+    def advance(self, particles: Particles, condition: VARCondition, streams: RandomStreams) -> Particles:
         """One more scale of every particle."""
         logits, cache = self.next_logits(particles, condition)
         probabilities = filter_logits(logits, top_k=self.sampling.top_k, top_p=self.sampling.top_p).softmax(-1)
-        return self.extend(particles, draws.classes(probabilities, scale=particles.scale), cache)
+        return self.extend(particles, streams.classes(probabilities, scale=particles.scale), cache)
 
     @torch.no_grad()
     def next_logits(self, particles: Particles, condition: VARCondition) -> tuple[Float[Tensor, "rows tokens codes"], list[KeyValues]]:

@@ -1,1 +1,1 @@
-"""The paper's mathematics: scales, draws, potentials, resampling, clustering and schedules; one equation, one function."""
+"""The paper's mathematics: scales, streams, potentials, resampling, clustering and schedules; one equation, one function."""

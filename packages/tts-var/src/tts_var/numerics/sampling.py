@@ -1,4 +1,4 @@
-"""From logits to draws: guidance, top-k, top-p, and the inverse of the cumulative distribution."""
+"""From logits to streams: guidance, top-k, top-p, and the inverse of the cumulative distribution."""
 
 import torch
 from jaxtyping import Float, Int

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from tts_var.images import data_uri
 from tts_var.numerics.scales import ScaleTable
-from tts_var.pictures import data_uri
 from tts_var.search import EventRecord, SearchResult
 
 _LEFT, _CELL, _ROW = 200, 76, 116
@@ -125,7 +125,7 @@ def _tree(result: SearchResult, scales: ScaleTable, verdict: Mapping[str, bool])
         cost=[
             ("transformer", f"{cost.transformer_flops / 1e9:.2f} GFLOP"),
             ("decoder", f"{cost.decoder_flops / 1e9:.2f} GFLOP for {cost.num_decodes} pictures"),
-            ("reward and features", f"{cost.judge_flops / 1e9:.2f} GFLOP"),
+            ("reward and features", f"{cost.scorer_flops / 1e9:.2f} GFLOP"),
             ("together", f"{cost.flops / 1e9:.2f} GFLOP, {cost.seconds:.2f} seconds"),
             ("tokens", f"{cost.num_tokens}, {cost.num_tokens / scales.num_tokens:.1f} times those of a single picture"),
         ],

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from triptych.errors import UserError
 from tts_var.data import BenchmarkPrompt
-from tts_var.toy.drawing import IMAGE_SIZE
 from tts_var.toy.prompts import CATEGORIES, evaluation_prompts, parse_prompt
+from tts_var.toy.rendering import IMAGE_SIZE
 from tts_var.toy.verifier import check_image
 
 

@@ -6,8 +6,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tts_var.models.clip import Clip, ClipConfig
-from tts_var.toy.drawing import IMAGE_SIZE
 from tts_var.toy.prompts import MAX_WORDS, VOCABULARY
+from tts_var.toy.rendering import IMAGE_SIZE
 from tts_var.toy.text import word_indices
 
 # The text tower reads its summary at the largest index, which is therefore the end marker's.

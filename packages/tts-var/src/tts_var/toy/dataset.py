@@ -8,8 +8,8 @@ from torch import Tensor
 from triptych.errors import UserError
 from triptych.seeding import generator
 from tts_var.data import Examples
-from tts_var.toy.drawing import IMAGE_SIZE, SceneObject, draw_scenes, training_pair
 from tts_var.toy.prompts import near_miss, parse_prompt
+from tts_var.toy.rendering import IMAGE_SIZE, SceneObject, render_scenes, training_pair
 
 
 class SmallWorld:
@@ -46,4 +46,4 @@ class SmallWorld:
         return near_miss(parse_prompt(prompt), generator=generator).text
 
     def _picture(self, index: int, scene: Sequence[SceneObject]) -> Tensor:
-        return draw_scenes([scene], generator=generator(self._seed, "picture", index), variety=self._variety)
+        return render_scenes([scene], generator=generator(self._seed, "picture", index), variety=self._variety)

@@ -216,8 +216,8 @@ def evaluation_prompts(num_prompts: int, *, seed: int) -> list[ScenePrompt]:
 
     Categories with few prompts repeat them: an evaluation gives every occurrence noise of its own.
     """
-    draws = torch.Generator().manual_seed(derive_seed(seed, "evaluation_prompts"))
-    return [sample_prompt(CATEGORIES[index % len(CATEGORIES)], generator=draws, held_out=True) for index in range(num_prompts)]
+    streams = torch.Generator().manual_seed(derive_seed(seed, "evaluation_prompts"))
+    return [sample_prompt(CATEGORIES[index % len(CATEGORIES)], generator=streams, held_out=True) for index in range(num_prompts)]
 
 
 def _draw(category: str, generator: torch.Generator) -> ScenePrompt:

@@ -17,9 +17,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from triptych.errors import UserError
-from tts_var.judges import Verdict
-from tts_var.toy.drawing import COLOUR_VALUES, IMAGE_SIZE, RELATION_PIXELS, SQUARE_SIDE, holds, shape_coverages
+from tts_var.scorers import Verdict
 from tts_var.toy.prompts import COLOURS, SHAPES, ObjectGroup, ScenePrompt, parse_prompt
+from tts_var.toy.rendering import COLOUR_VALUES, IMAGE_SIZE, RELATION_PIXELS, SQUARE_SIDE, holds, shape_coverages
 
 _HUES = np.array([colorsys.rgb_to_hsv(*COLOUR_VALUES[colour])[0] for colour in COLOURS])
 _CHROMA = 0.25  # below, a pixel is background

@@ -26,7 +26,7 @@ class RewardLossConfig:
         near_misses: wrong captions per picture that differ in one count, colour, shape or the relation.
         caption_noise: share of the pictures that come with a near miss as their caption.
         pixel_noise: largest standard deviation of the noise on pictures in [-1, 1].
-        prefix_share: share of a batch that is decoded from a random number of its first scales; the rest from all.
+        prefix_fraction: share of a batch that is decoded from a random number of its first scales; the rest from all.
         first_prefix: fewest scales of such a picture.
         slip_weight: weight of the ranking loss that puts a picture above its copy with slips (`with_slips`); 0 for none.
     """
@@ -34,12 +34,12 @@ class RewardLossConfig:
     near_misses: int = 3
     caption_noise: float = 0.05
     pixel_noise: float = 0.2
-    prefix_share: float = 0.5
+    prefix_fraction: float = 0.5
     first_prefix: int = 3
     slip_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("caption_noise", "prefix_share"):
+        for name in ("caption_noise", "prefix_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"loss.{name} is {getattr(self, name)}: it must lie between 0 and 1")
         for name, least in (("near_misses", 0), ("pixel_noise", 0), ("first_prefix", 1), ("slip_weight", 0)):
@@ -162,7 +162,7 @@ class RewardStage:
         # Whatever is drawn is drawn on the CPU, the same on every device.
         quantized = quantize_bits(self._tokenizer.encode(images.to(device)).cpu(), self._grids)
         chosen = torch.full((batch_size,), len(self._grids) - 1)
-        count = int(self._loss.prefix_share * batch_size)
+        count = int(self._loss.prefix_fraction * batch_size)
         chosen[:count] = torch.randint(self._loss.first_prefix - 1, len(self._grids), (count,), generator=stream)
         deviation = self._loss.pixel_noise * torch.rand(batch_size, 1, 1, 1, generator=stream)[mine]
 

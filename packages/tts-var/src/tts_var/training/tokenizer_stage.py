@@ -23,9 +23,9 @@ class TokenizerLossConfig:
         commitment: pull of the features towards their codes (0.25 in BSQ and VQ-VAE).
         entropy: weight of BSQ's entropy regulariser.
         entropy_temperature: its temperature.
-        prefix_share: share of a batch that is decoded from the first scales only, so that the decoder knows
+        prefix_fraction: share of a batch that is decoded from the first scales only, so that the decoder knows
             unfinished pictures, which a search looks at.
-        plain_share: share of a batch that is decoded without quantization at the first step; it falls linearly to
+        plain_fraction: share of a batch that is decoded without quantization at the first step; it falls linearly to
             0 over `plain_steps`, so that the auto-encoder has something to quantize before every code counts.
         plain_steps: optimizer steps until every picture is quantized.
     """
@@ -33,17 +33,17 @@ class TokenizerLossConfig:
     commitment: float = 0.25
     entropy: float = 0.0
     entropy_temperature: float = 1.0
-    prefix_share: float = 0.25
-    plain_share: float = 0.5
+    prefix_fraction: float = 0.25
+    plain_fraction: float = 0.5
     plain_steps: int = 800
 
     def __post_init__(self) -> None:
         for name in ("commitment", "entropy", "plain_steps"):
             if getattr(self, name) < 0:
                 raise UserError(f"loss.{name} is {getattr(self, name)}: it must be 0 or more")
-        if not 0 <= self.prefix_share + self.plain_share <= 1 or min(self.prefix_share, self.plain_share) < 0:
+        if not 0 <= self.prefix_fraction + self.plain_fraction <= 1 or min(self.prefix_fraction, self.plain_fraction) < 0:
             raise UserError(
-                f"loss.prefix_share is {self.prefix_share} and loss.plain_share {self.plain_share}: "
+                f"loss.prefix_fraction is {self.prefix_fraction} and loss.plain_fraction {self.plain_fraction}: "
                 "they must be 0 or more and at most 1 together"
             )
         if not self.entropy_temperature > 0:
@@ -95,8 +95,8 @@ class TokenizerStage:
         mine = slice(first, first + len(indices))
         place = torch.arange(batch_size)
         remaining = max(0.0, 1 - step / max(1, self._loss.plain_steps))
-        plain = place < int(self._loss.plain_share * remaining * batch_size)
-        unfinished = place >= batch_size - int(self._loss.prefix_share * batch_size)
+        plain = place < int(self._loss.plain_fraction * remaining * batch_size)
+        unfinished = place >= batch_size - int(self._loss.prefix_fraction * batch_size)
         stream = generator(self._seed, "prefix", step)
         prefix_scale = int(torch.randint(self._num_scales - 1, (), generator=stream))
         device = next(model.parameters()).device

@@ -79,7 +79,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Scene:
     """Everything that one frame shows.
 
     Attributes:
@@ -106,25 +106,25 @@ Places = Float[Tensor, "frames 3"]
 Frames = Float[Tensor, "frames 3 height width"]
 
 
-def looks_of(pictures: Sequence[Picture]) -> Looks:
+def looks_of(scenes: Sequence[Scene]) -> Looks:
     """Indices into `LOOK_VALUES` of what the pictures show: colour, shape, hat, badge, wall, ground, decoration, prop."""
-    rows = [(*astuple(picture.identity), *astuple(picture.setting), picture.prop) for picture in pictures]
+    rows = [(*astuple(scene.identity), *astuple(scene.setting), scene.prop) for scene in scenes]
     indices = [[values.index(value) for values, value in zip(LOOK_VALUES, row, strict=True)] for row in rows]
     return torch.tensor(indices, dtype=torch.long).reshape(-1, len(LOOK_VALUES))
 
 
-def places_of(pictures: Sequence[Picture]) -> Places:
+def places_of(scenes: Sequence[Scene]) -> Places:
     """Centre (x, y) and radius of every body."""
-    rows = [(POSITIONS[picture.position], _FLOOR - SIZES[picture.size], SIZES[picture.size]) for picture in pictures]
+    rows = [(POSITIONS[scene.position], _FLOOR - SIZES[scene.size], SIZES[scene.size]) for scene in scenes]
     return torch.tensor(rows).reshape(-1, 3)
 
 
-def draw_pictures(pictures: Sequence[Picture], *, image_size: int = 64) -> Frames:
+def render_images(scenes: Sequence[Scene], *, image_size: int = 64) -> Frames:
     """Frames in [-1, 1], float32."""
-    return render(looks_of(pictures), places_of(pictures), image_size=image_size)
+    return render(looks_of(scenes), places_of(scenes), image_size=image_size)
 
 
-def draw_clip(picture: Picture, action: str, *, image_size: int = 64, num_frames: int = CLIP_FRAMES) -> Frames:
+def render_clip(scene: Scene, action: str, *, image_size: int = 64, num_frames: int = CLIP_FRAMES) -> Frames:
     """The frames of an action that begins with `picture`, in [-1, 1].
 
     Args:
@@ -133,12 +133,12 @@ def draw_clip(picture: Picture, action: str, *, image_size: int = 64, num_frames
         image_size: pixels of a side.
         num_frames: frames, evenly spaced from the beginning of the action to its end.
     """
-    return render(looks_of([picture] * num_frames), action_places(picture, action, num_frames), image_size=image_size)
+    return render(looks_of([scene] * num_frames), action_places(scene, action, num_frames), image_size=image_size)
 
 
-def action_places(picture: Picture, action: str, num_frames: int = CLIP_FRAMES) -> Places:
+def action_places(scene: Scene, action: str, num_frames: int = CLIP_FRAMES) -> Places:
     """Centre and radius of the body in every frame of an action."""
-    places = places_of([picture]).repeat(num_frames, 1)
+    places = places_of([scene]).repeat(num_frames, 1)
     progress = torch.linspace(0, 1, num_frames)
     if action in ("walk left", "walk right"):
         places[:, 0] += _WALK * progress * (1 if action == "walk right" else -1)
@@ -162,8 +162,8 @@ def render(looks: Looks, places: Places, *, image_size: int = 64) -> Frames:
         Float32 in [-1, 1].
     """
     canvas = Canvas(render_settings(looks[:, 4:7], image_size=image_size), image_size)
-    canvas.draw_character(looks[:, :4], places)
-    canvas.draw_prop(looks[:, 7], places)
+    canvas.render_character(looks[:, :4], places)
+    canvas.render_prop(looks[:, 7], places)
     return canvas.frames
 
 
@@ -203,7 +203,7 @@ class Canvas:
         values = torch.tensor(colours)[None] * 2 - 1 if isinstance(colours, tuple) else colours
         self.frames = self.frames + coverage[:, None] * (values[:, :, None, None] - self.frames)
 
-    def draw_character(self, identities: Tensor, places: Tensor) -> None:
+    def render_character(self, identities: Tensor, places: Tensor) -> None:
         """Body, badge and hat."""
         cx, cy, radius = (places[:, index, None, None] for index in range(3))
         x, y = (self.x - cx) / radius, (self.y - cy) / radius
@@ -240,7 +240,7 @@ class Canvas:
         for index, distance in enumerate((cap, crown, antenna), start=1):
             self.fill(distance * radius, _DARK, (hat == index)[:, None, None])
 
-    def draw_prop(self, props: Tensor, places: Tensor) -> None:
+    def render_prop(self, props: Tensor, places: Tensor) -> None:
         """A box at the character's feet."""
         cx, cy, radius = (places[:, index, None, None] for index in range(3))
         x, y = (self.x - cx) / radius, (self.y - cy) / radius - 1.02

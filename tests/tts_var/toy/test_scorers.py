@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tts_var.toy.drawing import SceneObject, draw_scenes
-from tts_var.toy.judges import CheckerReward
+from tts_var.toy.rendering import SceneObject, render_scenes
+from tts_var.toy.scorers import VerifierReward
 
 
 def stream(seed: int) -> torch.Generator:
@@ -13,6 +13,6 @@ def stream(seed: int) -> torch.Generator:
 
 def test_the_checkers_reward_is_the_share_of_the_parts() -> None:
     scene = [SceneObject("circle", "red", 16, 32, 8), SceneObject("square", "blue", 48, 32, 8)]
-    images = draw_scenes([scene] * 3, generator=stream(0))
+    images = render_scenes([scene] * 3, generator=stream(0))
     prompts = ["a red circle left of a blue square", "a red circle right of a blue square", "two red circles and a green ring"]
-    assert CheckerReward()(images, prompts).tolist() == pytest.approx([1, 2 / 3, 0])
+    assert VerifierReward()(images, prompts).tolist() == pytest.approx([1, 2 / 3, 0])

@@ -11,7 +11,7 @@ from triptych.seeding import generator
 from tts_var.numerics.sampling import invert_cumulative
 
 
-class Draws(Protocol):
+class RandomStreams(Protocol):
     """Where the randomness of a sampling run comes from."""
 
     def classes(self, probabilities: Float[Tensor, "rows draws classes"], *, scale: int) -> Int[Tensor, "rows draws"]:
@@ -19,8 +19,8 @@ class Draws(Protocol):
         ...
 
 
-class KeyedDraws:
-    """Draws keyed by prompt, particle and scale: no row knows what else is in the batch.
+class KeyedStreams:
+    """Random streams keyed by prompt, particle and scale: no row knows what else is in the batch.
 
     Args:
         prompt_seeds: one seed per prompt of the batch.
@@ -31,11 +31,11 @@ class KeyedDraws:
 
     def classes(self, probabilities: Float[Tensor, "rows draws classes"], *, scale: int) -> Int[Tensor, "rows draws"]:
         """Inverts the cumulative distribution at one uniform number per draw."""
-        rows, draws, _ = probabilities.shape
+        rows, streams, _ = probabilities.shape
         per_prompt = rows // len(self._prompt_seeds)
         uniform = torch.stack(
             [
-                torch.rand(draws, generator=generator(seed, "draw", particle, scale))
+                torch.rand(streams, generator=generator(seed, "draw", particle, scale))
                 for seed in self._prompt_seeds
                 for particle in range(per_prompt)
             ]
@@ -43,8 +43,8 @@ class KeyedDraws:
         return invert_cumulative(probabilities, uniform)
 
 
-class LineageDraws:
-    """Draws that replay one particle per prompt: the slots that its ancestors held, scale by scale.
+class LineageStreams:
+    """Random streams that replay one particle per prompt: the slots that its ancestors held, scale by scale.
 
     Args:
         prompt_seeds: one seed per prompt of the batch.
@@ -61,11 +61,11 @@ class LineageDraws:
         rows = []
         for row, (seed, slots) in enumerate(zip(self._prompt_seeds, self._slots, strict=True)):
             repeated = probabilities[row : row + 1].expand(slots[scale] + 1, -1, -1)
-            rows.append(KeyedDraws([seed]).classes(repeated, scale=scale)[-1])
+            rows.append(KeyedStreams([seed]).classes(repeated, scale=scale)[-1])
         return torch.stack(rows)
 
 
-class SharedDraws:
+class SharedStream:
     """One generator for all rows, one multinomial per scale, as in the released code.
 
     Batch composition changes the stream: sample k of a batch is not the picture of another seed.

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tts_var.judges.clip import ClipFeatures, ClipReward
+from tts_var.scorers.clip import ClipFeatures, ClipReward
 from tts_var.toy.clip import SmallClip
 from tts_var.toy.models import model_folder
 from tts_var.toy.prompts import parse_prompt
@@ -39,7 +39,7 @@ def load_clip(path: str | None = None, *, device: torch.device | str = "cpu") ->
     return model.to(device)
 
 
-class CheckerReward:
+class VerifierReward:
     """Share of the prompt's parts that hold, as the small world's verifier reads them: a reward without error.
 
     It is what the evaluation itself counts, so a search with it tells how much of a strategy's result is due to the

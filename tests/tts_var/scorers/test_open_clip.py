@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 open_clip = pytest.importorskip("open_clip", reason="open_clip is not installed")
 
 from triptych.errors import UserError  # noqa: E402
-from tts_var.judges.open_clip import OpenClipModel, open_clip_features, open_clip_reward  # noqa: E402
+from tts_var.scorers.open_clip import OpenClipModel, open_clip_features, open_clip_reward  # noqa: E402
 
 ARCHITECTURE = "ViT-S-32-alt"
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from tts_var.toy.drawing import RELATION_PIXELS, draw_scenes, holds, sample_scene
 from tts_var.toy.prompts import CATEGORIES, COMPOSITION, sample_prompt
+from tts_var.toy.rendering import RELATION_PIXELS, holds, render_scenes, sample_scene
 from tts_var.toy.verifier import check_image
 
 EVERY_CATEGORY = (*CATEGORIES, COMPOSITION)
@@ -24,4 +24,4 @@ def test_scenes_fulfil_their_prompt_for_every_category() -> None:
         for seed in range(10):
             prompt = sample_prompt(category, generator=stream(seed))
             scene = sample_scene(prompt, generator=stream(seed))
-            assert check_image(draw_scenes([scene], generator=stream(seed))[0], prompt).correct, prompt.text
+            assert check_image(render_scenes([scene], generator=stream(seed))[0], prompt).correct, prompt.text

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tts_var.judges import Features, Reward, Verifier
-from tts_var.judges.clip import ClipFeatures, ClipReward
-from tts_var.judges.pixels import PixelFeatures
 from tts_var.models.clip import Clip, ClipConfig
+from tts_var.scorers import Features, Reward, Verifier
+from tts_var.scorers.clip import ClipFeatures, ClipReward
+from tts_var.scorers.pixels import PixelFeatures
 from tts_var.testing import RedReward
 
 WITHOUT_TOY = pytest.mark.skipif(find_spec("tts_var.toy") is None, reason="tts_var.toy is absent")
@@ -48,7 +48,7 @@ def toy(name: str) -> Callable[[], object]:
         RedReward,
         lambda: ClipReward(CharacterClip()),
         pytest.param(toy("clip_reward"), marks=WITHOUT_TOY),
-        pytest.param(toy("CheckerReward"), marks=WITHOUT_TOY),
+        pytest.param(toy("VerifierReward"), marks=WITHOUT_TOY),
     ],
     ids=["red", "clip", "small_world clip", "small_world checker"],
 )

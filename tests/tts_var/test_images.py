@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from tts_var.pictures import to_image
+from tts_var.images import to_image
 
 
 def test_an_image_holds_the_rounded_values() -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from tts_var.judges.pixels import PixelFeatures
+from tts_var.scorers.pixels import PixelFeatures
 
 
 def test_tokens_are_the_mean_colours_of_cells_row_by_row() -> None:

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from triptych.checkpoint.weights import fill_strictly
 from triptych.errors import UserError
-from tts_var.judges.clip import ClipFeatures, ClipReward
 from tts_var.models.loading import read_weights
+from tts_var.scorers.clip import ClipFeatures, ClipReward
 
 
 class OpenClipModel(nn.Module):

@@ -88,7 +88,7 @@ def sample_scene(prompt: ScenePrompt, *, generator: torch.Generator, variety: fl
     return tuple(SceneObject(prompt.groups[index].shape, colours[index], x, y, radius) for index, x, y, radius in placed)
 
 
-def draw_scenes(
+def render_scenes(
     scenes: Sequence[Sequence[SceneObject]], *, generator: torch.Generator, variety: float = 1.0
 ) -> Float[Tensor, "batch 3 height width"]:
     """Pictures of scenes in [0, 1], float32, of `IMAGE_SIZE` pixels.

@@ -33,10 +33,10 @@ def from_bytes(frames: UInt8[Tensor, "frames height width 3"], *, scale: int = 1
 
 def png_uri(picture: UInt8[Tensor, "height width 3"]) -> str:
     """A PNG as a `data:` address; saved from the page, it still says that it was generated."""
-    return "data:image/png;base64," + base64.b64encode(encode_picture(picture)).decode()
+    return "data:image/png;base64," + base64.b64encode(encode_image(picture)).decode()
 
 
-def encode_picture(picture: UInt8[Tensor, "height width 3"], metadata: Mapping[str, str] | None = None) -> bytes:
+def encode_image(picture: UInt8[Tensor, "height width 3"], metadata: Mapping[str, str] | None = None) -> bytes:
     """A PNG with its provenance and further texts as metadata."""
     info = PngImagePlugin.PngInfo()
     for key, value in {"Source": PROVENANCE, **(metadata or {})}.items():
@@ -46,19 +46,19 @@ def encode_picture(picture: UInt8[Tensor, "height width 3"], metadata: Mapping[s
     return buffer.getvalue()
 
 
-def write_picture(path: Path, picture: UInt8[Tensor, "height width 3"], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes `encode_picture` to a file, atomically.
+def write_image(path: Path, picture: UInt8[Tensor, "height width 3"], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes `encode_image` to a file, atomically.
 
     Raises:
         UserError: if the file cannot be written.
     """
     try:
-        write_atomically(path, encode_picture(picture, metadata))
+        write_atomically(path, encode_image(picture, metadata))
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror})") from error
 
 
-def read_picture(path: Path, size: tuple[int, int] | None) -> Float[Tensor, "3 height width"]:
+def read_image(path: Path, size: tuple[int, int] | None) -> Float[Tensor, "3 height width"]:
     """A reference picture in [-1, 1], cut to the middle in the film's aspect and brought to its size; None keeps it as it is.
 
     Raises:
