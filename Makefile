@@ -1,24 +1,24 @@
-# Every target builds the environment it needs the first time, and again only when a pin changes.
-#   PYTHON=python3.12   which interpreter (3.11 to 3.13)
-#   TORCH=cpu           the CPU wheel of torch, from wherever pip is configured to find it (see docs/install.md)
-#   ARGS="..."          handed on verbatim: Hydra overrides, or pytest arguments
-#   NPROC=2             that many processes on this machine
+# Every target builds the environment if it is missing or a pin has changed.
+#   PYTHON=python3.12   the interpreter (3.11 to 3.13)
+#   TORCH=cpu           the CPU wheel of torch, from the index that pip is configured for (see docs/install.md)
+#   ARGS="..."          passed on verbatim: Hydra overrides, or pytest arguments
+#   NPROC=2             number of processes on this machine
 
 PYTHON ?= python3
 NPROC ?= 1
 KILLS ?= 50
 ARGS ?=
 
-# Two threads per process are slower than one wherever the cores are shared; whoever has many says so.
+# On shared cores two threads per process are slower than one; set this variable on a machine with many cores.
 export OMP_NUM_THREADS ?= 1
 
 VENV := .venv
-# The choice is remembered: what was set up with TORCH=cpu stays so until another choice is named.
+# The choice is stored: an environment made with TORCH=cpu keeps it until another choice is given.
 TORCH ?= $(or $(shell cat $(VENV)/.torch 2>/dev/null),default)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(TORCH)
 PINS := -c packages/constraints.txt -c packages/constraints-torch-$(TORCH).txt
-# Every package may name extras `dev` (installed) and `dev-optional` (installed where they can be) in its own pyproject.
+# The pyproject of a package may define the extras `dev` (installed) and `dev-optional` (installed if possible).
 PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard packages/*/pyproject.toml))
 EDITABLE := $(foreach package,$(PACKAGES),-e $(package)[dev])
 OPTIONAL := $(foreach package,$(PACKAGES),-e $(package)[dev-optional])
@@ -31,47 +31,47 @@ LAUNCH = $(if $(filter 1,$(NPROC)),$(BIN)/python -m,$(BIN)/python -m triptych.co
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  %-16s %s\n", $$1, $$2 }'
 
-install: $(STAMP) ## build .venv with all packages and tools (every target does this by itself)
+install: $(STAMP) ## build .venv with all packages and tools (every target does this if needed)
 
-# The targets of each package stand beside its code.
+# The targets of each package are in its folder.
 include $(wildcard packages/*/targets.mk)
 
-check: $(STAMP) ## formatting, lint, types and the laws of the architecture
+check: $(STAMP) ## check formatting, lint, types and architecture
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q tests/architecture
 
-smoke:: $(STAMP) ## the default commands of every package, made short
+smoke:: $(STAMP) ## short runs of the default commands of every package
 
-test: $(STAMP) ## the whole test suite; ARGS="tests/<package> -k <name>"
+test: $(STAMP) ## run the test suite; ARGS="tests/<package> -k <name>"
 	@$(BIN)/python -m pytest $(ARGS)
 
-faults: $(STAMP) ## kills, hangs and starves real runs; KILLS=50 at random moments
+faults: $(STAMP) ## kill and hang real runs, fill the disk; KILLS=50 kills at random moments
 	@$(BIN)/python -m pytest -m faults tests/faults
 	@$(BIN)/python -m pytest -m faults tests
 	@$(BIN)/python tests/faults/campaign.py $(KILLS)
 
-test-slurm: $(STAMP) ## sweeps, preemption and two tasks on a Slurm cluster inside this machine (root on Debian; installs it)
+test-slurm: $(STAMP) ## test sweeps, preemption and two tasks on a Slurm cluster inside this machine (root on Debian; installs it)
 	@tests/slurm/cluster.sh install || echo "note: without Slurm its tests are skipped" >&2
 	@$(BIN)/python -m pytest -m slurm -n 0 tests/slurm
 
-bench: $(STAMP) ## speed and memory as ratios against a peer
+bench: $(STAMP) ## measure speed and memory as ratios to a peer library
 	@for bench in tests/benchmarks/bench_*.py; do $(BIN)/python $$bench $(ARGS) || exit 1; done
 
-docs: $(STAMP) ## the documentation as HTML in docs/_build
+docs: $(STAMP) ## build the documentation as HTML in docs/_build
 	@$(BIN)/python -m pip install -q $(PINS) --group docs
 	@$(BIN)/sphinx-build -q -W docs docs/_build
 	@echo "docs/_build/index.html"
 
-format: $(STAMP) ## format the code and mend what ruff can mend
+format: $(STAMP) ## format the code and apply the fixes of ruff
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
 clean: ## remove the environment and caches; outputs/ stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build
 
-# The stamp is the last thing written, so an interrupted installation is taken up again by the next target.
+# The stamp is written last, so the next target resumes an interrupted installation.
 $(STAMP): pyproject.toml packages/constraints.txt packages/constraints-torch-$(TORCH).txt $(wildcard packages/*/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1): Python 3.11, 3.12 or 3.13 is needed; choose one with PYTHON=" >&2; exit 2; }
@@ -83,6 +83,6 @@ $(STAMP): pyproject.toml packages/constraints.txt packages/constraints-torch-$(T
 	@$(BIN)/python -m pip install $(PINS) torch
 	@$(BIN)/python -m pip install $(PINS) --group dev $(EDITABLE)
 	@$(BIN)/python -m pip install $(PINS) $(OPTIONAL) || \
-	  echo "note: an optional library could not be installed (above; it may need a C compiler), so what it brings is missing;" \
-	    "'rm $@' lets the next target try again" >&2
+	  echo "note: an optional library could not be installed (above; it may need a C compiler), so its features are unavailable;" \
+	    "after 'rm $@' the next target tries again" >&2
 	@touch $@

@@ -1,14 +1,14 @@
 .PHONY: train-cinema generate-cinema evaluate-cinema
 
-# Two processes unless the caller says otherwise: the run is long enough to notice and short enough to wait for.
+# Two processes by default (one for sweeps), unless NPROC is set: the run takes minutes.
 train-cinema: NPROC := $(if $(filter file,$(origin NPROC)),$(if $(filter -m --multirun,$(ARGS)),1,2),$(NPROC))
-train-cinema: $(STAMP) ## Captain Cinema: a keyframe model with a memory, from nothing, and its first film
+train-cinema: $(STAMP) ## Captain Cinema: trains a keyframe model with a memory from scratch and generates a film
 	@$(LAUNCH) captain_cinema.commands.train $(ARGS)
 
-generate-cinema: $(STAMP) ## a storyline becomes a film; ARGS='storyline="ada meets bo in the kitchen; bo leaves"'
+generate-cinema: $(STAMP) ## generates a film from a storyline; ARGS='storyline="ada meets bo in the kitchen; bo leaves"'
 	@$(LAUNCH) captain_cinema.commands.generate $(ARGS)
 
-evaluate-cinema: $(STAMP) ## who and what comes back right, by memory, length and gap, beside its ceiling
+evaluate-cinema: $(STAMP) ## accuracy of reappearing characters and sets by memory, length and gap, with upper bounds
 	@$(LAUNCH) captain_cinema.commands.evaluate $(ARGS)
 
 smoke:: $(STAMP)

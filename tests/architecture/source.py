@@ -1,4 +1,4 @@
-"""The packages as the laws see them: modules, imports, functions, and what each package's pyproject declares."""
+"""Static model of the packages for the architecture tests: modules, imports, functions, and declarations in pyproject."""
 
 import ast
 import sys
@@ -19,7 +19,7 @@ PANELS = set(FOLDERS) - {CORE}
 
 @dataclass(frozen=True)
 class Function:
-    """Where a function stands, its lines without the docstring, and its parameters without the object itself."""
+    """Qualified name of a function, its lines without the docstring, and its number of parameters without `self` and `cls`."""
 
     name: str
     lines: int
@@ -39,7 +39,7 @@ class Module:
 
     @property
     def room(self) -> str:
-        """The folder below the package, or the module itself where it stands at the root; empty for the package's own file."""
+        """The folder below the package, or the module itself at the package's root; empty for the package's `__init__`."""
         return [*self.name.split("."), ""][1]
 
     @property
@@ -56,7 +56,7 @@ class Module:
 
     @cached_property
     def imports(self) -> list[tuple[str, bool]]:
-        """Every imported module, as far as one is meant, and whether the import stands at the top of the file."""
+        """Every imported module, and whether the import is at the top level of the file."""
         top, found = {id(node) for node in self.tree.body}, []
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import):
@@ -128,7 +128,7 @@ def edges() -> set[tuple[str, str]]:
 
 
 def cycle(pairs: set[tuple[str, str]]) -> list[str]:
-    """A circle of imports; empty where there is none."""
+    """A cycle of imports; empty where there is none."""
     below: dict[str, set[str]] = {}
     for upper, lower in pairs:
         below.setdefault(upper, set()).add(lower)
@@ -150,7 +150,7 @@ def cycle(pairs: set[tuple[str, str]]) -> list[str]:
 
 
 def declared(key: str) -> dict[str, str]:
-    """What the packages' pyprojects say in `[tool.triptych.<key>]`."""
+    """Entries of `[tool.triptych.<key>]` in the pyprojects of all packages."""
     return {name: value for project in PROJECTS.values() for name, value in project["tool"].get("triptych", {}).get(key, {}).items()}
 
 
@@ -160,7 +160,7 @@ def configs() -> dict[Path, Any]:
 
 
 def targets(config: Any) -> Iterator[str]:
-    """Every `_target_` in a config, however deep."""
+    """Every `_target_` in a config, at any depth."""
     if isinstance(config, dict):
         yield from (value for key, value in config.items() if key == "_target_" and isinstance(value, str))
         for value in config.values():
@@ -171,5 +171,5 @@ def targets(config: Any) -> Iterator[str]:
 
 
 def is_standard(name: str) -> bool:
-    """Whether a module belongs to Python itself."""
+    """Whether a module belongs to the standard library."""
     return name.split(".")[0] in sys.stdlib_module_names

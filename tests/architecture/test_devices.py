@@ -1,4 +1,4 @@
-"""Whatever a config builds that holds parameters is given the device: built on the meta device, nothing of it lies elsewhere."""
+"""Every factory in a config whose result holds parameters takes the device: built on meta, all tensors are on meta."""
 
 import inspect
 import re
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from projects import ROOT
 
-# Groups whose options hold parameters, or work on what such a model makes.
+# Groups whose options hold parameters, or process the outputs of such a model.
 GROUPS = ("policy", "generator", "model", "video", "reward", "features")
 OPTIONS = [path for group in GROUPS for path in sorted(ROOT.glob(f"configs/*/{group}/*.yaml"))]
 
@@ -25,19 +25,19 @@ def name_of(path: Path) -> str:
 
 
 def build(path: Path, device: str) -> Any:
-    """What an option makes, with the weights that the packages ship."""
+    """Instantiates an option with the weights that the packages ship."""
     option = yaml.safe_load(path.read_text())
     if "???" in option.values() or str(option.get("path")).startswith("outputs/"):
-        pytest.skip("reads a model that this repository does not hold")
+        pytest.skip("needs a model that is not in this repository")
     whole = OmegaConf.create({"seed": 0, "generator": {"path": None}, "model": {"path": None}, "option": option})
     OmegaConf.resolve(whole)
     return instantiate(whole.option, device=device)
 
 
 def tensors(value: Any, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers of all modules that an object holds, however deep, and where.
+    """Parameters and buffers of all modules in an object, at any depth, with their paths.
 
-    Constants that a model keeps as plain tensors follow its inputs when it uses them.
+    Constants that a model keeps as plain tensors are moved to the device of its inputs at use.
     """
     if id(value) in seen:
         return
@@ -54,21 +54,21 @@ def tensors(value: Any, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=name_of)
-def test_a_factory_takes_the_device_and_puts_everything_there(path: Path) -> None:
+def test_a_factory_takes_the_device_and_puts_all_tensors_there(path: Path) -> None:
     assert "device" in inspect.signature(get_method(OmegaConf.load(path)._target_)).parameters
-    made = build(path, "meta")
-    elsewhere = {name: str(tensor.device) for name, tensor in tensors(made, set()) if tensor.numel() > 1 and not tensor.is_meta}
+    built = build(path, "meta")
+    elsewhere = {name: str(tensor.device) for name, tensor in tensors(built, set()) if tensor.numel() > 1 and not tensor.is_meta}
     assert not elsewhere
 
 
-def test_every_command_hands_the_device_to_what_holds_parameters() -> None:
+def test_every_command_passes_the_device_to_factories_with_parameters() -> None:
     for path in sorted(ROOT.glob("packages/*/src/*/commands/*.py")):
         for line in path.read_text().splitlines():
             if re.search(rf"instantiate\(config\.({'|'.join(GROUPS)})[,)]", line):
                 assert "device=" in line, f"{path.name}: {line.strip()}"
 
 
-def test_a_stray_tensor_is_found() -> None:
+def test_nested_tensors_are_found() -> None:
     class Holder:
         def __init__(self) -> None:
             self.parts = {"inner": [nn.Linear(2, 2)]}

@@ -1,6 +1,6 @@
-"""One drawn shot over pasts of growing length: GoldenMem against the full memory, and folding against dense masks.
+"""One shot for growing numbers of past shots: GoldenMem against the full memory, and folding against dense masks.
 
-Run by hand or by `make bench`. Times are forward passes of the default small model, float32, one story.
+Run directly or by `make bench`. Times are forward passes of the default small model, float32, one story.
 """
 
 import time
@@ -28,7 +28,7 @@ def seconds(call: Callable[[], object]) -> float:
 def main() -> None:
     torch.manual_seed(0)
     model = SmallMMDiT(MMDiTConfig()).eval()
-    print(f"{'past':>6}{'memory':>10}{'tokens':>8}{'folded':>10}{'masked':>10}{'step of a sampler':>20}{'of the full memory':>20}")
+    print(f"{'past':>6}{'memory':>10}{'tokens':>8}{'folded':>10}{'masked':>10}{'sampler step':>20}{'of the full memory':>20}")
     for num_past in (8, 16, 32, 48):
         frames = torch.randn(1, num_past, 3, 64, 64)
         captions = torch.ones(1, num_past, len(CAPTION_FIELDS), dtype=torch.long)

@@ -1,6 +1,6 @@
 """Sampling with the static cache against transformers' `generate`, same policy, prompts, noise and results.
 
-Run by hand or by `make bench`. Prints tokens per second and the ratio of medians over interleaved repetitions.
+Run directly or by `make bench`. Prints tokens per second and the ratio of medians over interleaved repetitions.
 """
 
 import statistics
@@ -20,7 +20,7 @@ GROUPS, GROUP_SIZE, MAX_TOKENS, REPETITIONS = 16, 8, 48, 5
 
 def main() -> None:
     policy = tiny_policy()
-    # Random weights never agree on when to stop: a few end tokens give the ragged lengths that a trained policy has.
+    # Random weights rarely sample the end token: several end tokens give the ragged lengths of a trained policy.
     policy.model.generation_config.eos_token_id = [1, 20, 21]
     prompts = [prompt for prompt in ArithmeticTask().prompts("train")[:GROUPS] for _ in range(GROUP_SIZE)]
     engines = {"static_cache": StaticCacheEngine(policy), "transformers": TransformersEngine(policy)}
@@ -28,18 +28,18 @@ def main() -> None:
     for repetition in range(REPETITIONS + 1):
         tokens = {}
         for name, engine in engines.items():
-            seeds = [1000 * repetition + place for place in range(len(prompts))]
+            seeds = [1000 * repetition + index for index in range(len(prompts))]
             started = time.perf_counter()
             completions = engine.generate(prompts, 1, SamplingConfig(max_tokens=MAX_TOKENS), seeds=seeds)
             seconds = time.perf_counter() - started
-            tokens[name] = [item.token_ids for item in completions]
+            tokens[name] = [item.token_ids.tolist() for item in completions]
             if repetition:  # the first is a warm-up
                 speeds[name].append(sum(map(len, tokens[name])) / seconds)
         assert tokens["static_cache"] == tokens["transformers"]
     medians = {name: statistics.median(values) for name, values in speeds.items()}
-    facts = provenance()
+    origin = provenance()
     print(
-        f"{facts['processor']}, {torch.get_num_threads()} thread, torch {facts['versions']['torch']}, transformers {facts['versions']['transformers']}"
+        f"{origin['processor']}, {torch.get_num_threads()} thread, torch {origin['versions']['torch']}, transformers {origin['versions']['transformers']}"
     )
     print(f"{GROUPS} prompts x {GROUP_SIZE} samples, at most {MAX_TOKENS} tokens, {policy.num_parameters} parameters, float32")
     for name, speed in medians.items():

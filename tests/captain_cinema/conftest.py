@@ -1,4 +1,4 @@
-"""What tests of contracts share: a caption encoder and models that know no drawn world, and the drawn world's where it is installed."""
+"""Fixtures of contract tests: a caption encoder and models that do not depend on tiny cinema, and those of tiny cinema if installed."""
 
 import zlib
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from captain_cinema.models.mmdit import MMDiTConfig, SmallMMDiT
 
 
 class HashedWords(nn.Module):
-    """A caption encoder for any words: each is one of 64 embeddings."""
+    """A caption encoder for any words, which are hashed to 64 embeddings."""
 
     num_tokens = 6
 

@@ -1,4 +1,4 @@
-"""Memories: ranks, sizes, noise, cost, and what is refused."""
+"""Memory policies and memory frames: ranks, sizes, noise, token cost and refusals."""
 
 import pytest
 import torch
@@ -33,10 +33,10 @@ def test_permuting_frames_and_ranks_together_changes_nothing() -> None:
     frames, captions = torch.randn(1, 6, 3, 64, 64, generator=stream), torch.arange(6).view(1, 6, 1)
     order = [3, 5, 0, 1, 4, 2]
     moved = torch.randperm(6, generator=stream)
-    place = {int(old): new for new, old in enumerate(moved)}
+    new_index = {int(old): new for new, old in enumerate(moved)}
     plan = MemoryPolicy().plan(6, short_side=8)
     one = remembered_frames(past(frames, captions), [order], plan, PixelSpace(8))
-    two = remembered_frames(past(frames[:, moved], captions[:, moved]), [[place[index] for index in order]], plan, PixelSpace(8))
+    two = remembered_frames(past(frames[:, moved], captions[:, moved]), [[new_index[index] for index in order]], plan, PixelSpace(8))
     for own, other in zip(one, two, strict=True):
         assert torch.equal(own.latents, other.latents)
         assert torch.equal(own.captions.tokens, other.captions.tokens)
@@ -46,14 +46,15 @@ def test_noise_of_the_memory_is_a_stream_per_story() -> None:
     frames, captions = torch.zeros(2, 2, 3, 64, 64), torch.zeros(2, 2, 1, dtype=torch.long)
     plan = MemoryPolicy("uniform").plan(2, short_side=8)
 
-    def drawn(seeds: list[int], rows: slice) -> torch.Tensor:
+    def noisy(seeds: list[int], rows: slice) -> torch.Tensor:
         streams = [torch.Generator().manual_seed(seed) for seed in seeds]
         ranks = [[0, 1]] * len(seeds)
         noise = torch.full((len(seeds), 2), 0.2)
         return remembered_frames(past(frames[rows], captions[rows], noise), ranks, plan, PixelSpace(8), generators=streams)[0].latents
 
-    both = drawn([1, 2], slice(0, 2))
-    assert torch.equal(both[1:], drawn([2], slice(1, 2)))
+    both = noisy([1, 2], slice(0, 2))
+    assert torch.equal(both[1:], noisy([2], slice(1, 2)))
+    # The frames are 0, so the deviation is the noise level; its standard error over 49,152 values is 0.2 / 313 = 6e-4.
     assert abs(float(both.std()) - 0.2) < 0.01
 
 
@@ -70,12 +71,12 @@ def test_noise_of_the_memory_is_a_stream_per_story() -> None:
     ],
     ids=["none", "full", "recent", "uniform", "golden", "golden one a level", "golden on a budget"],
 )
-def test_policies_cost_what_they_say(policy: MemoryPolicy, tokens: int) -> None:
+def test_policies_cost_the_tokens_of_their_frames(policy: MemoryPolicy, tokens: int) -> None:
     assert policy.plan(8, short_side=8).tokens == tokens
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"kind": "silver"}, "memory.kind is 'silver': choose one of none, uniform, golden"),
         ({"order": "size"}, "memory.order is 'size'"),
@@ -84,27 +85,27 @@ def test_policies_cost_what_they_say(policy: MemoryPolicy, tokens: int) -> None:
     ],
     ids=["kind", "order", "level", "budget"],
 )
-def test_policies_that_mean_nothing_are_refused(settings: dict[str, object], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_invalid_policies_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         MemoryPolicy(**settings)
 
 
 def test_a_budget_below_one_frame_is_refused() -> None:
-    with pytest.raises(UserError, match="holds not one frame"):
+    with pytest.raises(UserError, match="one full frame has"):
         MemoryPolicy(budget_tokens=10).plan(8, short_side=8)
-    with pytest.raises(UserError, match="side is 9 but a frame has 8"):
+    with pytest.raises(UserError, match="side is 9 but a frame has a side of 8"):
         MemoryPolicy("uniform", side=9).plan(8, short_side=8)
 
 
 class SpaceElsewhere(PixelSpace):
-    """A space on another device than the data, as a VAE on a GPU is."""
+    """A latent space on another device than the data, such as a VAE on a GPU."""
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         return images.to("meta")
 
 
 @pytest.mark.parametrize("streams", [None, [torch.Generator().manual_seed(0)]], ids=["clean", "noisy"])
-def test_a_memory_lies_where_its_space_is(streams: list[torch.Generator] | None) -> None:
+def test_a_memory_is_on_the_device_of_its_space(streams: list[torch.Generator] | None) -> None:
     frames, captions = torch.zeros(1, 5, 3, 64, 64), torch.zeros(1, 5, 1, dtype=torch.long)
     plan = MemoryPlan(((8, 8), (4, 4)), num_dropped=3)
     noise = torch.full((1, 5), 0.2)

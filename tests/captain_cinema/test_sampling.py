@@ -1,4 +1,4 @@
-"""Drawing: side by side as alone, fixed frames kept, memory in rank order, references, and the exact model's own answer."""
+"""Keyframe sampling: batch invariance, fixed frames, memory in rank order and references."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ def board(seed: int, count: int = 4) -> Storyboard:
 
 
 @pytest.mark.parametrize("mode", sorted(MODES))
-def test_films_side_by_side_come_out_as_alone(model: SmallMMDiT, mode: str) -> None:
+def test_samples_do_not_depend_on_the_batch(model: SmallMMDiT, mode: str) -> None:
     sampler = KeyframeSampler(model, MemoryPolicy(), SamplingConfig(mode=mode, num_steps=2), image_size=(64, 64))
     together = sampler.sample_many([board(1), board(2)])
     for own, seed in zip(together, (1, 2), strict=True):
@@ -30,22 +30,22 @@ def test_films_side_by_side_come_out_as_alone(model: SmallMMDiT, mode: str) -> N
 
 
 @pytest.mark.parametrize("mode", sorted(MODES))
-def test_one_shot_is_redrawn_and_the_rest_stays(model: SmallMMDiT, mode: str) -> None:
+def test_one_shot_is_resampled_and_the_others_stay(model: SmallMMDiT, mode: str) -> None:
     sampler = KeyframeSampler(model, MemoryPolicy(), SamplingConfig(mode=mode, num_steps=2), image_size=(64, 64))
     film = board(3)
-    drawn = sampler.sample(film)
-    fixed = {index: keyframe.frame for index, keyframe in enumerate(drawn) if index != 1}
+    first = sampler.sample(film)
+    fixed = {index: keyframe.frame for index, keyframe in enumerate(first) if index != 1}
     other = replace(film, shots=tuple(replace(shot, seed=5) if index == 1 else shot for index, shot in enumerate(film.shots)))
     again = sampler.sample(other, fixed=fixed)
     for index in (0, 2, 3):
-        assert torch.equal(again[index].frame, drawn[index].frame)
-    assert (again[1].frame - drawn[1].frame).abs().max() > 1e-3
+        assert torch.equal(again[index].frame, first[index].frame)
+    assert (again[1].frame - first[1].frame).abs().max() > 1e-3
     if mode != "joint":
-        # The shots that follow are part of the redrawn one's memory.
+        # The fixed frames of later shots are part of the memory of the resampled one.
         assert {entry.source for entry in again[1].remembered} == {0, 2, 3}
 
 
-def test_a_shot_remembers_what_its_policy_says(model: SmallMMDiT) -> None:
+def test_the_memory_of_a_shot_follows_its_policy(model: SmallMMDiT) -> None:
     film = board(4, count=6)
     golden = KeyframeSampler(model, MemoryPolicy(frames_per_level=1), SamplingConfig(num_steps=1), image_size=(64, 64)).sample(film)
     assert [entry.grid[0] for entry in golden[5].remembered] == [8, 4, 3, 1, 1]
@@ -62,25 +62,25 @@ def test_a_shot_remembers_what_its_policy_says(model: SmallMMDiT) -> None:
     assert newest[5].tokens == 3 * (64 + model.text_tokens)
 
 
-def test_a_memory_is_named_and_not_described(model: SmallMMDiT) -> None:
+def test_memory_captions_have_no_descriptions(model: SmallMMDiT) -> None:
     film = board(4, count=2)
     name = film.shots[0].characters[0]
-    told = replace(film, characters={**film.characters, name: "red, circle, cap, bar"})
+    described = replace(film, characters={**film.characters, name: "red, circle, cap, bar"})
     fixed = {0: torch.zeros(3, 64, 64)}
     second = replace(film.shots[1], characters=(name,), caption=film.shots[1].caption.replace(film.shots[1].characters[0], name))
-    film, told = replace(film, shots=(film.shots[0], second)), replace(told, shots=(film.shots[0], second))
+    film, described = replace(film, shots=(film.shots[0], second)), replace(described, shots=(film.shots[0], second))
     for mode, same in (("extend", True), ("causal", False)):
         sampler = KeyframeSampler(model, MemoryPolicy(), SamplingConfig(mode=mode, num_steps=1), image_size=(64, 64))
-        one, other = (sampler.sample(entry, fixed=fixed)[1].frame for entry in (film, told))
+        one, other = (sampler.sample(entry, fixed=fixed)[1].frame for entry in (film, described))
         assert torch.equal(one, other) == same, mode
 
 
-def test_a_reference_is_remembered_from_the_first_shot(model: SmallMMDiT) -> None:
+def test_a_reference_is_in_the_memory_of_the_first_shot(model: SmallMMDiT) -> None:
     film = board(5)
     sampler = KeyframeSampler(model, MemoryPolicy(), SamplingConfig(num_steps=1), image_size=(64, 64))
     reference = Reference(torch.zeros(3, 64, 64), film.shots[0].caption, film.shots[0].tags)
     found = sampler.sample(film, references=[reference])
     assert [entry.source for entry in found[0].remembered] == [-1]
     assert (found[0].frame - sampler.sample(film)[0].frame).abs().max() > 1e-6
-    with pytest.raises(UserError, match="32 x 64 pixels: the film's frames are 64 x 64"):
+    with pytest.raises(UserError, match="32 x 64 but image_size is 64 x 64"):
         sampler.sample(film, references=[replace(reference, frame=torch.zeros(3, 32, 64))])

@@ -1,4 +1,4 @@
-"""Every config composes, and every choice names something that exists and takes the settings it lists."""
+"""Every config composes, and every choice names an existing target that accepts the listed settings."""
 
 import dataclasses
 import inspect
@@ -20,7 +20,7 @@ CONFIGS = ROOT / "configs"
 COMMANDS = commands()
 SCHEMAS = {name: command.schema for name, command in COMMANDS.items()}
 PANELS = sorted({command.panel for command in COMMANDS.values()})
-# Groups that change other settings too, or several nodes, have tests of their own.
+# Groups that change other settings or several nodes have separate tests.
 ELSEWHERE = {"cluster", "experiment", "recipe", "policy_recipe"}
 
 
@@ -50,7 +50,7 @@ def composed(primary: str, *overrides: str, **options: Any) -> Any:
 
 
 def override_keys(command: str, group: str) -> list[str]:
-    """How a choice is named on the command line: `memory`, or `memory@memories.golden`."""
+    """The command-line keys of a choice: `memory`, or `memory@memories.golden`."""
     own = COMMANDS[command]
     entries = yaml.safe_load((CONFIGS / own.panel / f"{own.name}.yaml").read_text())["defaults"]
     keys = [key.split()[-1] for entry in entries if isinstance(entry, dict) for key in entry if not key.startswith("override ")]
@@ -76,7 +76,7 @@ def check_signature(group: str, node: dict[str, Any]) -> None:
     tunable = {
         name for name, parameter in parameters.items() if parameter.default is not inspect.Parameter.empty
     } - ARGUMENTS_FROM_THE_ENTRY_POINT[group]
-    assert tunable <= given, f"{group}: every argument that may be tuned is listed, not so {tunable - given}"
+    assert tunable <= given, f"{group}: tunable arguments are missing from the YAML: {tunable - given}"
 
 
 @pytest.mark.parametrize("primary", SCHEMAS)
@@ -91,7 +91,7 @@ def test_every_primary_config_belongs_to_a_command() -> None:
 
 
 @pytest.mark.parametrize("command", SCHEMAS)
-def test_help_lists_what_the_command_accepts_and_nothing_of_a_sibling(command: str) -> None:
+def test_help_lists_the_accepted_choices_and_none_of_another_panel(command: str) -> None:
     """Every listed choice composes, and becomes the command's dataclass."""
     COMMANDS[command].register()
     with initialize(config_path=None, version_base="1.3"):
@@ -110,7 +110,7 @@ def test_help_lists_what_the_command_accepts_and_nothing_of_a_sibling(command: s
 
 
 @pytest.mark.parametrize(("primary", "group", "name"), CHOICES)
-def test_every_choice_names_something_that_takes_its_settings(primary: str, group: str, name: str) -> None:
+def test_every_choice_names_a_target_that_accepts_its_settings(primary: str, group: str, name: str) -> None:
     choice = f"{group}/{name}"
     if group == "search":
         for num_scales in (7, 10, 12, 13):
@@ -150,7 +150,7 @@ def test_every_command_sweeps_on_every_cluster(primary: str, cluster: str) -> No
     assert config.hydra.launcher._target_.endswith(f".{launcher}")
     if launcher == "SlurmLauncher":
         assert config.hydra.launcher.tasks_per_node == (config.hydra.launcher.gpus_per_node or 1), "one task for each GPU"
-        assert config.hydra.launcher.max_num_timeout > 0, "or a time limit would end the member for good"
+        assert config.hydra.launcher.max_num_timeout > 0, "without it a time limit would end the member permanently"
 
 
 @pytest.mark.parametrize(("panel", "experiment"), EXPERIMENTS)
@@ -166,7 +166,7 @@ def test_every_experiment_composes_with_a_command_of_its_panel(panel: str, exper
 
 
 def test_every_setting_of_a_schema_is_documented() -> None:
-    """A field without a line of meaning in its class's docstring cannot be set by anybody who has not read the code."""
+    """Every field has an entry in the docstring of its class."""
 
     def check(schema: type) -> None:
         documentation = " ".join(base.__doc__ or "" for base in schema.__mro__)
@@ -180,7 +180,7 @@ def test_every_setting_of_a_schema_is_documented() -> None:
         check(schema)
 
 
-def test_numbers_of_the_paper_cite_it() -> None:
+def test_clip_widths_are_those_of_the_paper_and_cite_it() -> None:
     for name in ("gspo", "gspo_token", "grpo"):
         text = (CONFIGS / "gspo" / "objective" / f"{name}.yaml").read_text()
         assert "2507.18071" in text

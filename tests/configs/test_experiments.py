@@ -1,4 +1,4 @@
-"""configs/experiment says how a claim is run, experiments/ what came of it: the two stay in step, and tables tell the recorded numbers."""
+"""Claims: every experiment config has a folder of results and vice versa, and tables agree with the recorded numbers."""
 
 import json
 import re
@@ -12,20 +12,20 @@ ROOT = Path(__file__).parents[2]
 CLAIMS = sorted(path.parent.relative_to(ROOT / "experiments") for path in ROOT.glob("experiments/*/*/README.md"))
 
 
-def test_every_claim_has_its_config_and_every_config_its_claim() -> None:
+def test_claims_and_experiment_configs_correspond() -> None:
     configs = {Path(path.parents[1].name) / path.stem for path in ROOT.glob("configs/*/experiment/*.yaml")}
     small = {path for path in configs if not path.name.endswith("_full")}
     assert small == set(CLAIMS)
     assert {path.with_name(path.name.removesuffix("_full")) for path in configs - small} <= small
 
 
-def test_results_hold_no_config_and_no_script() -> None:
+def test_result_folders_contain_no_config_and_no_script() -> None:
     suffixes = {path.suffix for path in (ROOT / "experiments").rglob("*") if path.is_file()}
     assert suffixes <= {".md", ".json", ".svg"}
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=str)
-def test_every_recorded_number_says_who_made_it(claim: Path) -> None:
+def test_every_recorded_number_has_its_provenance(claim: Path) -> None:
     for name, entry in json.loads((ROOT / "experiments" / claim / "results.json").read_text()).items():
         assert "seed" in entry["summary"], name
         assert entry["provenance"]["commit"], name
@@ -33,7 +33,7 @@ def test_every_recorded_number_says_who_made_it(claim: Path) -> None:
 
 
 def gspo_table(results: dict[str, Any]) -> list[list[str]]:
-    """The rows that a table of this claim must have: one a run, and the mean of each objective."""
+    """The rows that a table of this claim must have: one per run, and the mean of each objective."""
     rows = []
     for objective in ("gspo", "grpo"):
         summaries = [results[f"{objective}-seed{seed}"]["summary"] for seed in (0, 1, 2)]
@@ -46,32 +46,32 @@ def gspo_table(results: dict[str, Any]) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("document", "wanted"), [("experiments/gspo/clip_fraction/README.md", slice(None)), ("README.md", slice(0, 4))]
+    ("document", "expected_rows"), [("experiments/gspo/clip_fraction/README.md", slice(None)), ("README.md", slice(0, 4))]
 )  # fmt: skip
-def test_tables_tell_the_recorded_numbers(document: str, wanted: slice) -> None:
+def test_tables_agree_with_the_recorded_numbers(document: str, expected_rows: slice) -> None:
     results = json.loads((ROOT / "experiments/gspo/clip_fraction/results.json").read_text())
     lines = [re.split(r"\s*\|\s*", line.strip(" |\n")) for line in (ROOT / document).read_text().splitlines() if line.startswith("|")]
-    told = [[cell.strip("*` ") for cell in line] for line in lines]
-    for row in gspo_table(results)[wanted]:
-        assert any(line[: len(row)] == row for line in told), f"{document} does not tell {row}"
+    table = [[cell.strip("*` ") for cell in line] for line in lines]
+    for row in gspo_table(results)[expected_rows]:
+        assert any(line[: len(row)] == row for line in table), f"{document} has no row {row}"
 
 
 @pytest.mark.parametrize("claim", ["search_strategies", "what_pays"])
-def test_the_tables_of_searches_tell_the_recorded_numbers(claim: str) -> None:
+def test_the_tables_of_searches_agree_with_the_recorded_numbers(claim: str) -> None:
     folder = ROOT / "experiments/var" / claim
     strategies = json.loads((folder / "results.json").read_text())[claim]["summary"]["strategies"]
     lines = [[cell.strip("` ") for cell in line.strip("|").split("|")] for line in (folder / "README.md").read_text().splitlines()]
-    if claim == "what_pays":  # tells in its second column what each strategy changes
+    if claim == "what_pays":  # its second column describes the change of each strategy
         lines = [line[:1] + line[2:] for line in lines]
     for name, row in strategies.items():
         low, high = row["interval"]
-        told = [name, f"{100 * row['score']:.1f}", f"{100 * low:.1f} to {100 * high:.1f}", f"{1e3 * row['tflops']:.2f}"]
+        cells = [name, f"{100 * row['score']:.1f}", f"{100 * low:.1f} to {100 * high:.1f}", f"{1e3 * row['tflops']:.2f}"]
         gain = row.get("over_single")
-        told.append(f"{100 * gain['mean']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]" if gain else "")
-        assert told in lines, name
+        cells.append(f"{100 * gain['mean']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]" if gain else "")
+        assert cells in lines, name
 
 
-def test_the_default_job_keeps_its_promise() -> None:
+def test_the_default_run_gains_a_quarter_in_accuracy() -> None:
     results = json.loads((ROOT / "experiments/gspo/clip_fraction/results.json").read_text())
     gains = [results[f"gspo-seed{seed}"]["summary"]["accuracy_gain"] for seed in (0, 1, 2)]
     assert fmean(gains) >= 0.25

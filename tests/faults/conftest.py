@@ -1,4 +1,4 @@
-"""Real runs to be harmed: small, of a few seconds, in processes of their own."""
+"""Small real runs in subprocesses, for tests that kill or hang them."""
 
 import json
 import os
@@ -38,7 +38,7 @@ class Victim:
         return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
 
     def ranks(self) -> list[int]:
-        """Process numbers of the ranks, in order; the launcher's own where there is one process."""
+        """Process ids of the ranks, in order; with one process, its own."""
         found = {}
         for entry in Path("/proc").iterdir():
             try:
@@ -52,11 +52,11 @@ class Victim:
         return [found[rank] for rank in sorted(found)] or [self.process.pid]
 
     def wait_for_step(self, step: int, *, seconds: float = 120) -> None:
-        """Returns when the step is in the file, so that the run is somewhere inside the next one."""
+        """Returns when the step is in metrics.jsonl, so that the run is inside the next step."""
         deadline = time.monotonic() + seconds
         while not any(row["step"] >= step for row in self.rows):
             assert self.process.poll() is None, self.end()
-            assert time.monotonic() < deadline, "the run does not get there"
+            assert time.monotonic() < deadline, f"the run does not reach step {step}"
             time.sleep(0.005)
 
     def end(self, *, seconds: float = 120) -> tuple[int, str, str]:

@@ -1,4 +1,4 @@
-"""What a run does when a process dies, hangs, or is asked to stop; a full disk and damaged files are tested with checkpoints."""
+"""Runs whose process dies, hangs, or receives a signal; a full disk and damaged files are tested with checkpoints."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.faults
 STEPS = "trainer.max_steps=8"
 
 
-def told(err: str) -> list[str]:
+def error_lines(err: str) -> list[str]:
     return [line for line in err.splitlines() if line.startswith("error: ")]
 
 
@@ -27,7 +27,7 @@ def whole(victim: Callable) -> bytes:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_sigterm_saves_at_the_next_step_and_the_same_command_ends_as_if_nothing_had_been(
+def test_sigterm_saves_at_the_next_step_and_the_resumed_run_equals_an_uninterrupted_one(
     victim: Callable, whole: bytes, processes: int
 ) -> None:
     run = victim("stopped", STEPS, processes=processes)
@@ -38,17 +38,17 @@ def test_sigterm_saves_at_the_next_step_and_the_same_command_ends_as_if_nothing_
     assert "Traceback" not in err
     if processes == 1:
         assert "stopped by SIGTERM after step" in err
-    assert max(int(path.name[5:]) for path in (run.folder / "checkpoints").iterdir()) >= 4, "nothing was saved on the way out"
+    assert max(int(path.name[5:]) for path in (run.folder / "checkpoints").iterdir()) >= 4, "no checkpoint was saved at the signal"
     again = victim("stopped", STEPS, processes=processes)
     code, out, err = again.end()
     assert code == 0, err
-    assert "going on from step" in out
+    assert "resuming from step" in out
     if processes == 1:
         assert (again.folder / "metrics.jsonl").read_bytes() == whole
 
 
-def test_a_signal_to_launcher_and_processes_alike_is_one_signal(victim: Callable) -> None:
-    """As `scancel` and a preemption send it: each process has it from them, and once more from the launcher."""
+def test_a_signal_to_launcher_and_processes_counts_once(victim: Callable) -> None:
+    """As sent by `scancel` and preemption: each process receives the signal directly, and again from the launcher."""
     run = victim("stopped", STEPS, processes=2)
     run.wait_for_step(2)
     os.killpg(run.process.pid, signal.SIGTERM)
@@ -57,12 +57,12 @@ def test_a_signal_to_launcher_and_processes_alike_is_one_signal(victim: Callable
             os.kill(rank, signal.SIGTERM)
     code, _, err = run.end(seconds=50)
     assert code == 128 + signal.SIGTERM, err
-    assert "is saved" in err or "the same command goes on" in err, err
+    assert "is saved" in err or "rerun the same command" in err, err
     last = run.rows[-1]["step"]
     assert (run.folder / "checkpoints" / f"step_{last:08d}" / "manifest.json").is_file()
 
 
-def test_a_killed_rank_ends_the_others_with_one_line(victim: Callable, whole: bytes) -> None:
+def test_a_killed_rank_ends_the_run_with_one_line(victim: Callable, whole: bytes) -> None:
     run = victim("killed", STEPS, processes=2)
     run.wait_for_step(4)
     os.kill(run.ranks()[1], signal.SIGKILL)
@@ -70,7 +70,7 @@ def test_a_killed_rank_ends_the_others_with_one_line(victim: Callable, whole: by
     code, _, err = run.end(seconds=50)
     assert time.monotonic() - started < 40
     assert code == 128 + signal.SIGKILL, err
-    assert told(err) == ["error: the process of rank 1 was ended by SIGKILL: the same command goes on from the last checkpoint"], err
+    assert error_lines(err) == ["error: rank 1 was killed by SIGKILL; rerun the same command to resume from the last checkpoint"], err
     assert not list((run.folder / "checkpoints").glob("*.partial")) or not list(
         (run.folder / "checkpoints").glob("*.partial/manifest.json")
     )
@@ -80,18 +80,18 @@ def test_a_killed_rank_ends_the_others_with_one_line(victim: Callable, whole: by
     assert [row["step"] for row in again.rows] == list(range(9))
 
 
-def test_a_hung_rank_ends_the_run_and_the_others_say_what_they_were_doing(victim: Callable) -> None:
+def test_a_hung_rank_ends_the_run_and_the_others_print_their_stacks(victim: Callable) -> None:
     run = victim("hung", STEPS, "timeout_seconds=6", processes=2)
     run.wait_for_step(4)
     os.kill(run.ranks()[1], signal.SIGSTOP)
     code, _, err = run.end(seconds=58)
     assert code != 0
-    assert "Timeout (0:00:06)!" in err, "the watchdog speaks"
+    assert "Timeout (0:00:06)!" in err, "the watchdog reports"
     assert 'File "' in err, "and prints the stack"
     assert "trainer.py" in err
 
 
-def test_a_clock_that_goes_backwards_changes_nothing(victim: Callable, whole: bytes, tmp_path: Path) -> None:
+def test_a_clock_that_runs_backwards_does_not_change_results(victim: Callable, whole: bytes, tmp_path: Path) -> None:
     backwards = "import itertools, time\n_ticks = itertools.count(2e9, -3600.0)\ntime.time = lambda: next(_ticks)\n"
     (tmp_path / "sitecustomize.py").write_text(backwards)
     with pytest.MonkeyPatch.context() as patch:
@@ -102,13 +102,13 @@ def test_a_clock_that_goes_backwards_changes_nothing(victim: Callable, whole: by
     assert (run.folder / "metrics.jsonl").read_bytes() == whole
 
 
-def test_a_second_run_of_the_same_name_is_refused_and_a_dead_one_holds_nobody_up(victim: Callable) -> None:
+def test_a_second_run_of_the_same_name_is_refused_until_the_first_is_dead(victim: Callable) -> None:
     forever = "trainer.max_steps=100000"
     first = victim("same", forever)
     first.wait_for_step(1)
     code, _, err = victim("same", forever).end()
     assert code == 2
-    assert "is in use by a process that is running" in err
+    assert "is in use by a running process" in err
     os.kill(first.process.pid, signal.SIGKILL)
     first.end()
     reached = first.rows[-1]["step"]

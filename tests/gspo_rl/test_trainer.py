@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gspo_rl.data.batch import Batch, collate
 from gspo_rl.evaluation import EvaluationConfig, evaluate
-from gspo_rl.metrics import TRAINER_COLUMNS, SequenceTable
+from gspo_rl.metrics import TRAINER_COLUMNS, SequenceTable, StepRecorder
 from gspo_rl.models.policy import Policy
 from gspo_rl.numerics.advantages import group_relative_advantages
 from gspo_rl.numerics.objectives import Objective, ObjectiveOutput, grpo, gspo, gspo_token
@@ -85,7 +85,8 @@ def gradient(objective: Objective, batch: Batch, microbatch_tokens: int, old: Te
     strategy = DDPStrategy(World(), max_grad_norm=1.0)
     policy.scorer = strategy.prepare(policy.scorer, lambda model: build_adamw(model, OptimizerConfig()))
     trainer._strategy = strategy
-    numbers = trainer.accumulate_gradient(batch, old, World()).values
+    recorder = StepRecorder(policy.scorer, torch.device("cpu"), None)
+    numbers = trainer.accumulate_gradient(batch, old, World(), recorder).values
     return torch.cat([parameter.grad.flatten() for parameter in policy.model.parameters() if parameter.grad is not None]), numbers
 
 
@@ -201,7 +202,7 @@ def test_a_signal_saves_the_batch_as_it_stands_and_the_run_goes_on_to_the_same_b
     with pytest.raises(Interrupted, match=f"SIGTERM after step {calls // 2}"):
         fit(tmp_path, "halves", max_steps=2, old_logprobs=old_logprobs, objective=interrupting)
     state = json.loads((tmp_path / "halves" / "checkpoints" / f"step_{calls // 2:08d}" / "trainer" / "trainer.json").read_text())
-    assert (state["unfinished"] is not None) == unfinished
+    assert state["is_unfinished"] == unfinished
     fit(tmp_path, "halves", max_steps=2, old_logprobs=old_logprobs)
     assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "halves" / "metrics.jsonl").read_bytes()
 
@@ -279,7 +280,7 @@ def test_weights_that_the_last_update_broke_never_reach_a_checkpoint(tmp_path: P
     ("wrong", "told"),
     [
         ({"group_size": 1}, "trainer.group_size is 1"),
-        ({"prompts_per_step": 6, "minibatches": 4}, "trainer.prompts_per_step is 6, which 4 mini-batches cannot share"),
+        ({"prompts_per_step": 6, "minibatches": 4}, "trainer.prompts_per_step is 6, which 4 mini-batches cannot divide"),
         ({"old_logprobs": "guess"}, "trainer.old_logprobs is 'guess'"),
         ({"max_steps": 0}, "trainer.max_steps is 0"),
     ],

@@ -32,8 +32,8 @@ def refused(outcome: Any, *told: str) -> None:
         ("evaluate_var", "experiment=var/what_pays", "it is experiment=what_pays"),
         ("train_cinema", "recipe=cinema_shipped", "it is recipe=shipped"),
         ("train_gspo", "memory=golden", "unknown setting memory"),
-        ("evaluate_cinema", "memory=golden", "memory is chosen here as memory@memories.best or"),
-        ("train_cinema", "model=tiny_cinema", "model is chosen here as model@film.model"),
+        ("evaluate_cinema", "memory=golden", "this command selects memory as memory@memories.best or"),
+        ("train_cinema", "model=tiny_cinema", "this command selects model as model@film.model"),
         ("generate_cinema", "drawing.shift=2", "drawing.shift was renamed: use sampling.shift"),
         # What a choice is built of has types as well.
         ("train_cinema", "probe.num_stories=abc", "probe.num_stories is abc"),
@@ -142,7 +142,7 @@ def test_going_on_differently_damage_and_divergence(command: Command, tmp_path: 
     refused(command("train_gspo", *options, "policy.hidden_size=64"), "policy.hidden_size=32 instead of 64")
     refused(command("train_gspo", *options, "resume=never"), "resume=never")
     refused(command("train_gspo", *options, "resume_step=7"), "resume_step is 7", "0, 1, 2")
-    refused(command("evaluate_gspo", "policy.path=outputs/a/policy", "name=a", "overwrite=true"), "something else")
+    refused(command("evaluate_gspo", "policy.path=outputs/a/policy", "name=a", "overwrite=true"), "not an earlier run of this command")
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before, "a refused command changes nothing"
 
     model = folder / "checkpoints" / "step_00000002" / "model" / "model.safetensors"
@@ -195,5 +195,5 @@ def test_a_full_disk_while_writing_a_checkpoint_keeps_the_last_good_one(command:
         f"trainer.max_steps={max(50, last)}", "trainer.prompts_per_step=4", "trainer.group_size=2", "resume=must",
     )  # fmt: skip
     assert again.code == 0, again
-    assert f"going on from step {last}" in again.out
+    assert f"resuming from step {last}" in again.out
     assert (kept / "summary.json").exists()

@@ -63,7 +63,7 @@ def test_a_run_leaves_its_results_and_says_what_to_do_next(command: Command, tmp
 
     again = command("train_gspo", "output_root=elsewhere", "seed=3")
     assert again.code == 0, again
-    assert "going on from step 2" in again.out
+    assert "resuming from step 2" in again.out
     assert json.loads((folder / "summary.json").read_text()) == summary, "a finished run is told again, not made again"
 
     evaluated = command(
@@ -146,7 +146,7 @@ def test_kill_9_at_any_moment_and_the_same_command_end_with_the_same_bytes(tmp_p
     final = spawn([*arguments, "name=a", "output_root=killed"], tmp_path)
     out, err = final.communicate()
     assert final.returncode == 0, err
-    assert "going on from step" in out
+    assert "resuming from step" in out
     assert metrics.read_bytes() == (tmp_path / "whole" / "whole" / "metrics.jsonl").read_bytes()
     keys = ("accuracy_before", "accuracy_after", "accuracy_gain_interval", "greedy_after")
     summaries = [json.loads((tmp_path / folder / "summary.json").read_text()) for folder in ("whole/whole", "killed/a")]

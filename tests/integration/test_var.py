@@ -178,7 +178,7 @@ def refused(outcome: object, *parts: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["prompts=a pink circle"], ["pink", "it knows", "circle"]),
+        (["prompts=a pink circle"], ["pink", "vocabulary", "circle"]),
         (["prompts=[]"], ["no prompt"]),
         (["prompts=empty.txt"], ["no prompt"]),
         (["prompts=absent.txt"], ["absent.txt", "cannot be read"]),
@@ -234,7 +234,7 @@ def test_weights_that_do_not_belong_are_told_in_one_line(command: Callable, mode
         (["sides=[1,2,4]"], ["sides is [1, 2, 4]", "64 pixels"]),
         (["sides=[8]"], ["at least two scales"]),
         (["transformer.loss.flip_strength=0.9"], ["flip_strength is 0.9"]),
-        (["transformer.model.num_heads=3"], ["64 in 3 heads"]),
+        (["transformer.model.num_heads=3"], ["width is 64 with num_heads 3"]),
         (["transformer.model.unconditional_tokens=4"], ["unconditional_tokens is 4"]),
         (["tokenizer.loss.prefix_fraction=2"], ["prefix_fraction is 2"]),
         (["reward.loss.first_prefix=9"], ["first_prefix is 9"]),

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# A Slurm cluster of two nodes inside one Debian machine, for tests; as root, without systemd, on loopback alone.
+# A Slurm cluster of two nodes inside one Debian machine, for tests; as root, without systemd, on loopback only.
 #
-#   cluster.sh install   what Debian has of it; nothing is done where it is there already
+#   cluster.sh install   installs the Debian packages, if they are missing
 #   cluster.sh up        munged, MariaDB, slurmdbd, slurmctld and two slurmd; prints the SLURM_CONF to use
-#   cluster.sh down      stops them all
+#   cluster.sh down      stops all of them
 #
-# Everything lies in $TRIPTYCH_SLURM_DIR (default /tmp/triptych-slurm): the machine's own Slurm, munge and database, if it
-# has them, are not touched. Accounting is there because submitit sees a killed job through sacct alone.
+# All files are in $TRIPTYCH_SLURM_DIR (default /tmp/triptych-slurm); an existing Slurm, munge or database of the machine
+# is not touched. Accounting is needed because submitit detects a killed job through sacct only.
 set -euo pipefail
 
 state=${TRIPTYCH_SLURM_DIR:-/tmp/triptych-slurm}
@@ -14,7 +14,7 @@ port=${TRIPTYCH_SLURM_PORT:-26817}
 host=$(hostname -s)
 packages=(slurmctld slurmd slurm-client munge slurmdbd mariadb-server)
 export SLURM_CONF=$state/slurm.conf
-export MYSQL_UNIX_PORT=$state/database/socket   # where slurmdbd's client library looks
+export MYSQL_UNIX_PORT=$state/database/socket   # read by slurmdbd's client library
 
 fail() { echo "error: $*" >&2; exit 2; }
 
@@ -47,7 +47,7 @@ SlurmctldHost=$host(127.0.0.1)
 SlurmctldPort=$port
 SlurmUser=root
 SlurmdUser=root
-# No cgroups, no PMIx; nodes may claim more than the machine has.
+# No cgroups, no PMIx; nodes may declare more resources than the machine has.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none

@@ -31,7 +31,7 @@ def environment() -> Iterator[dict[str, str]]:
         pytest.skip("needs root and Debian's slurm-wlm: make test-slurm installs it")
     subprocess.run([CLUSTER, "down"], check=False, capture_output=True)
     up = subprocess.run([CLUSTER, "up"], check=False, capture_output=True, text=True)
-    if up.returncode == 2:  # said by the script itself: this machine is not one on which it can
+    if up.returncode == 2:  # exit code of the script for a machine on which it cannot run
         pytest.skip(up.stderr.strip().splitlines()[-1])
     assert up.returncode == 0, up.stderr
     settings = {"TRIPTYCH_CONFIGS": str(ROOT / "configs"), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -67,7 +67,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 def until(condition: Callable[[], Any], what: str, *, seconds: float = 120) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what} does not happen"
+        assert time.monotonic() < deadline, f"timeout: {what}"
         time.sleep(0.05)
     return found
 
@@ -79,16 +79,14 @@ def end(process: "subprocess.Popen[str]") -> tuple[str, str]:
 
 
 def restarts(environment: dict[str, str], out: Path) -> dict[str, int]:
-    """How often each job came back, as the logs of its tasks tell."""
+    """Number of resumes of each job, from the logs of its tasks."""
     found = {}
     for log in out.glob(".submitit/*/*_log.out"):
-        found[log.name] = len(re.findall(r"going on from step", log.read_text()))
+        found[log.name] = len(re.findall(r"resuming from step", log.read_text()))
     return found
 
 
-def test_a_preempted_member_of_a_sweep_comes_back_and_ends_as_the_others(
-    train: Callable, environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_preempted_member_of_a_sweep_resumes_with_equal_results(train: Callable, environment: dict[str, str], tmp_path: Path) -> None:
     """Two by two members on two nodes, two at a time; an urgent job takes a node from one of the first two."""
     swept = ["objective=gspo,grpo", "seed=0,1", "trainer.max_steps=60"]
     end(train(*swept, "name=plain", "-m"))
@@ -96,7 +94,7 @@ def test_a_preempted_member_of_a_sweep_comes_back_and_ends_as_the_others(
     folder = tmp_path / "outputs" / "sweep"
     running = until(lambda: [path.parent for path in folder.glob("*/metrics.jsonl") if len(rows(path.parent)) > 4], "a fifth step")[0]
     nodes = dict(line.split() for line in slurm(environment, "squeue", "-h", "-t", "R", "-o", "%A %N").splitlines())
-    assert nodes, "nothing runs any more: the members are too short to be preempted"
+    assert nodes, "no member is running: they are too short to be preempted"
     node = sorted(nodes.values())[0]
     slurm(environment, "srun", "-p", "urgent", "-w", node, "-c", "4", "sleep", "1")
     end(sweep)
@@ -109,7 +107,7 @@ def test_a_preempted_member_of_a_sweep_comes_back_and_ends_as_the_others(
         assert rows(tmp_path / "outputs" / "plain" / member) == rows(folder / member), member
 
 
-def test_two_tasks_on_two_nodes_train_as_two_processes_and_come_back(train: Callable, environment: dict[str, str], tmp_path: Path) -> None:
+def test_two_tasks_on_two_nodes_equal_two_processes_and_resume(train: Callable, environment: dict[str, str], tmp_path: Path) -> None:
     length = "trainer.max_steps=60"
     end(train(length, "name=plain", launcher=("triptych.commands.launch", "--standalone", "--nproc-per-node=2", "-m")))
     two = ["cluster=slurm_cpu", "hydra.launcher.partition=normal", "hydra.launcher.nodes=2", "hydra.launcher.cpus_per_task=1"]
@@ -124,7 +122,7 @@ def test_two_tasks_on_two_nodes_train_as_two_processes_and_come_back(train: Call
     assert rows(folder) == rows(tmp_path / "outputs" / "plain")
 
 
-def test_tasks_of_srun_find_one_another(environment: dict[str, str], tmp_path: Path) -> None:
+def test_tasks_of_srun_form_one_process_group(environment: dict[str, str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gspo_rl.commands.train", *SMALL, "trainer.max_steps=2", "name=srun"]
     settings = ["-N", "2", "-n", "2", "-p", "normal"]
     done = subprocess.run(
@@ -134,11 +132,9 @@ def test_tasks_of_srun_find_one_another(environment: dict[str, str], tmp_path: P
     assert json.loads((tmp_path / "outputs" / "srun" / "summary.json").read_text())["world_size"] == 2
 
 
-def test_a_sweep_that_slurm_does_not_take_is_told_in_one_line(train: Callable) -> None:
+def test_a_sweep_that_slurm_rejects_is_reported_in_one_line(train: Callable) -> None:
     refused = train("-m", "cluster=slurm_cpu", "hydra.launcher.partition=nowhere", "seed=0,1", "name=refused")
     _, err = refused.communicate(timeout=60)
     assert refused.returncode == 1
     assert "Traceback" not in err
-    assert re.search(
-        r"^error: Slurm did not take the sweep \(sbatch: .*nvalid partition.*\): see hydra.launcher's partition", err, re.MULTILINE
-    )
+    assert re.search(r"^error: Slurm rejected the sweep \(sbatch: .*nvalid partition.*\): check partition", err, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Which process this is, and what real gloo processes tell one another."""
+"""Ranks, devices, Slurm variables, and collectives of gloo processes."""
 
 import os
 
@@ -10,12 +10,12 @@ from triptych.errors import UserError
 from triptych.testing import run_distributed
 
 
-def test_shares_cover_everything_once_and_evenly() -> None:
+def test_shards_cover_all_items_once_and_evenly() -> None:
     for count in range(20):
         for size in range(1, 7):
-            shares = [list(World(rank=rank, size=size).shard(count)) for rank in range(size)]
-            assert [item for share in shares for item in share] == list(range(count))
-            assert max(map(len, shares)) - min(map(len, shares)) <= 1
+            shards = [list(World(rank=rank, size=size).shard(count)) for rank in range(size)]
+            assert [item for shard in shards for item in shard] == list(range(count))
+            assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
 def test_devices_that_do_not_exist_are_refused() -> None:
@@ -47,15 +47,15 @@ def _all(world: World) -> dict[str, object]:
     return results
 
 
-def test_ranks_tell_one_another() -> None:
+def test_collectives_of_two_ranks() -> None:
     ranks = run_distributed(_all, world_size=2)
     for rank, results in enumerate(ranks):
         assert results["sum"] == [2.0, 1.0]
         assert results["gather"] == [[0, 7], [1, 7]]
-        assert results["gather_gradient"] == [[3.0, 30.0], [300.0, 3000.0]][rank], "what both ranks' losses say of the part"
+        assert results["gather_gradient"] == [[3.0, 30.0], [300.0, 3000.0]][rank], "summed over the losses of both ranks"
         assert results["objects"] == [0, 1, 1]
         assert results["broadcast"] == {"from": 0}
-        assert results["main_first"] == "the file is broken", f"rank {rank} must not wait for ever"
+        assert results["main_first"] == "the file is broken", f"rank {rank} raises the error of rank 0"
 
 
 SLURM_STEP = {
@@ -67,7 +67,7 @@ SLURM_STEP = {
 @pytest.mark.parametrize(
     ("nodes", "address"), [("localhost", "localhost"), ("localhost,no-such-host", "localhost"), ("no-such-host[07-09]", "10.0.0.1")]
 )
-def test_a_slurm_step_is_read_as_torchrun_is(monkeypatch: pytest.MonkeyPatch, nodes: str, address: str) -> None:
+def test_a_slurm_step_sets_the_variables_of_torchrun(monkeypatch: pytest.MonkeyPatch, nodes: str, address: str) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -81,10 +81,10 @@ def test_a_slurm_step_is_read_as_torchrun_is(monkeypatch: pytest.MonkeyPatch, no
         monkeypatch.delenv(name)
     monkeypatch.setenv("SLURM_STEP_ID", "2")
     read_slurm()
-    assert os.environ["MASTER_PORT"] != first, "two steps of one machine must not meet"
+    assert os.environ["MASTER_PORT"] != first, "two steps on one machine use different ports"
 
 
-def test_torchrun_in_a_slurm_step_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchrun_takes_precedence_in_a_slurm_step(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (SLURM_STEP | {"RANK": "0", "WORLD_SIZE": "1"}).items():
         monkeypatch.setenv(name, value)
     with World.join("cpu") as world:

@@ -1,4 +1,4 @@
-"""Public names: loaded when they are first used, and all of them there."""
+"""Public names: imported on first use, complete and unique."""
 
 from importlib import import_module
 
@@ -10,7 +10,7 @@ PACKAGES = sorted(path.parent.name for folder in PROJECTS for path in folder.glo
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_every_public_name_is_there_and_no_other(package: str) -> None:
+def test_every_public_name_exists_and_no_other(package: str) -> None:
     module = import_module(package)
     for name in module.__all__:
         assert getattr(module, name) is not None

@@ -1,4 +1,4 @@
-"""Learning-rate curves and parameter groups."""
+"""Learning-rate schedules, parameter groups, and one step of AdamW."""
 
 import math
 
@@ -13,7 +13,7 @@ from triptych.optim import OptimizerConfig, build_adamw, learning_rate_at, param
 
 
 @given(st.integers(0, 20), st.integers(30, 100), st.sampled_from(["constant", "linear", "cosine"]), st.floats(0, 1))
-def test_curves_rise_through_the_warm_up_and_never_after(warmup: int, total: int, schedule: str, final: float) -> None:
+def test_rates_rise_during_warm_up_and_never_after_it(warmup: int, total: int, schedule: str, final: float) -> None:
     config = OptimizerConfig(learning_rate=2.0, warmup_steps=warmup, schedule=schedule, final_fraction=final)
     rates = [learning_rate_at(step, total, config) for step in range(total + 5)]
     assert rates[:warmup] == pytest.approx([2.0 * (step + 1) / warmup for step in range(warmup)])
@@ -22,7 +22,7 @@ def test_curves_rise_through_the_warm_up_and_never_after(warmup: int, total: int
     assert rates[-1] == pytest.approx(2.0 if schedule == "constant" else 2.0 * final)
 
 
-def test_the_cosine_is_half_way_down_in_the_middle() -> None:
+def test_the_cosine_has_decayed_by_half_in_the_middle() -> None:
     config = OptimizerConfig(learning_rate=1.0, schedule="cosine", final_fraction=0.1)
     assert learning_rate_at(25, 100, config) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4)))
     assert learning_rate_at(50, 100, config) == pytest.approx(0.55)
@@ -37,7 +37,7 @@ def test_vectors_do_not_decay() -> None:
     assert len(vectors["params"]) == 3  # type: ignore[arg-type]
 
 
-def test_one_step_of_adamw_is_its_definition() -> None:
+def test_one_step_of_adamw_equals_its_definition() -> None:
     model = nn.Linear(2, 2, bias=False)
     weight = model.weight.detach().clone()
     config = OptimizerConfig(learning_rate=0.1, weight_decay=0.5)
@@ -50,7 +50,7 @@ def test_one_step_of_adamw_is_its_definition() -> None:
     torch.testing.assert_close(model.weight.detach(), weight * (1 - 0.01 * 0.5) - 0.01 * gradient.sign(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("wrong", [{"learning_rate": -1.0}, {"schedule": "stairs"}, {"max_grad_norm": 0.0}, {"warmup_steps": -1}])
-def test_settings_without_meaning_are_refused(wrong: dict[str, object]) -> None:
+@pytest.mark.parametrize("wrong", [{"learning_rate": -1.0}, {"schedule": "staircase"}, {"max_grad_norm": 0.0}, {"warmup_steps": -1}])
+def test_invalid_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(UserError, match=f"optimizer.{next(iter(wrong))}"):
         OptimizerConfig(**wrong)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Recorded runs of the released code: `golden("infinity/plain.sample")`, skipped where the recordings are absent."""
+"""Recorded runs of the released code: `golden("infinity/plain.sample")`, skipped if the recordings are absent."""
 
 import json
 import os
@@ -15,7 +15,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str], dict[str, Any]]:
-    """Tensors of a recording in float32 (integers keep their type), or a config where the name ends in `.config`."""
+    """Tensors of a recording in float32 (integers keep their type), or a config if the name ends in `.config`."""
     folder = Path(os.environ.get("TRIPTYCH_GOLDEN", _ROOT.parent / "shared" / "golden"))
 
     def load(name: str) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def golden() -> Callable[[str], dict[str, Any]]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what compares with a recording."""
+    """Marks the tests that compare with a recording."""
     for item in items:
         if "golden" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.golden)

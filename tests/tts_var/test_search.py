@@ -1,4 +1,4 @@
-"""The search against two recorded runs of the released code, and its laws on a small random model."""
+"""The search against two recorded runs of the released code, and its properties on a small random model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -33,7 +33,7 @@ FAMILIES = pytest.mark.parametrize(("model", "prompts"), [(tiny_generator, PROMP
 
 
 class Recorded:
-    """A judge that hands out recorded values, in the order in which it is asked."""
+    """A scorer that returns recorded values in the order of its calls."""
 
     image_size = None
     flops_per_image = 0.0
@@ -61,7 +61,7 @@ def test_search_reproduces_the_recorded_run(golden: Golden, kind: str) -> None:
         Event(scale, "resample") for scale in config["resample_scales"]
     ]
     settings = SearchConfig(config["batch_schedule"], events, strength=config["lam"], projection="pool")
-    # What k-means saw is handed in as one token per picture: the sign of a principal direction is arbitrary.
+    # The recorded input of k-means is one token per image: the sign of a principal direction is arbitrary.
     features = Recorded([recorded["kmeans_in.2"][:, None]])
     reward = Recorded([recorded["score.4"], recorded["score.5"], recorded["final_scores"]])
     search = Search(generator, settings, reward=reward, features=features)
@@ -70,9 +70,9 @@ def test_search_reproduces_the_recorded_run(golden: Golden, kind: str) -> None:
     [result] = search.run_condition(condition, ["recorded"], SharedStream(stream), lambda *_: stream)
     for event in result.events:
         assert list(event.kept) == recorded[f"keep.{event.scale}"].tolist(), event.scale
-    pictures = (result.images * 255).to(torch.uint8).permute(0, 2, 3, 1).flip(-1)
-    difference = (pictures.int() - recorded["final_images_bgr_u8"].int()).abs()
-    # Truncation to 8 bits may turn a rounding difference into one step.
+    images = (result.images * 255).to(torch.uint8).permute(0, 2, 3, 1).flip(-1)
+    difference = (images.int() - recorded["final_images_bgr_u8"].int()).abs()
+    # Truncation to 8 bits can turn a rounding difference into one level.
     assert int(difference.max()) <= 1
     assert float((difference > 0).float().mean()) < 1e-3
 
@@ -108,13 +108,13 @@ def test_prompts_one_by_one_are_the_batch(model: Callable[[], Any], prompts: lis
         [alone] = search.run(prompt, seed=1)
         assert alone.lineage == result.lineage
         assert [event.kept for event in alone.events] == [event.kept for event in result.events]
-        # The text of a batch is padded: sums in another order.
+        # The text of a batch is padded: float32 sums in another order.
         torch.testing.assert_close(alone.image, result.image, atol=1e-5, rtol=0)
 
 
 @FAMILIES
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_replaying_a_lineage_reproduces_its_picture(model: Callable[[], Any], prompts: list[str], scheme: str) -> None:
+def test_replaying_a_lineage_reproduces_its_image(model: Callable[[], Any], prompts: list[str], scheme: str) -> None:
     config = SearchConfig([4, 3, 2, 2], [Event(1, "resample"), Event(2, "cluster")], strength=2.0, scheme=scheme)
     search = Search(model(), config, reward=RedReward(), features=PixelFeatures(grid=4))
     [result] = search.run(prompts[1], seed=5)
@@ -132,7 +132,7 @@ def test_best_of_fewer_is_a_prefix_of_best_of_more(model: Callable[[], Any], pro
 
 
 class Script:
-    """A judge that says the same values whatever it sees, one row of them per call."""
+    """A reward that returns scripted values, one list per call."""
 
     image_size = None
     flops_per_image = 1e3
@@ -144,8 +144,8 @@ class Script:
         return torch.tensor(self._calls.pop(0))
 
 
-class Watched(PixelFeatures):
-    """Features that remember what they returned."""
+class Recording(PixelFeatures):
+    """Features that keep their last result."""
 
     flops_per_image = 10.0
 
@@ -164,7 +164,7 @@ def test_weights_come_from_the_history_of_the_lineage(name: str, scheme: str) ->
     search = Search(tiny_generator(), config, reward=Script(first, second, [0.0, 1.0]), features=PixelFeatures(grid=4))
     [result] = search.run("a circle", seed=2)
     early, cluster, late = result.events
-    ancestors = [early.kept[slot] for slot in cluster.kept]  # slots at the first resampling of the three that see the second
+    ancestors = [early.kept[slot] for slot in cluster.kept]  # slots at the first resampling of the three particles at the second
     history = torch.tensor([[first[ancestor], reward] for ancestor, reward in zip(ancestors, second, strict=True)])
     for event, expected in (
         (early, log_weights(potential(torch.tensor(first)[:, None], name), 3.0)),
@@ -178,23 +178,23 @@ def test_weights_come_from_the_history_of_the_lineage(name: str, scheme: str) ->
 
 @pytest.mark.parametrize("projection", PROJECTIONS)
 def test_clustering_keeps_the_representatives_of_the_projection(projection: str) -> None:
-    features = Watched(grid=4)
+    features = Recording(grid=4)
     config = SearchConfig([8, 8, 3, 3], [Event(2, "cluster")], projection=projection, num_images=1)
     [result] = Search(tiny_generator(), config, reward=RedReward(), features=features).run("a circle")
     assert list(result.events[0].kept) == representatives(project(features.returned, projection), 3, seed=0).tolist()
 
 
-def test_the_page_shows_rewards_under_the_pictures_that_received_them() -> None:
+def test_the_page_shows_rewards_under_the_images_that_received_them() -> None:
     cluster = EventRecord(2, "cluster", (2, 1, 0))
     resampling = EventRecord(2, "resample", (0, 0), rewards=(10.0, 20.0, 30.0), weights=(0.5, 0.3, 0.2))
     assert _judged(4, [cluster, resampling]) == {2: (10.0, 0.5), 1: (20.0, 0.3), 0: (30.0, 0.2)}
-    # Copies of one picture: the second resampling sees slot 2 twice, and its first verdict stays.
+    # Copies of one image: slot 2 occurs twice at the second resampling, and its first reward is shown.
     assert _judged(4, [cluster, resampling, EventRecord(2, "resample", (0,), (7.0, 7.0), (0.4, 0.6))])[2] == (10.0, 0.5)
 
 
 def test_memory_counts_old_and_new_caches_together() -> None:
     steps = plan(SearchConfig([4, 4, 2], [Event(1, "resample"), Event(2, "resample")]), 3)
-    # Growing: 4 x (10 + 30), 4 x (30 + 70); choosing: (4 + 4) x 30, (4 + 2) x 70.
+    # Extension: 4 x (10 + 30), 4 x (30 + 70); selection: (4 + 4) x 30, (4 + 2) x 70.
     assert estimate_memory(steps, [10, 30, 70]) == max(160, 400, 240, 420)
 
 
@@ -222,11 +222,11 @@ def test_selecting_commutes_with_advancing(model: Callable[[], Any], prompts: li
     torch.testing.assert_close(chosen_logits, all_logits[rows], atol=1e-5, rtol=0)
 
 
-def test_only_decisions_decode_and_cost_is_counted() -> None:
+def test_only_events_and_the_final_choice_decode_and_cost_is_counted() -> None:
     model = tiny_generator()
-    search = Search(model, FULL, reward=Script([1.0, 2.0, 3.0], [1.0, 2.0]), features=Watched(grid=4))
+    search = Search(model, FULL, reward=Script([1.0, 2.0, 3.0], [1.0, 2.0]), features=Recording(grid=4))
     [result] = search.run("a circle")
-    # 4 particles at the clustering after scale 2, 3 at the resampling after scale 3, 2 final pictures.
+    # 4 particles at the clustering after scale 2, 3 at the resampling after scale 3, 2 final images.
     assert result.cost.num_decodes == 4 + 3 + 2
     assert result.cost.num_tokens == 4 * (1 + 4 + 9) + 3 * 16
     condition = model.encode(["a circle"])
@@ -236,19 +236,19 @@ def test_only_decisions_decode_and_cost_is_counted() -> None:
     assert result.cost.flops == result.cost.transformer_flops + result.cost.decoder_flops + result.cost.scorer_flops
 
 
-def test_a_judge_that_looks_at_less_is_shown_less() -> None:
+def test_a_scorer_with_a_smaller_input_size_receives_smaller_images() -> None:
     class Small(RedReward):
         image_size = 4
-        seen: tuple[int, ...] = ()
+        size: tuple[int, ...] = ()
 
         def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
             if images.shape[-1] != 8:
-                type(self).seen = tuple(images.shape[-2:])
+                type(self).size = tuple(images.shape[-2:])
             return super().__call__(images, prompts)
 
     config = SearchConfig([2, 2, 1, 1], [Event(2, "resample")])
     Search(tiny_generator(), config, reward=Small()).run("a circle")
-    assert Small.seen == (4, 4)
+    assert Small.size == (4, 4)
 
 
 @pytest.mark.parametrize(
@@ -260,10 +260,10 @@ def test_a_judge_that_looks_at_less_is_shown_less() -> None:
         (SearchConfig([2, 2, 2, 4], [Event(3, "resample")], scheme="top"), "cannot"),
         (SearchConfig([2, 2, 2, 2], [Event(4, "resample")]), "scales are 0 to 3"),
         (SearchConfig([2, 2, 2, 2], [Event(-1, "resample")]), "scales are 0 to 3"),
-        (SearchConfig([2, 2, 2, 1], [Event(3, "cluster"), Event(3, "resample")]), "each but the last must say"),
+        (SearchConfig([2, 2, 2, 1], [Event(3, "cluster"), Event(3, "resample")]), "set keep for each but the last"),
     ],
 )
-def test_a_schedule_that_cannot_be_honoured_is_refused(config: SearchConfig, message: str) -> None:
+def test_an_invalid_schedule_is_refused(config: SearchConfig, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Search(tiny_generator(), config, reward=RedReward(), features=PixelFeatures(grid=4))
 
@@ -282,7 +282,7 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: st
         SearchConfig(**settings)
 
 
-def test_what_is_not_finite_is_told() -> None:
+def test_features_and_logits_that_are_not_finite_are_refused() -> None:
     class Broken(PixelFeatures):
         def __call__(self, images: Tensor) -> Tensor:
             return super().__call__(images) * float("nan")
@@ -290,7 +290,7 @@ def test_what_is_not_finite_is_told() -> None:
     model = tiny_generator()
     for projection in PROJECTIONS:
         config = replace(FULL, projection=projection)
-        with pytest.raises(UserError, match="features of a picture are not finite"):
+        with pytest.raises(UserError, match="features of an image are not finite"):
             Search(model, config, reward=RedReward(), features=Broken(grid=4)).run("a circle")
     with torch.no_grad():
         model.transformer.head.bias.fill_(float("nan"))
@@ -298,14 +298,14 @@ def test_what_is_not_finite_is_told() -> None:
         Search(model).run("a circle")
 
 
-def test_seeds_are_as_many_as_prompts() -> None:
+def test_another_number_of_seeds_than_prompts_is_refused() -> None:
     with pytest.raises(UserError, match="2 seeds for 3 prompts"):
         Search(tiny_generator()).run(PROMPTS, seeds=[1, 2])
     [result] = Search(tiny_var()).run(1)
     assert result.prompt == "1"
 
 
-def test_missing_judges_and_memory_are_refused() -> None:
+def test_missing_scorers_and_too_little_memory_are_refused() -> None:
     generator = tiny_generator()
     with pytest.raises(UserError, match="no reward"):
         Search(generator, SearchConfig(num_images=2))

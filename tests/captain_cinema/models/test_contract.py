@@ -1,4 +1,4 @@
-"""The contract of keyframe models, held by each of them, and of what travels through them."""
+"""The contract of keyframe models, tested for every implementation, and of latent spaces and frames."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from captain_cinema.models import CaptionEmbeddings, Frames, KeyframeModel, Late
 from captain_cinema.numerics.memory import MemoryPlan
 from captain_cinema.sampling import KeyframeSampler, SamplingConfig
 
-# Words of tiny cinema, so that its encoder reads them as well.
+# In the vocabulary of tiny cinema, so that its encoder can parse them as well.
 CAPTIONS = ["ada in the attic", "bo in the garden", "ada in the garden"]
 
 
@@ -27,7 +27,7 @@ def memory(model: KeyframeModel, captions: CaptionEmbeddings) -> list[Frames]:
 
 
 @torch.no_grad()
-def test_velocities_have_the_shape_of_the_latents_and_look_at_the_memory(keyframe_model: KeyframeModel) -> None:
+def test_velocities_have_the_shape_of_the_latents_and_depend_on_the_memory(keyframe_model: KeyframeModel) -> None:
     captions = keyframe_model.encode_captions(CAPTIONS)
     assert len(captions) == 3
     frame, past = target(keyframe_model, captions), memory(keyframe_model, captions)
@@ -40,7 +40,7 @@ def test_velocities_have_the_shape_of_the_latents_and_look_at_the_memory(keyfram
 
 
 @torch.no_grad()
-def test_a_caption_is_encoded_by_itself(keyframe_model: KeyframeModel) -> None:
+def test_encoded_captions_do_not_depend_on_the_batch(keyframe_model: KeyframeModel) -> None:
     together = keyframe_model.encode_captions(CAPTIONS)
     for index, caption in enumerate(CAPTIONS):
         assert torch.equal(keyframe_model.encode_captions([caption]).tokens[0], together[index].tokens)
@@ -62,7 +62,7 @@ def test_the_space_of_a_model_is_a_latent_space(keyframe_model: KeyframeModel) -
 
 
 class HalfSpace:
-    """Latents of half the size, one channel more: what a sampler must not take for pixels."""
+    """Latents of half the size with four channels, so that a sampler that assumes pixels fails."""
 
     channels = 4
     pixels_per_token = 8
@@ -79,7 +79,7 @@ class HalfSpace:
 
 
 class Echo:
-    """A model of `HalfSpace` whose velocity is 0 and that keeps what it was shown."""
+    """A model of `HalfSpace` with velocity 0 that records its inputs."""
 
     text_tokens = 3
 
@@ -88,8 +88,8 @@ class Echo:
         self.seen: list[Frames] = []
 
     def encode_captions(self, captions: list[str]) -> CaptionEmbeddings:
-        """Features, mask and a pooled vector, as encoders of language have."""
-        lengths = torch.tensor([[len(caption.split()) > place for place in range(3)] for caption in captions])
+        """Features, mask and a pooled vector, as text encoders return."""
+        lengths = torch.tensor([[len(caption.split()) > index for index in range(3)] for caption in captions])
         return CaptionEmbeddings(torch.ones(len(captions), 3, 5), lengths, torch.ones(len(captions), 7))
 
     def remember(self, frames: list[Frames]) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -123,7 +123,7 @@ def test_the_sampler_works_in_any_latent_space_with_any_encoder(mode: str) -> No
             assert tuple(group.latents.shape[-2:]) == (16, 24)
 
 
-def test_frames_travel_as_one_object() -> None:
+def test_selection_and_order_apply_to_all_tensors_of_frames() -> None:
     count = torch.arange(4.0)
     captions = CaptionEmbeddings(count.view(1, 4, 1, 1), count.view(1, 4, 1) > 1, count.view(1, 4, 1))
     frames = Frames(count.view(1, 4, 1, 1, 1), captions, count[None], count[None])
@@ -145,7 +145,7 @@ def test_frames_travel_as_one_object() -> None:
     assert moved.captions.pooled.is_meta
 
 
-def test_pixels_are_their_own_latents() -> None:
+def test_the_pixel_space_is_the_identity() -> None:
     images = torch.rand(2, 3, 3, 16, 16)
     assert torch.equal(encode_frames(PixelSpace(8), images), images)
     assert PixelSpace(8).size(32, 48) == (32, 48)

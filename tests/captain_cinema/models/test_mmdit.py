@@ -1,4 +1,4 @@
-"""The small MM-DiT: folded and masked attention agree, nothing leaks where it must not, positions and times are per pair."""
+"""The small MM-DiT: folded and masked attention agree, attention is restricted as specified, positions and times are per pair."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from captain_cinema.models import ATTENTIONS, CaptionEmbeddings, Frames
-from captain_cinema.models.mmdit import MMDiTConfig, SmallMMDiT, _token_places, _waves
+from captain_cinema.models.mmdit import MMDiTConfig, SmallMMDiT, _token_centres, _waves
 from captain_cinema.toy.captions import VOCABULARY_SIZES
 from captain_cinema.toy.models import clip_mmdit, keyframe_mmdit
 from triptych.errors import UserError
@@ -45,7 +45,7 @@ def groups() -> list[Frames]:
 
 @torch.no_grad()
 def change(model: SmallMMDiT, groups: list[Frames], which: int, frame: int, attention: str, what: str = "latents") -> list[Tensor]:
-    """How much every frame's prediction changes when one frame of one group does: (batch, frames) per group."""
+    """Largest change of every prediction when one frame of one group changes: (batch, frames) per group."""
     before = model.predict(groups, attention=attention)
     values = getattr(groups[which], what).clone()
     values[:, frame] = 0.3 if what == "timesteps" else values[:, frame] + 1
@@ -63,7 +63,7 @@ def test_folded_and_masked_agree(model: SmallMMDiT, groups: list[Frames], attent
         assert (own - other).abs().max() < 2e-6 * own.abs().max()
 
 
-def test_under_extend_attention_targets_see_the_memory_and_not_one_another(model: SmallMMDiT, groups: list[Frames]) -> None:
+def test_under_extend_attention_targets_attend_to_the_memory_and_not_to_one_another(model: SmallMMDiT, groups: list[Frames]) -> None:
     near, far, targets = change(model, groups, 2, 0, "extend")
     assert near.max() == far.max() == 0.0
     assert targets[:, 0].min() > 0
@@ -81,7 +81,7 @@ def test_under_causal_attention_earlier_pairs_do_not_change(model: SmallMMDiT, g
     assert targets[:, 1:].min() > 0
 
 
-def test_under_joint_attention_everything_sees_everything(model: SmallMMDiT, groups: list[Frames]) -> None:
+def test_under_joint_attention_all_pairs_attend_to_all(model: SmallMMDiT, groups: list[Frames]) -> None:
     for which in range(3):
         assert min(changed.min() for changed in change(model, groups, which, 0, "joint")) > 0
 
@@ -99,7 +99,7 @@ def test_double_stream_blocks_are_local(groups: list[Frames]) -> None:
     assert targets[:, [0, 2]].max() == 0.0
 
 
-def test_a_remembered_memory_gives_the_same_numbers(model: SmallMMDiT, groups: list[Frames]) -> None:
+def test_cached_keys_and_values_give_the_same_velocity(model: SmallMMDiT, groups: list[Frames]) -> None:
     with torch.no_grad():
         whole = model.velocity(groups)[-1]
         cached = model.velocity(groups[2:], memory=model.remember(groups[:2]))[-1]
@@ -114,7 +114,7 @@ def test_a_sequence_of_one_pair_is_the_model_of_single_images(model: SmallMMDiT)
         assert (found[0] - other).abs().max() < 1e-5
 
 
-def test_moving_all_positions_changes_nothing(model: SmallMMDiT, groups: list[Frames]) -> None:
+def test_shifting_all_position_ids_changes_nothing(model: SmallMMDiT, groups: list[Frames]) -> None:
     moved = [replace(own, position_ids=own.position_ids + 5) for own in groups]
     stretched = [replace(own, position_ids=own.position_ids * 2) for own in groups]
     with torch.no_grad():
@@ -123,7 +123,7 @@ def test_moving_all_positions_changes_nothing(model: SmallMMDiT, groups: list[Fr
     assert (first - third).abs().max() > 1e-4
 
 
-def test_a_clip_knows_its_moments_and_a_keyframe_its_neighbours_alone() -> None:
+def test_a_clip_depends_on_absolute_times_and_a_keyframe_on_relative_ones() -> None:
     torch.manual_seed(2)
     sizes = {"width": 32, "num_heads": 2, "num_single": 1}
     single = group(1, 8, memory=False, first=0, seed=5)
@@ -138,7 +138,7 @@ def test_a_clip_knows_its_moments_and_a_keyframe_its_neighbours_alone() -> None:
         assert (change > 1e-3) == moves, change
 
 
-def test_a_video_model_starts_as_the_model_of_its_keyframes() -> None:
+def test_a_video_model_starts_from_the_weights_of_the_keyframe_model() -> None:
     torch.manual_seed(3)
     known = keyframe_mmdit(width=32, num_heads=2, num_single=1)
     for parameter in known.parameters():
@@ -153,42 +153,42 @@ def test_a_video_model_starts_as_the_model_of_its_keyframes() -> None:
         clips.start_from(keyframe_mmdit(width=32, num_heads=2, num_single=2))
 
 
-def test_tokens_know_where_they_lie_whatever_the_size() -> None:
-    full, half = _waves((torch.arange(8.0)[:, None].expand(8, 2) + 0.5) / 8), _waves((_token_places(4, 8)[:, None].expand(4, 2) + 0.5) / 8)
+def test_token_positions_do_not_depend_on_the_frame_size() -> None:
+    full, half = _waves((torch.arange(8.0)[:, None].expand(8, 2) + 0.5) / 8), _waves((_token_centres(4, 8)[:, None].expand(4, 2) + 0.5) / 8)
     between = _waves((torch.arange(8.0)[:, None].expand(8, 2).view(4, 2, 2).mean(1) + 0.5) / 8)
     assert torch.allclose(half, between)
     assert torch.cdist(full, full).fill_diagonal_(9).min() > 0.3
     assert full.abs().max() <= 1
 
 
-def test_a_frame_at_half_size_stands_at_the_mean_of_its_parents() -> None:
-    assert torch.equal(_token_places(4, 8), _token_places(8, 8).view(4, 2).mean(1))
-    assert torch.equal(_token_places(8, 8), torch.arange(8.0))
+def test_token_centres_at_half_size_are_means_of_those_at_full_size() -> None:
+    assert torch.equal(_token_centres(4, 8), _token_centres(8, 8).view(4, 2).mean(1))
+    assert torch.equal(_token_centres(8, 8), torch.arange(8.0))
 
 
-def test_predictions_move_with_what_the_caption_says(model: SmallMMDiT, groups: list[Frames]) -> None:
-    said = groups[2].captions.tokens.clone()
-    said[:, 1, 0] = (said[:, 1, 0] + 1) % VOCABULARY_SIZES[0]
+def test_predictions_depend_on_the_caption(model: SmallMMDiT, groups: list[Frames]) -> None:
+    tokens = groups[2].captions.tokens.clone()
+    tokens[:, 1, 0] = (tokens[:, 1, 0] + 1) % VOCABULARY_SIZES[0]
     with torch.no_grad():
-        before, after = model.predict(groups)[-1], model.predict([*groups[:2], replace(groups[2], captions=CaptionEmbeddings(said))])[-1]
+        before, after = model.predict(groups)[-1], model.predict([*groups[:2], replace(groups[2], captions=CaptionEmbeddings(tokens))])[-1]
     changed = (before - after).abs().flatten(2).amax(2)
     assert changed[:, 1].min() > 0
     assert changed[:, [0, 2]].max() == 0.0
 
 
 @pytest.mark.parametrize(
-    ("sizes", "told"),
+    ("sizes", "message"),
     [
         ({"width": 60}, "multiple of 8"),
-        ({"image_size": 60}, "no multiple of patch"),
-        ({"num_double": 0, "num_single": 0}, "one at least"),
+        ({"image_size": 60}, "not a multiple of patch"),
+        ({"num_double": 0, "num_single": 0}, "at least one block"),
         ({"num_heads": 0}, "num_heads is 0"),
         ({"patch": 0}, "patch is 0"),
     ],
     ids=["heads", "patches", "blocks", "no head", "no patch"],
 )
-def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, int], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         MMDiTConfig(**sizes)
 
 

@@ -1,4 +1,4 @@
-"""The contracts of planners and verifiers, held by each of them."""
+"""The contracts of planners and verifiers, tested for every implementation."""
 
 from dataclasses import replace
 from importlib.util import find_spec
@@ -21,7 +21,7 @@ STORYLINE = "ada walks in the kitchen; bo jumps in the kitchen; ada returns"
 
 
 @PLANNERS
-def test_a_storyline_becomes_the_same_storyboard_again(planner: Planner) -> None:
+def test_planning_is_deterministic_and_storyboards_are_consistent(planner: Planner) -> None:
     board = planner(STORYLINE, seed=1)
     assert isinstance(board, Storyboard)
     assert len(board.shots) == 3
@@ -33,7 +33,7 @@ def test_a_storyline_becomes_the_same_storyboard_again(planner: Planner) -> None
 
 
 @VERIFIERS
-def test_a_verdict_names_what_was_checked_and_says_nothing_where_nothing_is_described(verifier: Verifier) -> None:
+def test_a_verdict_has_an_entry_per_detail_and_is_empty_without_descriptions(verifier: Verifier) -> None:
     board = TemplatePlanner()(STORYLINE, seed=1)
     found = verifier(board, 0, torch.zeros(3, 64, 64), None)
     assert found

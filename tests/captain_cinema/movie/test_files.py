@@ -1,4 +1,4 @@
-"""Films, title cards and contact sheets as files that players need, and that say what they are."""
+"""Films, title cards and contact sheets: formats, sizes and provenance metadata."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +16,7 @@ def frames(count: int, side: int = 64) -> torch.Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def test_a_film_plays_everywhere_and_says_that_it_is_generated(tmp_path: Path) -> None:
+def test_a_film_is_h264_with_its_index_in_front_and_carries_its_provenance(tmp_path: Path) -> None:
     smooth = torch.nn.functional.interpolate(frames(4, 4), (96, 128), mode="bilinear")
     path = tmp_path / "film.mp4"
     count = write_film(
@@ -38,8 +38,8 @@ def test_a_film_plays_everywhere_and_says_that_it_is_generated(tmp_path: Path) -
     assert [entry.name for entry in tmp_path.iterdir()] == ["film.mp4"]
 
 
-def test_a_film_that_cannot_be_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="needs at least one frame"):
+def test_an_invalid_film_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the film has no frame"):
         write_film(tmp_path / "film.mp4", [], frames_per_second=Fraction(12))
     with pytest.raises(UserError, match="even sides"):
         write_film(tmp_path / "film.mp4", [to_bytes(frames(1, 63))], frames_per_second=Fraction(12))
@@ -48,7 +48,7 @@ def test_a_film_that_cannot_be_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_titles_and_sheets_have_the_size_asked_for() -> None:
+def test_titles_and_sheets_have_the_requested_size() -> None:
     card = title_card("a rather long title that must be broken into lines", (96, 128))
     assert card.shape == (96, 128, 3)
     assert int(card.max()) > 200

@@ -26,7 +26,7 @@ def frames(seed: int) -> torch.Tensor:
     return torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_the_path_leads_from_data_to_noise() -> None:
+def test_interpolation_runs_from_data_to_noise() -> None:
     data, noise = frames(0), frames(1)
     assert torch.equal(interpolate(data, noise, torch.zeros(3)), data)
     assert torch.equal(interpolate(data, noise, torch.ones(3)), noise)
@@ -45,22 +45,22 @@ def test_euler_on_the_exact_velocity_lands_on_the_data(num_steps: int, shift: fl
     torch.testing.assert_close(point, data, atol=1e-9, rtol=0)
 
 
-def test_frames_that_are_given_stay_while_the_others_walk() -> None:
+def test_given_frames_stay_while_the_others_are_denoised() -> None:
     data, noise = frames(0)[:, None].expand(-1, 2, -1, -1, -1), frames(1)[:, None].expand(-1, 2, -1, -1, -1)
     free = torch.tensor([[1.0, 0.0]]).expand(len(data), 2).double()
-    seen = []
+    calls = []
 
     def velocity(points: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
-        seen.append(times)
+        calls.append(times)
         return noise - data
 
     found = euler_sample(velocity, noise, [1.0, 0.6, 0.0], free=free)
     torch.testing.assert_close(found[:, 0], data[:, 0], atol=1e-9, rtol=0)
     assert torch.equal(found[:, 1], noise[:, 1])
-    assert [times[0].tolist() for times in seen] == [[1.0, 0.0], [0.6, 0.0]]
+    assert [times[0].tolist() for times in calls] == [[1.0, 0.0], [0.6, 0.0]]
 
 
-def test_a_predicted_picture_is_a_velocity() -> None:
+def test_the_velocity_of_the_data_is_noise_minus_data() -> None:
     data, noise = frames(0), frames(1)
     times = torch.tensor([0.1, 0.5, 1.0], dtype=torch.float64)
     noisy = interpolate(data, noise, times)
@@ -81,7 +81,7 @@ def test_sampling_times_fall_from_noise_to_data() -> None:
     assert times.tolist() == pytest.approx([1, 0.9, 0.75, 0.5, 0])
 
 
-def test_training_times_are_logit_normal_with_a_share_of_pure_noise() -> None:
+def test_training_times_are_logit_normal_with_a_fraction_of_pure_noise() -> None:
     times = sample_timesteps(20_000, mean=0.9, deviation=1.3, fraction_at_one=0.15, generator=torch.Generator().manual_seed(0))
     assert float((times == 1).float().mean()) == pytest.approx(0.15, abs=4 * math.sqrt(0.15 * 0.85 / 20_000))
     logits = torch.logit(times[times < 1].double())
@@ -102,5 +102,7 @@ def test_numbers_out_of_range_are_refused() -> None:
         shift_timesteps(torch.zeros(1), 0.0)
     with pytest.raises(UserError, match="num_steps is 0"):
         sampling_timesteps(0)
-    with pytest.raises(UserError, match="share of 2"):
+    with pytest.raises(UserError, match="deviation is -1"):
+        sample_timesteps(1, mean=0.0, deviation=-1.0, fraction_at_one=0.0, generator=torch.Generator())
+    with pytest.raises(UserError, match="fraction_at_one is 2"):
         sample_timesteps(1, mean=0.0, deviation=1.0, fraction_at_one=2.0, generator=torch.Generator())

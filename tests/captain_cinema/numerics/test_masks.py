@@ -1,4 +1,4 @@
-"""Hybrid attention's masks against their definitions, pair by pair."""
+"""Masks of hybrid attention against their definitions, pair by pair."""
 
 import pytest
 import torch
@@ -16,15 +16,15 @@ def test_masks_are_their_definitions(tokens_per_pair: list[int], num_memory: int
     pairs = pair_of_tokens(tokens_per_pair)
     assert pairs.tolist() == [pair for pair, count in enumerate(tokens_per_pair) for _ in range(count)]
     local, causal, shared = local_mask(pairs), causal_mask(pairs), shared_memory_mask(pairs, num_memory)
-    for query, mine in enumerate(pairs.tolist()):
+    for query, own in enumerate(pairs.tolist()):
         for key, other in enumerate(pairs.tolist()):
-            assert bool(local[query, key]) == (mine == other)
-            assert bool(causal[query, key]) == (other <= mine)
-            assert bool(shared[query, key]) == (other < num_memory or mine == other)
+            assert bool(local[query, key]) == (own == other)
+            assert bool(causal[query, key]) == (other <= own)
+            assert bool(shared[query, key]) == (other < num_memory or own == other)
 
 
 @given(PAIRS)
-def test_every_token_sees_itself_and_local_sees_least(tokens_per_pair: list[int]) -> None:
+def test_every_token_attends_to_itself_and_local_masks_are_the_smallest(tokens_per_pair: list[int]) -> None:
     pairs = pair_of_tokens(tokens_per_pair)
     local = local_mask(pairs)
     assert bool(local.diagonal().all())

@@ -1,4 +1,4 @@
-"""GoldenMem: the paper's token counts, the planner's laws, and the baselines as plans of the same type."""
+"""GoldenMem: token counts of the paper, properties of plans, and the baselines as plans of the same type."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def test_one_frame_a_level_costs_at_most_phi_frames(short_side: int, aspect: flo
 def test_a_plan_keeps_to_its_budget(num_frames: int, per_level: int, text_tokens: int, budget: int) -> None:
     sides = golden_sides(16)
     if 0 < budget < 16 * 16 + text_tokens:
-        with pytest.raises(UserError, match="holds not one frame"):
+        with pytest.raises(UserError, match="one full frame has"):
             plan_memory(num_frames, sides=sides, frames_per_level=per_level, text_tokens=text_tokens, budget_tokens=budget)
         return
     plan = plan_memory(num_frames, sides=sides, frames_per_level=per_level, text_tokens=text_tokens, budget_tokens=budget)
@@ -96,7 +96,7 @@ def test_compression_averages_areas_in_rank_order() -> None:
     assert torch.equal(full, frames[:2])
     torch.testing.assert_close(half, frames[2:4].unflatten(-1, (8, 2)).unflatten(-3, (8, 2)).mean((-1, -3)))
     assert compress(frames, no_memory(5), patch=4) == []
-    with pytest.raises(UserError, match="plan for 5 frames was given 4"):
+    with pytest.raises(UserError, match="plan is for 5 frames but there are 4"):
         compress(frames[:4], plan, patch=4)
 
 
@@ -113,7 +113,7 @@ def test_groups_are_runs_of_one_grid() -> None:
         ({"num_frames": 1, "sides": (8,), "frames_per_level": 0}, "frames_per_level is 0"),
     ],
 )
-def test_bad_plans_are_refused(arguments: dict, message: str) -> None:
+def test_invalid_plans_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         plan_memory(**arguments)
     with pytest.raises(UserError, match="no level"):

@@ -1,4 +1,4 @@
-"""Retrieval: orders by age and by meaning, ties, and the law of cover."""
+"""Retrieval: orders by age and by tags, ties, and the properties of cover."""
 
 import pytest
 from hypothesis import given
@@ -14,7 +14,7 @@ def test_orders_are_by_score_and_ties_go_to_the_newer_frame() -> None:
     assert by_time(4) == [3, 2, 1, 0]
     past = [{"ada", "attic"}, {"bo"}, {"ada", "attic"}, {"park"}]
     assert by_tags(past, ["ada", "attic"]) == [2, 0, 3, 1]
-    # A face before a place, however old; two hits before one.
+    # A character before a place, at any age; two shared tags before one.
     assert by_tags([{"bo"}, {"park"}, {"ada"}, {"bo", "park", "ada"}, set()], ["bo", "park"]) == [3, 0, 1, 4, 2]
 
 
@@ -42,7 +42,7 @@ def test_cover_shows_everything_once_before_anything_twice(past: list[set[str]],
     assert found[len(found) - len(others) :] == others
 
 
-def test_one_frame_rarely_holds_face_and_set() -> None:
+def test_cover_ranks_a_second_frame_for_a_missing_character_higher() -> None:
     past = [{"bo", "park"}, {"ada", "kitchen"}, {"ada", "park"}, {"ada", "kitchen"}]
     wanted = ["kitchen", "bo"]
     assert by_tags(past, wanted) == [3, 1, 0, 2]
@@ -51,12 +51,12 @@ def test_one_frame_rarely_holds_face_and_set() -> None:
     assert is_covered(cover(by_tags(past, wanted), past, wanted), past, wanted, 2)
 
 
-def test_what_the_past_never_showed_is_not_asked_for() -> None:
+def test_tags_absent_from_the_past_are_not_required() -> None:
     assert is_covered([], [], {"ada"}, 3)
     assert is_covered([0], [{"bo"}], {"ada", "bo"}, 1)
 
 
 @pytest.mark.parametrize("order", [[0, 0], [2], [-1]])
-def test_a_bad_order_is_refused(order: list[int]) -> None:
-    with pytest.raises(UserError, match="every index must be there and stand once"):
+def test_an_invalid_order_is_refused(order: list[int]) -> None:
+    with pytest.raises(UserError, match="give indices below 2, each at most once"):
         cover(order, [{"ada"}, {"bo"}], {"ada"})

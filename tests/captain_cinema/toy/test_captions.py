@@ -1,4 +1,4 @@
-"""The grammar of captions: read back, silent, refused."""
+"""The grammar of captions: parsing, defaults and refusals."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from captain_cinema.toy.rendering import (
 from triptych.errors import UserError
 
 
-def test_captions_are_read_back() -> None:
+def test_parsing_inverts_the_text_of_a_caption() -> None:
     look, setting = Identity("blue", "circle", "none", "bar"), Setting(SETTING_VALUES[0][0], "moss", "none")
     caption = Caption("ada", "attic", "wide", "left", "red", "walk left").described(look, setting)
     assert parse_caption(caption.text) == caption
@@ -22,21 +22,21 @@ def test_captions_are_read_back() -> None:
     assert (indices > 0).all()
 
 
-def test_silence_about_box_and_action_means_none() -> None:
-    told, silent = Caption("ada", "attic", "wide", "left", "none", "still"), parse_caption("ada in the attic, wide shot, on the left")
-    assert told.text == "ada in the attic, wide shot, on the left"
-    assert torch.equal(caption_indices([told]), caption_indices([silent]))
-    assert caption_indices([silent])[0, CAPTION_FIELDS.index("colour")] == 0
+def test_an_unset_box_or_action_is_none_or_still() -> None:
+    full, short = Caption("ada", "attic", "wide", "left", "none", "still"), parse_caption("ada in the attic, wide shot, on the left")
+    assert full.text == "ada in the attic, wide shot, on the left"
+    assert torch.equal(caption_indices([full]), caption_indices([short]))
+    assert caption_indices([short])[0, CAPTION_FIELDS.index("colour")] == 0
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
-        ("ada in the attic with a dragon", "says 'dragon', which tiny cinema does not know"),
-        ("ada and bo", "says both"),
-        ("ада", "says 'ада'"),
+        ("ada in the attic with a dragon", "has 'dragon', which is not in the vocabulary of tiny cinema"),
+        ("ada and bo", "has both ada and bo as name"),
+        ("ада", "has 'ада'"),
     ],
 )
-def test_a_caption_of_another_world_is_refused(text: str, told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_a_caption_outside_the_grammar_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         parse_caption(text)

@@ -1,4 +1,4 @@
-"""The weights that the package ships: whole, small, said by whom, and as good as their record tells."""
+"""The shipped weights: complete, small, with provenance, and as accurate as their record states."""
 
 import hashlib
 import json
@@ -13,13 +13,13 @@ from captain_cinema.models import CaptionEmbeddings
 from captain_cinema.sampling import KeyframeSampler, SamplingConfig
 from captain_cinema.toy.captions import caption_indices
 from captain_cinema.toy.clips import TinyClips
-from captain_cinema.toy.models import load_clips, load_keyframe_model, shipped_folder
+from captain_cinema.toy.models import SHIPPED, load_clips, load_keyframe_model
 from captain_cinema.toy.probe import measure_reappearances, sample_reappearances
 from captain_cinema.toy.verifier import read_action
 from triptych.checkpoint.model_folder import CONFIG_FILE
 from triptych.checkpoint.packing import RECORD_FILE
 
-FOLDER = shipped_folder()
+FOLDER = SHIPPED.folder().path
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def record() -> dict[str, Any]:
     return dict(json.loads((FOLDER / RECORD_FILE).read_text()))
 
 
-def test_the_folder_is_what_its_record_says(record: dict[str, Any]) -> None:
+def test_the_folder_matches_its_record(record: dict[str, Any]) -> None:
     assert {path.name for path in FOLDER.iterdir()} == {*record["files"], RECORD_FILE, CONFIG_FILE}
     for name, entry in record["files"].items():
         content = (FOLDER / name).read_bytes()
@@ -41,17 +41,17 @@ def test_the_folder_is_what_its_record_says(record: dict[str, Any]) -> None:
         assert made["provenance"]["processor"]
 
 
-def test_who_returns_comes_back_through_the_memory_alone() -> None:
+def test_looks_of_reappearing_characters_come_from_the_memory_alone() -> None:
     model = load_keyframe_model()
     returns = sample_reappearances(60, 8, seed=77, min_gap=2)
-    shares = {}
+    fractions = {}
     for name, memory in (("golden", MemoryPolicy(frames_per_level=1)), ("none", MemoryPolicy("none"))):
         outcomes, _ = measure_reappearances(
             KeyframeSampler(model, memory, SamplingConfig(num_steps=2), image_size=(64, 64)), returns, upper_bounds=False
         )
-        shares[name] = sum(outcome.right["colour"] for outcome in outcomes) / 60
-    assert shares["golden"] >= 0.9
-    assert shares["none"] <= 0.35
+        fractions[name] = sum(outcome.right["colour"] for outcome in outcomes) / 60
+    assert fractions["golden"] >= 0.9
+    assert fractions["none"] <= 0.35
 
 
 def test_actions_are_recognised_as_often_as_recorded(record: dict[str, Any]) -> None:
@@ -59,17 +59,17 @@ def test_actions_are_recognised_as_often_as_recorded(record: dict[str, Any]) -> 
     examples = data.examples(range(20))
     captions = CaptionEmbeddings(torch.stack([caption_indices([shot.caption for shot in example.story.shots]) for example in examples]))
     keyframes = torch.stack([example.keyframes for example in examples])
-    drawn = load_clips().animate(keyframes, captions, [example.index for example in examples], seeds=list(range(20)))
+    clips = load_clips().animate(keyframes, captions, [example.index for example in examples], seeds=list(range(20)))
     shots = [example.story.shots[example.index] for example in examples]
     right = sum(
-        read_action(clip, example.story.scene(shot)) == shot.action for clip, example, shot in zip(drawn, examples, shots, strict=True)
+        read_action(clip, example.story.scene(shot)) == shot.action for clip, example, shot in zip(clips, examples, shots, strict=True)
     )
     recorded = record["evaluation"]["summary"]["actions"]
     assert recorded["all"] >= recorded["shuffled"] + 0.3
     assert right / 20 >= recorded["all"] - 4 * (0.25 / 20) ** 0.5
 
 
-def test_the_readme_tells_the_recorded_numbers(record: dict[str, Any]) -> None:
+def test_the_readme_has_the_recorded_numbers(record: dict[str, Any]) -> None:
     lines = (Path(__file__).parents[3] / "README.md").read_text().splitlines()
     for name, row in record["evaluation"]["summary"]["memories"].items():
         cells = [

@@ -19,13 +19,13 @@ from captain_cinema.toy.rendering import render_images
 
 
 class Painter:
-    """A keyframe model that knows the answer: its velocity is exact for the pictures it is given by caption."""
+    """A keyframe model with exact velocities towards given frames, looked up by caption."""
 
     space = PixelSpace(8)
     text_tokens = 5
 
     def __init__(self, scenes: dict[tuple[int, ...], torch.Tensor]) -> None:
-        self._pictures = scenes
+        self._frames = scenes
 
     def encode_captions(self, captions):
         return CaptionEmbeddings(caption_indices([parse_caption(caption) for caption in captions]))
@@ -38,11 +38,11 @@ class Painter:
 
     def velocity(self, frames, *, attention="extend", memory=None, guidance=None, negative=None):
         (target,) = [group for group in frames if not group.is_memory]
-        known = torch.stack([torch.stack([self._pictures[tuple(row.tolist())] for row in rows]) for rows in target.captions.tokens])
-        return [(target.latents - known) / target.timesteps[..., None, None, None].clamp(min=1e-3)]
+        data = torch.stack([torch.stack([self._frames[tuple(row.tolist())] for row in rows]) for rows in target.captions.tokens])
+        return [(target.latents - data) / target.timesteps[..., None, None, None].clamp(min=1e-3)]
 
 
-def test_an_exact_model_draws_exactly_and_the_probe_says_so() -> None:
+def test_the_probe_is_exact_for_an_exact_model() -> None:
     returns = sample_reappearances(5, 4, seed=0, min_gap=2)
     known = {}
     for item in returns:
@@ -52,12 +52,12 @@ def test_an_exact_model_draws_exactly_and_the_probe_says_so() -> None:
     outcomes, frames = measure_reappearances(sampler, returns)
     shown = render_images([item.scene for item in returns])
     exact = [index for index, item in enumerate(returns) if (frames[index] - shown[index]).abs().max() < 1e-4]
-    assert len(exact) >= 4  # two stories may share a caption; the painter knows one picture for both
+    assert len(exact) >= 4  # two stories may have the same caption; the model has one frame for both
     assert all(outcomes[index].identity and outcomes[index].set and outcomes[index].residual < 1e-3 for index in exact)
     assert all(outcome.character_gap >= 2 for outcome in outcomes)
 
 
-def test_without_a_memory_the_ceiling_is_chance(model: SmallMMDiT) -> None:
+def test_without_a_memory_the_upper_bound_is_chance(model: SmallMMDiT) -> None:
     returns = sample_reappearances(2, 3, seed=0)
     outcomes, _ = measure_reappearances(
         KeyframeSampler(model, MemoryPolicy("none"), SamplingConfig(num_steps=1), image_size=(64, 64)), returns
@@ -71,18 +71,18 @@ def test_without_a_memory_the_ceiling_is_chance(model: SmallMMDiT) -> None:
     assert all(outcome.covered and outcome.identity_upper_bound == outcome.set_upper_bound == 1 for outcome in outcomes)
 
 
-def test_ceilings_fall_with_size_and_noise_and_are_nothing_without_a_view() -> None:
+def test_upper_bounds_fall_with_size_and_noise_and_are_none_without_a_view() -> None:
     returns = sample_reappearances(12, 8, seed=3)
 
-    def share(side: int, noise: float) -> float:
+    def fraction(side: int, noise: float) -> float:
         right = 0
         for item in returns:
             kept = dict.fromkeys(range(8), (side, side))
             right += read_identity(item, kept, patch=8, context_noise=noise) == item.scene.identity
         return right / len(returns)
 
-    assert share(8, 0.1) == share(1, 0.0) == 1.0
-    assert share(1, 0.6) < 0.7
+    assert fraction(8, 0.1) == fraction(1, 0.0) == 1.0
+    assert fraction(1, 0.6) < 0.7
     item: Reappearance = returns[0]
     assert read_identity(item, {}, patch=8, context_noise=0.0) is None
     other = {index: (8, 8) for index, shot in enumerate(item.story.shots) if shot.name != item.shot.name}

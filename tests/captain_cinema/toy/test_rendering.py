@@ -1,4 +1,4 @@
-"""Drawings: every detail shows."""
+"""Rendered frames: every detail is visible."""
 
 import torch
 
@@ -8,7 +8,7 @@ from captain_cinema.toy.rendering import (
 from captain_cinema.toy.verifier import IDENTITIES, SETTINGS, every_identity
 
 
-def test_every_detail_changes_the_picture() -> None:
+def test_every_detail_changes_the_frame() -> None:
     base = Scene(IDENTITIES[0], SETTINGS[0], "wide", "left", "none")
     frames = every_identity(base)
     assert len(frames) == len(IDENTITIES) == 384

@@ -1,4 +1,4 @@
-"""Stories: who is in them, what returns, and how soon."""
+"""Stories: cast, captions, reappearances and their gaps."""
 
 import itertools
 
@@ -42,11 +42,11 @@ def test_alternatives_show_one_character_at_one_place() -> None:
 
 
 def test_recent_gaps_are_shorter() -> None:
-    def mean_gap(law: str) -> float:
+    def mean_gap(distribution: str) -> float:
         gaps = []
         for seed in range(200):
             story = sample_story(16, generator=torch.Generator().manual_seed(seed))
-            (shot,) = next_shots(story, 1, gap_distribution=law, generator=torch.Generator().manual_seed(seed))
+            (shot,) = next_shots(story, 1, gap_distribution=distribution, generator=torch.Generator().manual_seed(seed))
             gaps.append(gap_of(story.shots, shot.name) or 0)
         return sum(gaps) / len(gaps)
 

@@ -1,4 +1,4 @@
-"""The verifier: exact on what the world draws, at chance on other pictures."""
+"""The verifier: exact on rendered frames, at chance on frames of other scenes."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def scenes(count: int, seed: int = 0) -> list[Scene]:
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.5])
-def test_the_judge_is_exact(noise: float) -> None:
+def test_the_verifier_is_exact(noise: float) -> None:
     wanted = scenes(200)
     frames = render_images(wanted)
     frames = frames + noise * torch.randn(frames.shape, generator=torch.Generator().manual_seed(1))
@@ -45,7 +45,7 @@ def test_the_judge_is_exact(noise: float) -> None:
         assert max(reading.residual for reading in readings) < 1e-3
 
 
-def test_the_judge_is_at_chance_on_other_pictures() -> None:
+def test_the_verifier_is_at_chance_on_frames_of_other_scenes() -> None:
     wanted = scenes(300)
     shown = [
         Scene(other.identity, other.setting, own.size, own.position, own.prop) for own, other in zip(wanted, scenes(300, 9), strict=True)
@@ -56,19 +56,19 @@ def test_the_judge_is_at_chance_on_other_pictures() -> None:
     assert [reading.identity for reading in readings] == [scene.identity for scene in shown]
 
 
-def test_what_is_not_of_this_world_is_far_from_it() -> None:
+def test_the_residual_of_noise_is_large() -> None:
     wanted = scenes(4)
     noise = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     assert min(reading.residual for reading in read_frames(noise, wanted)) > 0.4
 
 
 @pytest.mark.parametrize("index", range(3))
-def test_composed_candidates_are_the_drawings(index: int) -> None:
+def test_composed_candidates_equal_rendered_frames(index: int) -> None:
     (scene,) = scenes(1, seed=20 + index)
     plain = Scene(scene.identity, scene.setting, scene.size, scene.position, "none")
-    drawn = render_images([plain])[0]
-    assert (every_identity(scene)[IDENTITIES.index(scene.identity)] - drawn).abs().max() < 1e-5
-    assert (every_setting(scene)[SETTINGS.index(scene.setting)] - drawn).abs().max() < 1e-5
+    rendered = render_images([plain])[0]
+    assert (every_identity(scene)[IDENTITIES.index(scene.identity)] - rendered).abs().max() < 1e-5
+    assert (every_setting(scene)[SETTINGS.index(scene.setting)] - rendered).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("action", ACTIONS)

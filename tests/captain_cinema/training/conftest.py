@@ -1,4 +1,4 @@
-"""A small random model, and one that keeps what it is shown."""
+"""A small random model, and a wrapper that records its inputs."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ def small(build: Callable[..., SmallMMDiT] = keyframe_mmdit) -> SmallMMDiT:
 
 
 class Spy(torch.nn.Module):
-    """Hands on to a model and keeps what it was shown."""
+    """Calls a model and records its inputs and outputs."""
 
     def __init__(self, model: SmallMMDiT) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Training steps of the keyframe model: what carries loss, and what an example's place decides."""
+"""Training steps of the keyframe model: which frames have a loss, and independence of the split into ranks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ def stage(model: SmallMMDiT, regime: str = "extend", pairs: int = 4, **loss: obj
 
 
 @pytest.mark.parametrize("regime", ["causal", "extend", "forcing"])
-def test_a_batch_costs_what_its_halves_cost(spy: Callable[..., Any], regime: str) -> None:
+def test_the_loss_of_a_batch_is_the_mean_of_its_halves(spy: Callable[..., Any], regime: str) -> None:
     model = spy().model
     part = stage(model, regime)
     whole = part.losses(model, [3, 1, 4, 2], step=5, first=0, batch_size=4)["loss"]
@@ -58,38 +58,40 @@ def test_forcing_gives_every_frame_its_own_noise_and_a_loss(spy: Callable[..., A
     assert group.position_ids[0].tolist() == [3, 2, 1, 0]
 
 
-def test_captions_describe_where_there_is_nothing_to_remember(spy: Callable[..., Any]) -> None:
+def test_captions_describe_looks_without_a_memory(spy: Callable[..., Any]) -> None:
     colour = CAPTION_FIELDS.index("colour")
     for pairs, described in ((1, True), (4, False)):
         shown = spy()
         stage(shown.model, pairs=pairs, described=0.0, described_alone=1.0).losses(shown, [0, 1], step=0, first=0, batch_size=2)
         assert (len(shown.groups) == 1) == (pairs == 1)
         assert ((shown.groups[-1].captions.tokens[..., colour] > 0) == described).all()
-        assert all((group.captions.tokens[..., colour] == 0).all() for group in shown.groups[:-1])  # or the text would answer for the frame
+        assert all(
+            (group.captions.tokens[..., colour] == 0).all() for group in shown.groups[:-1]
+        )  # otherwise the caption would replace the frame
 
 
-def test_slots_skip_places_in_order(spy: Callable[..., Any]) -> None:
+def test_position_ids_of_a_memory_increase_with_gaps_up_to_the_bound(spy: Callable[..., Any]) -> None:
     shown = spy()
     gaps = set()
     for step in range(6):
         stage(shown.model, position_gap=3).losses(shown, [0, 1], step=step, first=0, batch_size=2)
-        slots = torch.cat([group.position_ids for group in shown.groups[:-1]], dim=1)
-        steps = slots.diff(dim=1, prepend=torch.zeros(2, 1))
+        position_ids = torch.cat([group.position_ids for group in shown.groups[:-1]], dim=1)
+        steps = position_ids.diff(dim=1, prepend=torch.zeros(2, 1))
         assert (steps >= 1).all()
         gaps |= set(steps.flatten().tolist())
     assert max(gaps) == 4.0
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"regimes": {"all": 1.0}}, "loss.regimes is"),
         ({"regimes": {"extend": 0.0}}, "at least one above 0"),
         ({"context_noise": 2.0}, "loss.context_noise is 2.0"),
         ({"weight_floor": 0.0}, "weight_floor is 0.0"),
     ],
-    ids=["regime", "shares", "noise", "floor"],
+    ids=["regime", "weights", "noise", "floor"],
 )
-def test_losses_that_mean_nothing_are_refused(settings: dict[str, object], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_invalid_losses_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         KeyframeLossConfig(**settings)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Training steps of the video model: what carries loss, and which frames are shown."""
+"""Training steps of the video model: which frames have a loss, and which frames of a clip are used."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ def test_video_gives_the_keyframe_no_loss_and_the_shot_one_noise(spy: Callable[.
     assert (shown.found[-1].grad[:, 1:].flatten(2).abs().amax(2) > 0).all()
 
 
-def test_a_step_may_show_some_frames_of_every_clip_at_their_moments(spy: Callable[..., Any]) -> None:
+def test_a_step_may_use_some_frames_of_every_clip_at_their_times(spy: Callable[..., Any]) -> None:
     shown = spy(clip_mmdit)
     data = TinyClips(4, num_shots=3)
     loss = VideoLossConfig(
@@ -36,11 +36,11 @@ def test_a_step_may_show_some_frames_of_every_clip_at_their_moments(spy: Callabl
         part.losses(shown, [0, 1], step=step, first=0, batch_size=2)
         clip = shown.groups[-1]
         counts.add(clip.position_ids.shape[1])
-        for example, slots, frames in zip(data.examples([0, 1]), clip.position_ids.long(), clip.latents, strict=True):
-            # Without noise the frames are those of their moments.
-            assert (frames - example.clip[slots]).abs().max() < 1e-4
-            assert slots[0] == 0
-            assert (slots.diff() > 0).all()
-            seen |= set(slots.tolist())
+        for example, times, frames in zip(data.examples([0, 1]), clip.position_ids.long(), clip.latents, strict=True):
+            # Without noise the latents are the frames at their position ids.
+            assert (frames - example.clip[times]).abs().max() < 1e-4
+            assert times[0] == 0
+            assert (times.diff() > 0).all()
+            seen |= set(times.tolist())
     assert counts == {4, 9}
     assert seen == set(range(9))

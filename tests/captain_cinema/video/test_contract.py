@@ -1,4 +1,4 @@
-"""The contract of video generators, held by each of them."""
+"""The contract of video generators, tested for every implementation."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -45,7 +45,7 @@ def story() -> tuple[Storyboard, list[torch.Tensor]]:
     return Storyboard("film", {"ada": ""}, {"attic": ""}, shots, 3), list(frames)
 
 
-def test_clips_are_bytes_of_one_size_as_long_as_their_shots_and_begin_with_their_keyframes(video: VideoGenerator) -> None:
+def test_clips_are_bytes_of_one_size_with_the_duration_of_their_shot_and_start_with_its_keyframe(video: VideoGenerator) -> None:
     board, keyframes = story()
     clips = list(video.clips(board, keyframes, frames_per_second=RATE))
     assert len(clips) == 3
@@ -57,14 +57,14 @@ def test_clips_are_bytes_of_one_size_as_long_as_their_shots_and_begin_with_their
         assert (clip.sound is None) == (clip.sample_rate is None)
 
 
-def test_every_shot_has_a_frame_and_more_seconds_have_no_fewer(video: VideoGenerator) -> None:
+def test_the_number_of_frames_is_positive_and_grows_with_the_duration(video: VideoGenerator) -> None:
     counts = [video.num_frames(seconds, rate) for rate in (Fraction(12), Fraction(24000, 1001)) for seconds in (0.001, 0.5, 1.0, 7.3)]
     assert min(counts) >= 1
     assert counts[:4] == sorted(counts[:4])
     assert counts[4:] == sorted(counts[4:])
 
 
-def test_clips_are_made_one_at_a_time_and_again_the_same(video: VideoGenerator) -> None:
+def test_clips_are_lazy_and_deterministic(video: VideoGenerator) -> None:
     board, keyframes = story()
     clips = video.clips(board, keyframes, frames_per_second=RATE)
     assert iter(clips) is clips

@@ -1,4 +1,4 @@
-"""Clips of a model: held frames, films side by side, and what they are conditioned on."""
+"""Clips of a model: repeated frames, batch invariance and conditioning."""
 
 from fractions import Fraction
 
@@ -25,18 +25,18 @@ def animator() -> DiffusionClips:
     return DiffusionClips(model.eval(), frames_per_clip=9, num_steps=2)
 
 
-def test_drawn_clips_begin_with_the_keyframe_and_last_as_long_as_their_shot(animator: DiffusionClips) -> None:
+def test_clips_start_with_the_keyframe_and_have_the_duration_of_their_shot(animator: DiffusionClips) -> None:
     board = plan_storyboard("ada jumps in the attic; bo walks; ada returns")
     keyframes = list(frames(3))
     clips = [clip.frames.int() for clip in animator.clips(board, keyframes, frames_per_second=Fraction(12))]
     assert [len(clip) for clip in clips] == [18] * 3
     for clip, keyframe in zip(clips, to_bytes(torch.stack(keyframes)).int(), strict=True):
         assert torch.equal(clip[0], keyframe)
-        assert torch.equal(clip[1], keyframe)  # 9 drawn frames held twice
+        assert torch.equal(clip[1], keyframe)  # 9 sampled frames, each repeated twice
         assert (clip[2] - keyframe).abs().max() > 1
 
 
-def test_clips_of_several_films_come_out_as_alone_and_see_other_keyframes(animator: DiffusionClips) -> None:
+def test_clips_do_not_depend_on_the_batch_and_depend_on_other_keyframes(animator: DiffusionClips) -> None:
     keyframes = torch.stack([frames(3), frames(3).flip(0)])
     captions = CaptionEmbeddings(torch.ones(2, 3, 13, dtype=torch.long))
     both = animator.animate(keyframes, captions, [0, 2], seeds=[1, 2])

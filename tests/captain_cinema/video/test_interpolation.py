@@ -19,7 +19,7 @@ def film(places: tuple[str, ...] = ("attic", "attic", "park")) -> Storyboard:
     return Storyboard("a film", {"ada": ""}, dict.fromkeys(places, ""), shots)
 
 
-def test_camera_moves_begin_with_the_keyframe_and_fade_where_the_place_stays() -> None:
+def test_camera_moves_start_with_the_keyframe_and_fade_between_shots_at_one_place() -> None:
     keyframes = list(frames(3))
     shown = to_bytes(torch.stack(keyframes)).int()
     clips = [clip.frames.int() for clip in CameraMoves(fade_seconds=0.25).clips(film(), keyframes, frames_per_second=Fraction(12))]

@@ -9,7 +9,8 @@ from gspo_rl.data.batch import Completion, collate, microbatches
 
 def completion(prompt: int, response: int, start: int) -> Completion:
     ids = tuple(range(start, start + prompt + response))
-    return Completion(ids[:prompt], ids[prompt:], tuple(-0.1 * n for n in range(1, response + 1)), "", finished=True)
+    logprobs = -0.1 * torch.arange(1, response + 1)
+    return Completion(ids[:prompt], torch.tensor(ids[prompt:], dtype=torch.long), logprobs, "", finished=True)
 
 
 LENGTHS = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=9)
@@ -24,7 +25,7 @@ def test_every_token_and_logprob_finds_its_place(lengths: list[tuple[int, int]])
         assert batch.input_ids[row][mask].tolist() == list(item.token_ids)
         assert batch.input_ids[row, : len(item.prompt_ids)].tolist() == list(item.prompt_ids)
         assert (batch.input_ids[row, len(item.prompt_ids) + len(item.token_ids) :] == -1).all()
-        torch.testing.assert_close(batch.sampler_logprobs[row][mask], torch.tensor(item.logprobs))
+        torch.testing.assert_close(batch.sampler_logprobs[row][mask], item.logprobs)
         assert (batch.sampler_logprobs[row][~mask] == 0).all()
         assert batch.response_lengths[row] == len(item.token_ids)
 

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -74,14 +75,22 @@ def test_completions_are_those_of_decoding_one_by_one(
     lengths = set()
     for prompt, seed, completion in zip(PROMPTS, SEEDS, completions, strict=True):
         tokens, logprobs = reference(ending_policy, prompt, seed, sampling)
-        assert list(completion.token_ids) == tokens
+        assert completion.token_ids.tolist() == tokens
         # float32 logits of size 1 to 10, summed in another order
-        assert list(completion.logprobs) == pytest.approx(logprobs, abs=5e-5)
+        assert completion.logprobs.tolist() == pytest.approx(logprobs, abs=5e-5)
         assert completion.prompt_ids == ending_policy.encode(prompt)
         assert completion.finished == (tokens[-1] in ending_policy.eos_ids)
         assert completion.text == ending_policy.decode(tokens)
         lengths.add(len(tokens))
     assert temperature == 0 or len(lengths) > 2, "the case should cover rows that leave the batch at different times"
+
+
+def contents(completions: list[Completion]) -> list[tuple[Any, ...]]:
+    """Every field of the completions in a form that can be compared."""
+    return [
+        (item.prompt_ids, item.token_ids.tolist(), item.logprobs.tolist(), item.text, item.finished, item.weight_version)
+        for item in completions
+    ]
 
 
 def test_a_completion_does_not_depend_on_its_batch(build: Callable[..., RolloutEngine], ending_policy: Policy) -> None:
@@ -91,17 +100,17 @@ def test_a_completion_does_not_depend_on_its_batch(build: Callable[..., RolloutE
         alone += build(ending_policy).generate([prompt], 1, SAMPLING, seeds=[seed])
     small = build(ending_policy, max_batch=2).generate(PROMPTS[::-1], 1, SAMPLING, seeds=SEEDS[::-1])[::-1]
     for other in (alone, small):
-        assert [item.token_ids for item in other] == [item.token_ids for item in together]
+        assert [item.token_ids.tolist() for item in other] == [item.token_ids.tolist() for item in together]
         for mine, theirs in zip(other, together, strict=True):
-            assert mine.logprobs == pytest.approx(theirs.logprobs, abs=5e-5)
+            assert mine.logprobs.tolist() == pytest.approx(theirs.logprobs.tolist(), abs=5e-5)
 
 
 def test_samples_of_a_prompt_are_those_of_the_prompt_repeated(build: Callable[..., RolloutEngine], ending_policy: Policy) -> None:
     prompts, seeds = [PROMPTS[0], PROMPTS[2]], list(range(6))
     grouped = build(ending_policy).generate(prompts, 3, SAMPLING, seeds=seeds)
     repeated = build(ending_policy).generate([prompt for prompt in prompts for _ in range(3)], 1, SAMPLING, seeds=seeds)
-    assert grouped == repeated
-    assert len({item.token_ids for item in grouped[:3]}) > 1
+    assert contents(grouped) == contents(repeated)
+    assert len({tuple(item.token_ids.tolist()) for item in grouped[:3]}) > 1
 
 
 def test_completions_carry_the_version_of_the_weights_that_sampled_them(build: Callable[..., RolloutEngine], small_policy: Policy) -> None:
@@ -117,7 +126,7 @@ def test_completions_carry_the_version_of_the_weights_that_sampled_them(build: C
 def test_an_engine_of_float32_is_exact_repeats_itself_and_closes_twice(build: Callable[..., RolloutEngine], small_policy: Policy) -> None:
     engine = build(small_policy)
     assert engine.is_exact
-    assert engine.generate(PROMPTS, 1, SAMPLING, seeds=SEEDS) == engine.generate(PROMPTS, 1, SAMPLING, seeds=SEEDS)
+    assert contents(engine.generate(PROMPTS, 1, SAMPLING, seeds=SEEDS)) == contents(engine.generate(PROMPTS, 1, SAMPLING, seeds=SEEDS))
     engine.close()
     engine.close()
     small_policy.model.to(torch.bfloat16)
@@ -131,7 +140,7 @@ def test_samples_follow_the_policy(build: Callable[..., RolloutEngine], ending_p
     with torch.no_grad():
         logits = ending_policy.model(input_ids=torch.tensor([ending_policy.encode(PROMPTS[0])])).logits[0, -1]
     probabilities = torch.softmax(logits.double(), -1).tolist()
-    drawn = Counter(item.token_ids[0] for item in completions)
+    drawn = Counter(int(item.token_ids[0]) for item in completions)
     cells = [(drawn[token], count * p) for token, p in enumerate(probabilities) if count * p >= 5]
     statistic = sum((seen - expected) ** 2 / expected for seen, expected in cells)
     # Mean n, variance 2n: five standard deviations above.

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gspo_rl.rollout.sampling import SamplingConfig, draw_tokens
+from gspo_rl.rollout.sampling import SamplingConfig, sample_tokens
 from triptych.errors import UserError
 
 
@@ -16,7 +16,7 @@ from triptych.errors import UserError
 def test_a_draw_inverts_the_truncated_distribution(seed: int, number: float, top_k: int, top_p: float) -> None:
     logits = 2 * torch.randn(1, 8, generator=torch.Generator().manual_seed(seed))
     sampling = SamplingConfig(temperature=0.8, top_k=top_k, top_p=top_p)
-    draw = draw_tokens(logits, torch.tensor([number], dtype=torch.float64), sampling)
+    draw = sample_tokens(logits, torch.tensor([number], dtype=torch.float64), sampling)
     full = torch.softmax(logits[0].double() / 0.8, -1).tolist()
     ranked = sorted(range(8), key=lambda token: -full[token])[: top_k or 8]
     mass, kept = sum(full[token] for token in ranked), set()
@@ -35,7 +35,7 @@ def test_a_draw_inverts_the_truncated_distribution(seed: int, number: float, top
 
 def test_a_token_of_probability_zero_is_never_drawn() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).expand(3, -1)
-    draw = draw_tokens(logits, torch.tensor([0.0, 0.5, 1 - 1e-16], dtype=torch.float64), SamplingConfig())
+    draw = sample_tokens(logits, torch.tensor([0.0, 0.5, 1 - 1e-16], dtype=torch.float64), SamplingConfig())
     assert draw.tokens.tolist() == [1, 3, 3]
 
 

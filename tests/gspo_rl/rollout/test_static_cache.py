@@ -34,4 +34,4 @@ def test_the_static_cache_refuses_other_architectures(small_policy: Policy) -> N
 def test_both_engines_agree_on_other_head_layouts(random_policy: Callable[..., Policy], sizes: dict[str, Any]) -> None:
     policy = random_policy(num_layers=3, max_positions=64, seed=3, **sizes)
     outcomes = [engine(policy).generate(PROMPTS, 1, SAMPLING, seeds=SEEDS) for engine in ENGINES]
-    assert [item.token_ids for item in outcomes[0]] == [item.token_ids for item in outcomes[1]]
+    assert [item.token_ids.tolist() for item in outcomes[0]] == [item.token_ids.tolist() for item in outcomes[1]]

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 from gspo_rl.data.batch import Completion, Prompt
 from gspo_rl.tasks import CORRECT, DemonstratingTask, Task
@@ -37,7 +38,7 @@ def task(request: pytest.FixtureRequest, tmp_path: Path) -> Task:
 
 
 def response(text: str) -> Completion:
-    return Completion((), (1,), (0.0,), text, finished=True)
+    return Completion((), torch.tensor([1]), torch.zeros(1), text, finished=True)
 
 
 def test_the_splits_share_no_prompt_and_repeat_themselves(task: Task) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from gspo_rl.data.batch import Completion, Prompt
 from gspo_rl.tasks.jsonl import JsonlTask, last_number
@@ -14,7 +15,7 @@ pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed (one
 
 
 def said(text: str, *, finished: bool = True) -> Completion:
-    return Completion((1,), (1,), (0.0,), text, finished)
+    return Completion((1,), torch.tensor([1]), torch.zeros(1), text, finished)
 
 
 def write(path: Path, rows: list[Any]) -> Path:

@@ -1,6 +1,7 @@
 """reasoning-gym: its own answers are right, splits share nothing, demonstrations are imperfect on purpose."""
 
 import pytest
+import torch
 
 from gspo_rl.data.batch import Completion, Prompt
 from gspo_rl.tasks.reasoning_gym import ReasoningGymTask
@@ -11,7 +12,7 @@ pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed (one
 
 
 def said(text: str, *, finished: bool = True) -> Completion:
-    return Completion((1,), (1,), (0.0,), text, finished)
+    return Completion((1,), torch.tensor([1]), torch.zeros(1), text, finished)
 
 
 @pytest.mark.parametrize("family", ["chain_sum", "basic_arithmetic", "letter_counting", "spell_backward", "number_sorting"])

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed (one
 
 
 def said(text: str, *, finished: bool = True) -> Completion:
-    return Completion((1,), (1,), (0.0,), text, finished)
+    return Completion((1,), torch.tensor([1]), torch.zeros(1), text, finished)
 
 
 def test_every_task_can_demonstrate() -> None:

@@ -1,5 +1,6 @@
 """The supervised phase: it teaches, it is kept, and it refuses what it cannot use."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from gspo_rl.toy.policy import tiny_policy
 from gspo_rl.training.cold_start import ColdStartConfig, cold_start
 from triptych.distributed import World
 from triptych.errors import UserError
+from triptych.run.config import RunConfig
+from triptych.run.session import Run
+from triptych.testing import run_distributed
 
 
 class Copy:
@@ -43,11 +47,12 @@ CONFIG = ColdStartConfig(steps=150, batch_size=16, learning_rate=3e-3, warmup_st
 
 
 def run(policy: Policy, folder: Path, config: ColdStartConfig = CONFIG, **changes: Any) -> None:
-    options = {"world": World(), "seed": 0, "cache_directory": folder, "identity": {"task": "copy"}, **changes}
-    cold_start(policy, Copy(), config, **options)
+    options = {"seed": 0, "identity": {"task": "copy"}, "task": Copy(), **changes}
+    with Run.open(RunConfig(name="run", output_root=str(folder), device="cpu", seed=options["seed"])) as opened:
+        cold_start(policy, options["task"], config, run=opened, identity=options["identity"])
 
 
-def test_it_teaches_what_is_demonstrated(tmp_path: Path) -> None:
+def test_the_policy_learns_what_is_demonstrated(tmp_path: Path) -> None:
     policy = small()
     run(policy, tmp_path)
     prompts = Copy().prompts("train")
@@ -56,10 +61,10 @@ def test_it_teaches_what_is_demonstrated(tmp_path: Path) -> None:
     assert all(item.finished for item in completions)
 
 
-def test_the_same_inputs_are_taught_once_and_give_the_same_weights(tmp_path: Path) -> None:
+def test_the_same_inputs_train_once_and_give_the_same_weights(tmp_path: Path) -> None:
     first, second = small(), small()
     run(first, tmp_path)
-    (folder,) = tmp_path.iterdir()
+    (folder,) = (tmp_path / "cache").iterdir()
     written = (folder / "model.safetensors").stat().st_mtime_ns
     run(second, tmp_path)
     assert torch.equal(weights(first), weights(second))
@@ -70,18 +75,18 @@ def test_the_same_inputs_are_taught_once_and_give_the_same_weights(tmp_path: Pat
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"identity": {"task": "other"}}, {"config": ColdStartConfig(steps=61, batch_size=8)}])
-def test_other_inputs_are_taught_anew(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_other_inputs_train_again(tmp_path: Path, change: dict[str, Any]) -> None:
     run(small(), tmp_path)
     run(small(), tmp_path, **change)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
-def test_no_steps_leave_the_policy_alone(tmp_path: Path) -> None:
+def test_no_steps_do_not_change_the_policy(tmp_path: Path) -> None:
     policy = small()
     before = weights(policy)
     run(policy, tmp_path, ColdStartConfig(steps=0))
     assert torch.equal(weights(policy), before)
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "cache").exists()
 
 
 class Silent:
@@ -96,15 +101,29 @@ class Silent:
 
 def test_a_task_without_demonstrations_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no demonstrations: use cold_start.steps=0"):
-        cold_start(small(), Silent(), CONFIG, world=World(), seed=0, cache_directory=tmp_path, identity={})
+        run(small(), tmp_path, task=Silent())
 
 
 def test_demonstrations_that_do_not_fit_are_refused_and_nothing_is_kept(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds 3 positions"):
         run(small(max_positions=3), tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "cache").exists()
 
 
-def test_a_loss_that_is_not_finite_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cold start's loss is nan at step \d+: lower cold_start.learning_rate"):
+def test_a_loss_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"loss of the cold start is nan at step \d+: lower cold_start.learning_rate"):
         run(small(), tmp_path, ColdStartConfig(steps=5, batch_size=4, learning_rate=1e30, warmup_steps=0))
+
+
+def _train_on(world: World, root: Path) -> torch.Tensor:
+    os.environ.update(RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.rank))
+    policy = small()
+    run(policy, root, ColdStartConfig(steps=5, batch_size=4))
+    return weights(policy)
+
+
+def test_two_ranks_give_the_weights_of_one(tmp_path: Path) -> None:
+    policy = small()
+    run(policy, tmp_path / "one", ColdStartConfig(steps=5, batch_size=4))
+    for found in run_distributed(_train_on, world_size=2, args=(tmp_path / "two",)):
+        assert torch.equal(found, weights(policy))

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, verified before use, and kept when the next one fails."""
+"""Checkpoints are atomic, verified before use, and kept when a later save fails."""
 
 import shutil
 import subprocess
@@ -37,7 +37,7 @@ def checkpointer(tmp_path: Path) -> Checkpointer:
     return Checkpointer(tmp_path / "checkpoints", World(), keep=3)
 
 
-def test_the_newest_checkpoint_comes_back(checkpointer: Checkpointer) -> None:
+def test_the_newest_checkpoint_is_restored(checkpointer: Checkpointer) -> None:
     for step in (5, 10, 15):
         checkpointer.save(step, {"part": Part(step), "other": Part(-step)})
     part, other = Part(0), Part(0)
@@ -45,17 +45,17 @@ def test_the_newest_checkpoint_comes_back(checkpointer: Checkpointer) -> None:
     assert (float(part.tensor[0]), float(other.tensor[0])) == (15, -15)
 
 
-def test_nothing_to_restore_is_no_error(checkpointer: Checkpointer) -> None:
+def test_restoring_without_a_checkpoint_returns_none(checkpointer: Checkpointer) -> None:
     assert checkpointer.restore({"part": Part(0)}) is None
 
 
-def test_only_the_newest_stay(checkpointer: Checkpointer) -> None:
+def test_only_the_newest_are_kept(checkpointer: Checkpointer) -> None:
     for step in range(1, 8):
         checkpointer.save(step, {"part": Part(step)})
     assert checkpointer.steps() == [5, 6, 7]
 
 
-def test_leftovers_of_a_killed_save_are_neither_used_nor_kept(checkpointer: Checkpointer, tmp_path: Path) -> None:
+def test_partial_folders_of_a_killed_save_are_removed(checkpointer: Checkpointer, tmp_path: Path) -> None:
     checkpointer.save(1, {"part": Part(1)})
     leftover = tmp_path / "checkpoints" / "step_00000002.partial"
     shutil.copytree(checkpointer.path(1), leftover)
@@ -65,10 +65,8 @@ def test_leftovers_of_a_killed_save_are_neither_used_nor_kept(checkpointer: Chec
 
 
 @pytest.mark.faults
-def test_a_kill_while_a_checkpoint_is_replaced_leaves_the_one_or_the_other(
-    checkpointer: Checkpointer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A step may be saved twice, as with a batch that is half used: here the process ends between the two renames."""
+def test_a_kill_while_a_checkpoint_is_replaced_leaves_one_of_the_two(checkpointer: Checkpointer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step may be saved twice, as with a half-used batch: here the process ends between the two renames."""
     checkpointer.save(5, {"part": Part(1)})
     rename = Path.rename
 
@@ -97,7 +95,7 @@ def flip(path: Path, offset: int) -> None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("harm", "message"),
     [
         (lambda folder: flip(folder / "part" / "tensor.pt", -500), "part/tensor.pt does not match its checksum"),
         (lambda folder: flip(folder / "part" / "note.txt", 0), "part/note.txt does not match its checksum"),
@@ -108,8 +106,8 @@ def flip(path: Path, offset: int) -> None:
     ],
     ids=["tensor", "text", "truncated", "missing", "no-manifest", "empty-manifest"],
 )
-def test_damage_is_found_before_anything_is_loaded_and_the_previous_good_one_is_offered(
-    checkpointer: Checkpointer, harm: object, told: str
+def test_damage_is_found_before_loading_and_the_message_names_the_previous_intact_checkpoint(
+    checkpointer: Checkpointer, harm: object, message: str
 ) -> None:
     for step in (5, 10, 15):
         checkpointer.save(step, {"part": Part(step)})
@@ -117,7 +115,7 @@ def test_damage_is_found_before_anything_is_loaded_and_the_previous_good_one_is_
     harm(checkpointer.path(15))
     harm(checkpointer.path(10))
     part = Part(0)
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         checkpointer.restore({"part": part})
     assert "resume_step=5" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -125,17 +123,17 @@ def test_damage_is_found_before_anything_is_loaded_and_the_previous_good_one_is_
     assert checkpointer.steps() == [5, 10, 15]
     assert checkpointer.restore({"part": part}, step=5) == 5
     assert float(part.tensor[0]) == 5
-    assert checkpointer.steps() == [5], "what is newer than the chosen step is set aside"
+    assert checkpointer.steps() == [5], "checkpoints newer than the chosen step are set aside"
 
 
-def test_without_a_good_one_starting_over_is_offered(checkpointer: Checkpointer) -> None:
+def test_without_an_intact_checkpoint_the_message_suggests_overwrite(checkpointer: Checkpointer) -> None:
     checkpointer.save(5, {"part": Part(5)})
     flip(checkpointer.path(5) / "part" / "note.txt", 0)
     with pytest.raises(UserError, match="overwrite=true"):
         checkpointer.restore({"part": Part(0)})
 
 
-def test_a_step_that_does_not_exist_is_refused_with_those_that_do(checkpointer: Checkpointer) -> None:
+def test_an_unknown_step_is_refused_with_the_existing_steps(checkpointer: Checkpointer) -> None:
     checkpointer.save(5, {"part": Part(5)})
     with pytest.raises(UserError, match="resume_step is 6 .* steps 5"):
         checkpointer.restore({"part": Part(0)}, step=6)
@@ -145,7 +143,9 @@ def test_a_step_that_does_not_exist_is_refused_with_those_that_do(checkpointer: 
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), RuntimeError("[enforce fail at inline_container.cc] unexpected pos 64")]
 )
-def test_a_failing_save_leaves_the_earlier_checkpoint_and_no_half(checkpointer: Checkpointer, tmp_path: Path, error: Exception) -> None:
+def test_a_failing_save_keeps_the_earlier_checkpoint_and_no_partial_folder(
+    checkpointer: Checkpointer, tmp_path: Path, error: Exception
+) -> None:
     checkpointer.save(5, {"part": Part(5)})
     bad = Part(10)
     bad.fails = error
@@ -154,7 +154,7 @@ def test_a_failing_save_leaves_the_earlier_checkpoint_and_no_half(checkpointer: 
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000005"]
 
 
-def test_a_defect_of_ours_keeps_its_traceback(checkpointer: Checkpointer) -> None:
+def test_a_bug_keeps_its_traceback(checkpointer: Checkpointer) -> None:
     bad = Part(10)
     bad.fails = RuntimeError("shapes do not match")
     with pytest.raises(RuntimeError, match="shapes"):
@@ -174,7 +174,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.faults
 @pytest.mark.mount
-def test_a_really_full_disk_leaves_the_last_good_checkpoint(small_disk: Path) -> None:
+def test_a_full_disk_keeps_the_last_intact_checkpoint(small_disk: Path) -> None:
     checkpointer = Checkpointer(small_disk / "checkpoints", World())
     checkpointer.save(5, {"part": Part(5, size=200_000)})  # 0.8 of 2 MB
     with pytest.raises(UserError, match=r"step 10 could not be written to .*MB free.*step 5 is intact"):
@@ -186,8 +186,8 @@ def test_a_really_full_disk_leaves_the_last_good_checkpoint(small_disk: Path) ->
 
 
 @pytest.mark.faults
-def test_a_kill_at_any_moment_of_saving_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
-    """A process saves without pause and is killed at ten different moments; what it calls complete must be complete."""
+def test_a_kill_at_any_moment_of_saving_leaves_an_intact_checkpoint(tmp_path: Path) -> None:
+    """A process saves without pause and is killed at six different moments; every folder with a final name must be intact."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path\n"
@@ -221,6 +221,6 @@ def test_a_kill_at_any_moment_of_saving_leaves_a_whole_checkpoint(tmp_path: Path
 
 
 @pytest.mark.parametrize("wrong", [{"every_steps": 0}, {"keep": 0}])
-def test_checkpoint_settings_without_meaning_are_refused(wrong: dict[str, int]) -> None:
+def test_invalid_checkpoint_settings_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(UserError, match=f"checkpoint.{next(iter(wrong))}"):
         CheckpointConfig(**wrong)

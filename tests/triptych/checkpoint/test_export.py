@@ -1,4 +1,4 @@
-"""A run's checkpoints as a model folder."""
+"""Export of a run's checkpoints to a model folder."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from triptych.checkpoint.checkpointer import CheckpointConfig
 from triptych.checkpoint.export import export
-from triptych.checkpoint.model_folder import ModelFolder
+from triptych.checkpoint.model_folder import ModelFolder, ModelParts
 from triptych.errors import UserError
 from triptych.optim import OptimizerConfig
 from triptych.run.config import RunConfig
@@ -21,7 +21,7 @@ from triptych.training.loop import TrainerConfig, fit
 
 
 class Lines(nn.Module):
-    """Two parts, and a gain that belongs to neither."""
+    """Two parts, and a parameter outside both."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,6 +44,7 @@ class LineStage:
         return {"loss": (model(x) - x[:, :1]).square().mean()}
 
 
+PARTS = ModelParts("make it", dict.fromkeys(("part", "encoder", "decoder", "tokenizer"), "all"))
 SIZES = {"width": 3}
 
 
@@ -63,12 +64,12 @@ def holds(folder: Path, part: str, module: nn.Module) -> bool:
     return found.keys() == module.state_dict().keys() and all(torch.equal(found[key], value) for key, value in module.state_dict().items())
 
 
-def test_an_unfinished_run_becomes_a_model_folder(tmp_path: Path) -> None:
+def test_an_unfinished_run_is_exported(tmp_path: Path) -> None:
     trained = train(tmp_path, "a")
     folder, steps = export(tmp_path / "a")
     assert (folder, steps) == (tmp_path / "a" / "export", {"a": 4})
     assert all(holds(folder, part, trained.inner[part]) for part in ("encoder", "decoder"))
-    assert ModelFolder(folder, train=lambda: "", hint="").sizes() == {"encoder": SIZES, "decoder": {}}
+    assert ModelFolder(folder, PARTS, hint="").sizes() == {"encoder": SIZES, "decoder": {}}
     first = train(tmp_path / "other", "a", steps=2)
     assert export(tmp_path / "a", step=2)[1] == {"a": 2}, "an earlier export is replaced"
     assert holds(folder, "encoder", first.inner["encoder"])
@@ -76,17 +77,17 @@ def test_an_unfinished_run_becomes_a_model_folder(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "a").glob(".*.partial")] == []
 
 
-def test_the_stages_of_a_training_share_a_folder(tmp_path: Path) -> None:
+def test_the_stages_of_a_training_are_exported_to_one_folder(tmp_path: Path) -> None:
     trained = train(tmp_path, "a/first")
-    other = ModelFolder(tmp_path / "a" / "model", train=lambda: "", hint="")
-    other.save("encoder", nn.Linear(1, 1), {"width": 99})  # of an earlier time: the checkpoint is newer
-    stranger = nn.Linear(4, 4)
-    other.save("tokenizer", stranger, {"width": 4})
+    other = ModelFolder(tmp_path / "a" / "model", PARTS, hint="")
+    other.save("encoder", nn.Linear(1, 1), {"width": 99})  # outdated: the checkpoint is newer
+    tokenizer = nn.Linear(4, 4)
+    other.save("tokenizer", tokenizer, {"width": 4})
     folder, steps = export(tmp_path / "a", tmp_path / "out")
     assert (folder, steps) == (tmp_path / "out", {"first": 4})
     assert holds(folder, "encoder", trained.inner["encoder"])
-    assert holds(folder, "tokenizer", stranger)
-    assert ModelFolder(folder, train=lambda: "", hint="").sizes() == {"encoder": SIZES, "decoder": {}, "tokenizer": {"width": 4}}
+    assert holds(folder, "tokenizer", tokenizer)
+    assert ModelFolder(folder, PARTS, hint="").sizes() == {"encoder": SIZES, "decoder": {}, "tokenizer": {"width": 4}}
 
 
 def damage(root: Path) -> None:
@@ -101,33 +102,33 @@ def rename_exporter(root: Path) -> None:
 
 def occupy(root: Path) -> None:
     (root / "a" / "export").mkdir()
-    (root / "a" / "export" / "thesis.tex").write_text("mine")
+    (root / "a" / "export" / "thesis.tex").write_text("years of work")
 
 
 @pytest.mark.parametrize(
-    ("spoil", "step", "told"),
+    ("change", "step", "message"),
     [
         (lambda root: None, 3, "--step is 3 but .* holds checkpoints of steps 2, 4"),
         (damage, None, "model.safetensors does not match its checksum"),
         (damage, 2, None),
-        (rename_exporter, None, "nothing installed exports 'os.system'"),
-        (occupy, None, "holds something else than an earlier export"),
+        (rename_exporter, None, "no installed package provides the exporter 'os.system'"),
+        (occupy, None, "holds files that are not an earlier export"),
         (lambda root: (root / "a" / "model_files").rename(root / "elsewhere"), None, "holds no run whose model can be exported"),
     ],
 )
-def test_what_cannot_be_exported_is_told_and_leaves_nothing(tmp_path: Path, spoil: object, step: int | None, told: str | None) -> None:
+def test_a_refused_export_is_explained_and_leaves_no_files(tmp_path: Path, change: object, step: int | None, message: str | None) -> None:
     train(tmp_path, "a")
-    spoil(tmp_path)  # type: ignore[operator]
+    change(tmp_path)  # type: ignore[operator]
     before = sorted(tmp_path.rglob("*"))
-    if told is None:
+    if message is None:
         export(tmp_path / "a", step=step)
         return
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         export(tmp_path / "a", step=step)
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_several_runs_are_no_model(tmp_path: Path) -> None:
+def test_several_runs_are_exported_only_as_stages_of_one_training(tmp_path: Path) -> None:
     train(tmp_path, "a/one")
     train(tmp_path, "a/two")
     assert export(tmp_path / "a")[1] == {"one": 4, "two": 4}

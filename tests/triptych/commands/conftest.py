@@ -1,18 +1,18 @@
-"""Folders of runs as commands find them."""
+"""Fixture that makes folders of runs."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from triptych.report.render import ReportConfig
+from triptych.report import ReportConfig
 from triptych.run.config import RunConfig
 from triptych.run.session import Run
 
 
 @pytest.fixture
 def run() -> Callable[..., None]:
-    """Makes a run of some steps, finished where it has a summary."""
+    """Makes a run of `steps` steps, finished if it has a summary."""
 
     def write(root: Path, name: str, *, summary: dict[str, object] | None = None, steps: int = 0) -> None:
         class Nothing:

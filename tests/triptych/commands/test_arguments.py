@@ -1,4 +1,4 @@
-"""Arguments of `_target_` nodes: numbers and texts of a wrong type are named, everything else is left to the target."""
+"""Arguments of `_target_` nodes: numbers and strings of a wrong type are named, other types are left to the target."""
 
 import sys
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Thing:
         shape: Sequence[int] = (),
         free: Any = None,
     ) -> None:
-        raise AssertionError("a check builds nothing")
+        raise AssertionError("the check must not build the target")
 
 
 def node(**arguments: object) -> Any:
@@ -45,17 +45,17 @@ def _things(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         {},
         {"size": 3, "rate": 2, "name": None, "sides": [1, 2], "flag": True},
-        {"size": "${wanted}", "rate": 1e-3},
+        {"size": "${number}", "rate": 1e-3},
         {"size": "???"},
         {"path": 3, "shape": "wide", "free": {"a": 1}, "unknown": "x"},
     ],
 )
-def test_what_fits_and_what_is_not_plain_passes(arguments: dict[str, object]) -> None:
-    check_arguments(OmegaConf.merge(node(**arguments), {"wanted": 4}))
+def test_matching_and_non_plain_arguments_pass(arguments: dict[str, object]) -> None:
+    check_arguments(OmegaConf.merge(node(**arguments), {"number": 4}))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ({"size": "abc"}, "part.size is abc: Value 'abc' of type 'str' could not be converted to Integer"),
         ({"size": None}, "part.size is None"),
@@ -63,10 +63,10 @@ def test_what_fits_and_what_is_not_plain_passes(arguments: dict[str, object]) ->
         ({"sides": ["a"]}, "part.sides is"),
         ({"sides": 8}, "part.sides is 8"),
         ({"flag": "perhaps"}, "part.flag is perhaps"),
-        ({"size": "${wanted}"}, "part.size is four"),
+        ({"size": "${number}"}, "part.size is four"),
     ],
 )
-def test_a_wrong_type_is_named_with_its_place(arguments: dict[str, object], told: str) -> None:
+def test_a_wrong_type_is_named_with_its_path(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(UserError) as error:
-        check_arguments(OmegaConf.merge(node(**arguments), {"wanted": "four"}))
-    assert told in str(error.value)
+        check_arguments(OmegaConf.merge(node(**arguments), {"number": "four"}))
+    assert message in str(error.value)

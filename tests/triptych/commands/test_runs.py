@@ -1,4 +1,4 @@
-"""What `triptych` tells of runs and sweeps."""
+"""`triptych runs`, `tail` and `sweep-report`: states of runs, and messages for missing ones."""
 
 import json
 import os
@@ -42,19 +42,19 @@ def test_runs_are_finished_dead_or_running(run: Callable[..., None], tmp_path: P
     deadline = time.monotonic() + 10
     while find_runs(tmp_path)[0].state == "running" and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert find_runs(tmp_path)[0].state.startswith("dead"), "the lock of a killed process holds nobody up"
+    assert find_runs(tmp_path)[0].state.startswith("dead"), "the lock of a killed process is released"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [(["runs", "nowhere"], "there is no folder nowhere"), (["tail", "."], "has no metrics.jsonl"), (["sweep-report", "."], "holds no run")],
 )
-def test_what_is_not_there_is_one_line(tmp_path: Path, arguments: list[str], told: str) -> None:
+def test_a_missing_run_is_reported_in_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "triptych.commands.main", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
-    assert told in done.stderr
+    assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert json.dumps(done.stdout) == '""'

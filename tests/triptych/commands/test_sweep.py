@@ -1,4 +1,4 @@
-"""Members of a sweep: a folder and a GPU each."""
+"""Members of a sweep: folder names and GPU assignment."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from triptych.commands.sweep import member_name
 ROOT = Path(__file__).parents[3]
 
 
-def test_a_member_is_a_folder_of_the_sweep() -> None:
+def test_a_member_name_is_one_folder_of_bounded_length() -> None:
     assert member_name("policy.path=../../a,seed=1") == "policy.path=.._.._a,seed=1"
     assert len(member_name("x" * 300).encode()) <= 200
     assert member_name("x" * 300) != member_name("x" * 301)
@@ -33,7 +33,7 @@ if __name__ == "__main__":
 """
 
 
-def test_members_on_this_machine_take_its_gpus_in_turn(tmp_path: Path) -> None:
+def test_local_members_get_the_gpus_in_turn(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="hydra-submitit-launcher is not installed")
     (tmp_path / "shown.py").write_text(SHOWN)
     environment = {**os.environ, "TRIPTYCH_CONFIGS": str(ROOT / "configs"), "CUDA_VISIBLE_DEVICES": "3,5", "OMP_NUM_THREADS": "1"}

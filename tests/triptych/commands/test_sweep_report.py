@@ -1,4 +1,4 @@
-"""A sweep as one table and one page."""
+"""Sweep report: table, means over seeds, and page."""
 
 import csv
 from collections.abc import Callable

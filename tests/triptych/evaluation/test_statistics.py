@@ -14,15 +14,15 @@ from triptych.seeding import generator
 
 
 @given(st.integers(1, 8).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
-def test_pass_at_k_is_the_share_of_draws_with_a_correct_sample(case: tuple[int, int, int]) -> None:
+def test_pass_at_k_is_the_fraction_of_subsets_with_a_correct_sample(case: tuple[int, int, int]) -> None:
     n, c, k = case
-    draws = list(itertools.combinations(range(n), k))
-    share = sum(any(sample < c for sample in draw) for draw in draws) / len(draws)
-    assert pass_at_k(n, c, k) == pytest.approx(share)
+    subsets = list(itertools.combinations(range(n), k))
+    fraction = sum(any(sample < c for sample in subset) for subset in subsets) / len(subsets)
+    assert pass_at_k(n, c, k) == pytest.approx(fraction)
 
 
 @pytest.mark.parametrize(("n", "c", "k"), [(4, 1, 0), (4, 1, 5), (4, 5, 2), (4, -1, 2)])
-def test_pass_at_k_without_meaning_is_refused(n: int, c: int, k: int) -> None:
+def test_invalid_arguments_of_pass_at_k_are_refused(n: int, c: int, k: int) -> None:
     with pytest.raises(UserError):
         pass_at_k(n, c, k)
 
@@ -32,28 +32,28 @@ def test_the_bootstrap_interval_is_that_of_the_binomial() -> None:
     interval = bootstrap_interval(values, generator=generator(0), num_resamples=5000)
     half_width = 1.96 * math.sqrt(0.3 * 0.7 / 1000)
     assert interval.mean == pytest.approx(0.3)
-    # 5000 resamples place a 2.5 % quantile to within about 4 % of the half width.
+    # With 5000 resamples the 2.5 % quantile is accurate to about 4 % of the half width.
     assert interval.low == pytest.approx(0.3 - half_width, abs=0.15 * half_width)
     assert interval.high == pytest.approx(0.3 + half_width, abs=0.15 * half_width)
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
-    draw = generator(1)
+def test_intervals_cover_the_mean_at_their_confidence() -> None:
+    noise = generator(1)
     covered = 0
     for _ in range(300):
-        interval = bootstrap_interval((torch.rand(80, generator=draw) < 0.4).float(), generator=draw, confidence=0.9, num_resamples=400)
+        interval = bootstrap_interval((torch.rand(80, generator=noise) < 0.4).float(), generator=noise, confidence=0.9, num_resamples=400)
         covered += interval.low <= 0.4 <= interval.high
     assert 0.84 < covered / 300 < 0.95  # 0.9 with a standard deviation of 0.017, less the bootstrap's known shortfall
 
 
-def test_pairing_sees_what_two_intervals_do_not() -> None:
-    draw = generator(2)
-    before = torch.rand(200, generator=draw)
-    after = before + 0.05 + 0.01 * torch.randn(200, generator=draw)
-    paired = paired_difference(before, after, generator=draw)
+def test_pairing_resolves_a_difference_that_two_intervals_do_not() -> None:
+    noise = generator(2)
+    before = torch.rand(200, generator=noise)
+    after = before + 0.05 + 0.01 * torch.randn(200, generator=noise)
+    paired = paired_difference(before, after, generator=noise)
     assert paired.low > 0.04
     assert paired.high < 0.06
-    assert bootstrap_interval(before, generator=draw).high > bootstrap_interval(after, generator=draw).low
+    assert bootstrap_interval(before, generator=noise).high > bootstrap_interval(after, generator=noise).low
 
 
 def test_a_comparison_of_different_problems_and_an_empty_average_are_refused() -> None:

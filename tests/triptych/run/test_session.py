@@ -13,7 +13,7 @@ import yaml
 
 from triptych.checkpoint.checkpointer import CheckpointConfig
 from triptych.errors import UserError
-from triptych.report.render import ReportConfig
+from triptych.report import ReportConfig
 from triptych.run.config import RunConfig
 from triptych.run.session import Run
 
@@ -124,18 +124,18 @@ def test_a_failure_before_the_beginning_leaves_nothing(tmp_path: Path) -> None:
 def test_overwrite_never_deletes_what_is_no_run_of_this_command(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="something else than an earlier run of this command"):
+    with pytest.raises(UserError, match="files that are not an earlier run of this command"):
         work(config(tmp_path, overwrite=True), 1)
     with Run.open(RunConfig(name="b", output_root=str(tmp_path), device="cpu")) as run:
         run.begin({})
-    with pytest.raises(UserError, match="something else"):
+    with pytest.raises(UserError, match="not an earlier run"):
         work(config(tmp_path, name="b", overwrite=True), 1)
     assert (tmp_path / "a" / "thesis.tex").exists()
 
 
 @pytest.mark.faults
 def test_a_second_run_of_the_same_name_is_refused_while_the_first_lives(tmp_path: Path) -> None:
-    with Run.open(config(tmp_path)), pytest.raises(UserError, match="in use by a process that is running"):
+    with Run.open(config(tmp_path)), pytest.raises(UserError, match="in use by a running process"):
         work(config(tmp_path), 1)
     work(config(tmp_path), 1)
 

@@ -1,5 +1,6 @@
-"""Signals: noted by a loop, fatal elsewhere."""
+"""Signals: recorded by a loop, fatal elsewhere."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -29,29 +30,37 @@ LOOP = """
 import os, signal, sys
 from triptych.run.config import RunConfig
 from triptych.run.session import Run
-before, inside, after = (sys.argv[2] == place for place in ("before", "inside", "after"))
-with Run.open(RunConfig(name="a", output_root=sys.argv[1], device="cpu")) as run:
-    run.begin({})
-    if before:
+when = sys.argv[2]
+class Nothing:
+    def save(self, directory): (directory / "nothing").write_text("")
+    def load(self, directory): pass
+def interrupt(moment):
+    if when == moment:
         os.kill(os.getpid(), signal.SIGTERM)
-    run.note_signals()
-    assert not run.is_interrupted()
-    os.kill(os.getpid(), signal.SIGTERM)
-    print("noted" if inside and run.is_interrupted() else "not asked", flush=True)
-    if inside:
-        run.stop(3)
-    run.wait_for_checkpoint()
+        print("received", flush=True)
+with Run.open(RunConfig(name="a", output_root=sys.argv[1], device="cpu")) as run:
+    state = {"nothing": Nothing()}
+    run.begin(state)
+    interrupt("before")
+    for step in run.steps(5, state):
+        if step.number == 3:
+            interrupt("inside")
+        step.metrics["number"] = step.number
+    interrupt("after")
     print("never reached", flush=True)
 """
 
 
 @pytest.mark.parametrize(
-    ("place", "code", "out"), [("before", -signal.SIGTERM, ""), ("inside", 1, "noted\n"), ("after", -signal.SIGTERM, "not asked\n")]
+    ("moment", "code", "out"), [("before", -signal.SIGTERM, ""), ("inside", 1, "received\n"), ("after", -signal.SIGTERM, "")]
 )
-def test_a_signal_is_noted_by_a_loop_and_ends_the_process_elsewhere(tmp_path: Path, place: str, code: int, out: str) -> None:
-    done = subprocess.run([sys.executable, "-c", LOOP, str(tmp_path), place], capture_output=True, text=True, check=False, timeout=60)
+def test_a_signal_is_recorded_during_the_steps_and_ends_the_process_elsewhere(tmp_path: Path, moment: str, code: int, out: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LOOP, str(tmp_path), moment], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == code, done.stderr
     assert "never reached" not in done.stdout
     assert done.stdout.startswith(out)
-    if place == "inside":
+    if moment == "inside":
         assert "Interrupted: stopped by SIGTERM after step 3" in done.stderr
+        assert sorted(path.name for path in (tmp_path / "a" / "checkpoints").iterdir()) == ["step_00000003"]
+        rows = [json.loads(row) for row in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+        assert [row["number"] for row in rows] == [1, 2, 3], "the metrics of the interrupted step are on disk"

@@ -1,4 +1,4 @@
-"""One contract for every parallelism: what several ranks compute is what one process computes."""
+"""Contract of every parallelism: several ranks compute what one process computes."""
 
 import functools
 from collections.abc import Callable
@@ -76,8 +76,8 @@ class Tied(nn.Module):
 
 
 def _data() -> tuple[Tensor, Tensor]:
-    draw = torch.Generator().manual_seed(1)
-    return torch.randint(11, (STEPS, 8), generator=draw), torch.randint(11, (STEPS, 8), generator=draw)
+    noise = torch.Generator().manual_seed(1)
+    return torch.randint(11, (STEPS, 8), generator=noise), torch.randint(11, (STEPS, 8), generator=noise)
 
 
 def train(world: World, name: str, folder: Path | None = None, until: int = STEPS, precision: str = "float32") -> dict[str, Any]:
@@ -90,13 +90,13 @@ def train(world: World, name: str, folder: Path | None = None, until: int = STEP
     tokens, targets = _data()
     losses, norms = [], []
     for step in range(first, until):
-        mine = list(world.shard(8))
-        # Where the ranks meet in the last micro-batch alone, they need not have the same number of them.
+        own = list(world.shard(8))
+        # Ranks that only synchronise in the last micro-batch may have different numbers of micro-batches.
         width = 1 if world.rank == 0 and not strategy.syncs_in_forward else 2
-        pieces = [mine[start : start + width] for start in range(0, len(mine), width)]
+        pieces = [own[start : start + width] for start in range(0, len(own), width)]
         total = torch.zeros(())
-        for place, rows in enumerate(pieces):
-            with strategy.microbatch(last=place + 1 == len(pieces)):
+        for index, rows in enumerate(pieces):
+            with strategy.microbatch(last=index + 1 == len(pieces)):
                 loss = nn.functional.cross_entropy(forward(tokens[step][rows]), targets[step][rows], reduction="sum") / 8
                 strategy.backward(loss)
             total += loss.detach()
@@ -118,7 +118,7 @@ def train(world: World, name: str, folder: Path | None = None, until: int = STEP
 
 
 def bad_gradient(world: World, name: str) -> dict[str, Any]:
-    """A step whose gradient is not finite on the last rank alone, and a sound one after it."""
+    """A step whose gradient is not finite on the last rank only, and a finite one after it."""
     strategy = STRATEGIES[name](world, max_grad_norm=0.5)
     forward = strategy.prepare(Tied(), lambda module: build_adamw(module, OptimizerConfig(weight_decay=0.1)))
     before = {key: value.clone() for key, value in strategy.full_parameters()}
@@ -133,13 +133,13 @@ def bad_gradient(world: World, name: str) -> dict[str, Any]:
 
 
 def written_late(world: World, name: str, folder: Path) -> dict[str, bool]:
-    """A state that is copied after one step, and written after another: what comes back is the first."""
+    """A state that is copied after one step and written after the next: the first is restored."""
     tokens, targets = _data()
     optimizer = OptimizerConfig(weight_decay=0.1)
 
-    def step(strategy: Strategy, forward: nn.Module, place: int) -> dict[str, Tensor]:
+    def step(strategy: Strategy, forward: nn.Module, index: int) -> dict[str, Tensor]:
         with strategy.microbatch(last=True):
-            strategy.backward(nn.functional.cross_entropy(forward(tokens[place]), targets[place]) / world.size)
+            strategy.backward(nn.functional.cross_entropy(forward(tokens[index]), targets[index]) / world.size)
         strategy.step(1e-2)
         return {key: value.clone() for key, value in strategy.full_parameters()}
 
@@ -167,7 +167,7 @@ def written_late(world: World, name: str, folder: Path) -> dict[str, bool]:
 
 
 def shape_error(world: World, name: str, folder: Path) -> str:
-    """What is said when the newest checkpoint of `folder` is of a model of another width."""
+    """The message if the newest checkpoint of `folder` is of a model of another width."""
     strategy = STRATEGIES[name](world, max_grad_norm=0.5)
     strategy.prepare(Tied(width=4), lambda module: build_adamw(module, OptimizerConfig()))
     with pytest.raises(UserError) as caught:
@@ -182,7 +182,7 @@ def first_halves(world: World, names: list[str], folder: Path) -> None:
 
 
 def together(world: World, names: list[str], folder: Path) -> dict[str, dict[str, Any]]:
-    """All that wants two ranks, in one start of the processes."""
+    """All checks that need two ranks, in one start of the processes."""
     results: dict[str, dict[str, Any]] = {}
     for name in names:
         results[name] = {"whole": train(world, name)}
@@ -234,7 +234,7 @@ def plain() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("family", [pytest.param("deepspeed", marks=pytest.mark.deepspeed), "torch"])
-def test_two_ranks_are_one_process_and_go_on_exactly(family: str, tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_two_ranks_equal_one_process_and_resume_exactly(family: str, tmp_path: Path, subtests: pytest.Subtests) -> None:
     if family == "deepspeed":
         pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
     names = [name for name in STRATEGIES if name.startswith("deepspeed") == (family == "deepspeed")]
@@ -249,7 +249,7 @@ def test_two_ranks_are_one_process_and_go_on_exactly(family: str, tmp_path: Path
                 _agree(whole, expected)
                 assert whole["tied"]
                 _agree(results["from_one"], expected, steps=5)
-                assert second_half["losses"] == whole["losses"][5:], "at the same number of ranks to the bit"
+                assert second_half["losses"] == whole["losses"][5:], "bit-identical with the same number of ranks"
                 assert all(torch.equal(second_half["gathered"][key], value) for key, value in whole["gathered"].items())
                 assert all(torch.equal(ranks[0][name]["whole"]["gathered"][key], value) for key, value in whole["gathered"].items())
                 assert results["bad"] == {"skipped": [True, False], "unchanged": [True, False]}
@@ -257,8 +257,8 @@ def test_two_ranks_are_one_process_and_go_on_exactly(family: str, tmp_path: Path
                 assert "does not fit this model" in results["shape_error"]
                 assert "\n" not in results["shape_error"]
                 assert results["low_precision"] == pytest.approx(expected["losses"][:3], rel=2e-2)
-                assert results["low_precision"] != pytest.approx(expected["losses"][:3], rel=1e-5), "nothing was computed in bfloat16"
-        with subtests.test(name=name, resumed="alone"):
+                assert results["low_precision"] != pytest.approx(expected["losses"][:3], rel=1e-5), "the forward did not run in bfloat16"
+        with subtests.test(name=name, resumed="one process"):
             _agree(resumed[name], expected, steps=5)
         with subtests.test(name=name, read="whole"):
             found_weights = read_weights(tmp_path / name / "twice" / f"step_{STEPS:08d}" / "model", state_shapes(Tied()))
@@ -273,9 +273,9 @@ def test_two_ranks_are_one_process_and_go_on_exactly(family: str, tmp_path: Path
 ALONE = {"fsdp_hybrid": "fsdp"}
 
 
-def test_blocks_are_the_outermost_lists_of_modules_alike() -> None:
-    heads = nn.ModuleList([nn.Linear(2, 2), nn.Tanh()])  # not alike
-    values = nn.ModuleList([nn.ParameterList([nn.Parameter(torch.ones(2))])])  # nothing calls them
+def test_blocks_are_the_outermost_lists_of_modules_of_one_type() -> None:
+    heads = nn.ModuleList([nn.Linear(2, 2), nn.Tanh()])  # two types
+    values = nn.ModuleList([nn.ParameterList([nn.Parameter(torch.ones(2))])])  # no forward
     model = nn.ModuleDict({"tied": Tied(), "heads": heads, "silent": values})
     assert repeated_blocks(model) == list(model["tied"].blocks)
 
@@ -300,13 +300,13 @@ def test_a_copy_without_weights_keeps_ties_and_buffers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("build", "told"),
+    ("build", "message"),
     [
         (lambda: DDPStrategy(World(), max_grad_norm=1.0, precision="float8"), "strategy.precision is 'float8'"),
         (lambda: FSDPStrategy(World(), max_grad_norm=1.0, replicas=2), "strategy.replicas is 2"),
         (lambda: recompute_activations(nn.Linear(2, 2)), "no repeated blocks"),
     ],
 )
-def test_settings_without_meaning_are_refused(build: Callable[[], Any], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_invalid_settings_are_refused(build: Callable[[], Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         build()

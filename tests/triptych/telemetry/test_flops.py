@@ -1,4 +1,4 @@
-"""Model FLOPs utilisation against products counted by hand."""
+"""Model FLOPs utilisation against products counted by hand, and peaks of devices."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ class Stack(nn.Module):
 
 
 @pytest.mark.parametrize("recomputing", [False, True])
-def test_a_step_is_three_forwards_whatever_is_recomputed(recomputing: bool) -> None:
+def test_a_step_counts_as_three_forwards_with_and_without_recomputation(recomputing: bool) -> None:
     model = Stack()
     if recomputing:
         recompute_activations(model)
@@ -38,7 +38,7 @@ def test_a_step_is_three_forwards_whatever_is_recomputed(recomputing: bool) -> N
     assert meter.utilisation(forwards=4, seconds=2.0) == {"timing/model_flops_utilisation": pytest.approx(by_hand * 4 / 2 / 1e6)}
 
 
-def test_where_no_peak_is_known_nothing_is_counted() -> None:
+def test_without_a_peak_nothing_is_counted() -> None:
     model = Stack()
     meter = FlopsMeter(model, peak=None)
     meter.arm()
@@ -63,10 +63,10 @@ def test_where_no_peak_is_known_nothing_is_counted() -> None:
         ("NVIDIA L400", "bfloat16", False, None),
     ],
 )
-def test_peaks_by_name(name: str, precision: str, tf32: bool, teraflops: float | None) -> None:
+def test_peaks_are_found_by_device_name(name: str, precision: str, tf32: bool, teraflops: float | None) -> None:
     assert peak_flops(name, precision, tf32=tf32) == (None if teraflops is None else teraflops * 1e12)
 
 
-def test_a_cpu_has_a_peak_only_if_somebody_tells() -> None:
+def test_a_cpu_has_a_peak_only_if_it_is_set() -> None:
     assert device_peak(torch.device("cpu"), "float32", None) is None
     assert device_peak(torch.device("cpu"), "float32", 0.5) == 5e11

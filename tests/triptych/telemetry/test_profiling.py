@@ -1,4 +1,4 @@
-"""Profiles: the steps shown, and communication counted once."""
+"""Profiles: the recorded steps, and the time of communication."""
 
 import json
 from pathlib import Path
@@ -13,12 +13,11 @@ from triptych.run.session import Run
 from triptych.telemetry.profiling import summarize
 
 
-def test_a_profile_shows_the_third_to_the_fifth_step(tmp_path: Path) -> None:
+def test_a_profile_records_the_third_to_the_fifth_step(tmp_path: Path) -> None:
     with Run.open(RunConfig(name="a", output_root=str(tmp_path), device="cpu", profile=True)) as run:
         run.begin({})
-        for step in range(1, 8):
-            torch.ones(step, step) @ torch.ones(step, step)
-            run.end_step()
+        for step in run.steps(7, {}):
+            torch.ones(step.number, step.number) @ torch.ones(step.number, step.number)
     trace = json.loads((tmp_path / "a" / "profile" / "rank_00000.json").read_text())
     shapes = [event["args"]["Input Dims"][0] for event in trace["traceEvents"] if event.get("name") == "aten::mm"]
     assert shapes == [[3, 3], [4, 4], [5, 5]]
@@ -29,7 +28,7 @@ def test_a_profile_shows_the_third_to_the_fifth_step(tmp_path: Path) -> None:
 
 
 class Span(NamedTuple):
-    """An event as torch's profiler tells it, in microseconds."""
+    """An event in the form of torch's profiler, in microseconds."""
 
     name: str
     start: float
@@ -41,7 +40,7 @@ class Span(NamedTuple):
         return self
 
 
-def test_communication_counts_once_and_alone_where_no_kernel_runs() -> None:
+def test_overlapping_collectives_count_once_and_alone_without_a_kernel() -> None:
     steps = [Span("ProfilerStep#2", 0, 10e6), Span("ProfilerStep#3", 10e6, 20e6)]
     gloo = [Span("gloo:all_reduce", 1e6, 3e6), Span("gloo:all_reduce", 2e6, 4e6), Span("gloo:broadcast", 11e6, 12e6)]
     on_host = summarize([*steps, *gloo, Span("aten::mm", 0, 9e6)])

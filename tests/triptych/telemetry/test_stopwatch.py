@@ -1,4 +1,4 @@
-"""Seconds of phases."""
+"""Stopwatch: seconds of phases."""
 
 import time
 
@@ -7,7 +7,7 @@ import torch
 from triptych.telemetry.stopwatch import Stopwatch
 
 
-def test_phases_add_up_and_start_anew() -> None:
+def test_phases_add_up_and_reset() -> None:
     watch = Stopwatch(torch.device("cpu"))
     started = time.perf_counter()
     for name in ("forward", "backward", "forward"):

@@ -1,4 +1,4 @@
-"""The contracts of captioned pictures and of benchmarks, held by each of them."""
+"""The contracts of captioned images and of benchmarks, tested for each implementation."""
 
 from importlib.util import find_spec
 
@@ -10,7 +10,7 @@ from triptych.seeding import generator
 from tts_var.data import Benchmark, CaptionedImages
 
 if find_spec("tts_var.toy") is None:
-    pytest.skip("tts_var.toy is absent, and there are no other pictures or benchmarks", allow_module_level=True)
+    pytest.skip("tts_var.toy is absent, which has the only training data and benchmark", allow_module_level=True)
 
 from tts_var.toy.benchmark import SmallWorldBenchmark
 from tts_var.toy.dataset import SmallWorld
@@ -20,7 +20,7 @@ BENCHMARKS = pytest.mark.parametrize("benchmark", [SmallWorldBenchmark()], ids=[
 
 
 @DATA
-def test_an_example_depends_on_its_index_alone(data: CaptionedImages) -> None:
+def test_an_example_depends_on_its_index_only(data: CaptionedImages) -> None:
     together, alone = data.examples([3, 1, 3]), data.examples([1])
     assert together.images.shape == (3, 3, data.image_size, data.image_size)
     assert together.images.dtype == torch.float32
@@ -31,7 +31,7 @@ def test_an_example_depends_on_its_index_alone(data: CaptionedImages) -> None:
 
 
 @DATA
-def test_a_near_miss_is_another_prompt_and_drawn_from_the_stream(data: CaptionedImages) -> None:
+def test_a_near_miss_is_another_prompt_and_a_function_of_the_stream(data: CaptionedImages) -> None:
     for prompt in data.examples(range(10)).prompts:
         found = data.near_miss(prompt, generator=generator(0, prompt))
         assert found != prompt
@@ -39,7 +39,7 @@ def test_a_near_miss_is_another_prompt_and_drawn_from_the_stream(data: Captioned
 
 
 @BENCHMARKS
-def test_every_category_is_asked_for_and_scores_lie_between_0_and_1(benchmark: Benchmark) -> None:
+def test_every_category_has_prompts_and_scores_are_between_0_and_1(benchmark: Benchmark) -> None:
     count = 2 * len(benchmark.categories)
     prompts = benchmark.prompts(count, seed=1)
     assert len(prompts) == count

@@ -1,4 +1,4 @@
-"""Our CLIP against open_clip's, weight by weight, under one state dict."""
+"""CLIP against open_clip's implementation with the same state dict."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_towers_are_those_of_open_clip() -> None:
     assert {name for name, _ in own.named_parameters()} == names
     own.load_state_dict(peer.state_dict(), strict=False)
     images, ids = torch.randn(3, 3, 32, 32), torch.randint(1, 39, (3, 11))
-    ids[0, 5], ids[1, 10], ids[2, 2] = 39, 39, 39  # the summary is read at the largest id
+    ids[0, 5], ids[1, 10], ids[2, 2] = 39, 39, 39  # the text embedding is taken at the largest id
     with torch.no_grad():
         pooled, tokens = peer.visual(images)
         found, patches = own.encode_image(images)
@@ -37,8 +37,8 @@ def test_similarity_is_the_product_of_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"), [({"vision_width": 50}, "vision_width is 50"), ({"patch_size": 7}, "patches of 7")], ids=["heads", "patches"]
+    ("changed", "message"), [({"vision_width": 50}, "vision_width is 50"), ({"patch_size": 7}, "patches of 7")], ids=["heads", "patches"]
 )
-def test_sizes_that_do_not_fit_are_refused(changed: dict[str, int], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_sizes_that_do_not_fit_are_refused(changed: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         ClipConfig(**{**SIZES, **TEXT, **changed}, head_width=16)

@@ -1,4 +1,4 @@
-"""The contract of next-scale models, held by each of them."""
+"""The contract of next-scale models, tested for each family."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -35,7 +35,7 @@ def family(request: pytest.FixtureRequest) -> tuple[NextScaleModel, list[str], s
 
 
 def test_prompts_are_checked_without_encoding_any(family: tuple[Any, list[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
-    model, prompts, unreadable = family
+    model, prompts, invalid = family
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a prompt was encoded")
@@ -45,11 +45,11 @@ def test_prompts_are_checked_without_encoding_any(family: tuple[Any, list[str], 
         monkeypatch.setattr(type(module), "forward", refuse)
     model.check(prompts)
     with pytest.raises(UserError):
-        model.check([*prompts, unreadable])
+        model.check([*prompts, invalid])
 
 
 @torch.no_grad()
-def test_particles_walk_all_scales_and_decode_to_pictures(family: tuple[NextScaleModel, list[str], str]) -> None:
+def test_particles_advance_through_all_scales_and_decode_to_images(family: tuple[NextScaleModel, list[str], str]) -> None:
     model, prompts, _ = family
     condition = model.encode(prompts)
     particles = model.start(condition, 3)

@@ -1,6 +1,6 @@
-"""Infinity's transformer, quantizer, tokenizer and sampling against recordings of the released code, and their laws.
+"""Infinity's transformer, quantizer, tokenizer and sampling against recordings of the released code, and their properties.
 
-Tolerances are the recordings' own suggestion (logits 2e-4, hidden 5e-4, pictures 1e-4): float32 sums in another order.
+Tolerances are those suggested with the recordings (logits 2e-4, hidden 5e-4, images 1e-4): float32 sums in another order.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ VARIANTS = ("patchify", "plain")
 PROMPTS = ["a circle", "two red circles left of a blue square"]
 LOGITS = {"atol": 2e-4, "rtol": 0.0}
 HIDDEN = {"atol": 5e-4, "rtol": 0.0}
-PICTURES = {"atol": 1e-4, "rtol": 0.0}
+IMAGES = {"atol": 1e-4, "rtol": 0.0}
 
 
 def scales_of(config: dict[str, Any]) -> ScaleTable:
@@ -68,17 +68,15 @@ def test_tokenizer_reproduces_the_recording(golden: Golden, variant: str) -> Non
     recorded = golden(f"infinity/{variant}.vae_io")
     with torch.no_grad():
         features = tokenizer.encode(recorded["image"])
-        torch.testing.assert_close(features, recorded["raw_features"], **PICTURES)
+        torch.testing.assert_close(features, recorded["raw_features"], **IMAGES)
         quantized = quantize_bits(recorded["raw_features"], scales.latent_grids)
         for scale, bits in enumerate(quantized.bits):
             assert torch.equal(bits, recorded[f"bits.{scale}"][:, 0]), scale
         torch.testing.assert_close(quantized.latent, recorded["quantized_sum"], atol=2e-6, rtol=0)
         for scale, prefix in enumerate(quantized.prefixes):
             area = recorded[f"area_inputs.{scale}"]
-            torch.testing.assert_close(
-                pool(prefix, scales.latent_grids[scale + 1]), area.view(*area.shape[:2], *area.shape[-2:]), **PICTURES
-            )
-        torch.testing.assert_close(tokenizer.decode(quantized.latent), recorded["decoded"], **PICTURES)
+            torch.testing.assert_close(pool(prefix, scales.latent_grids[scale + 1]), area.view(*area.shape[:2], *area.shape[-2:]), **IMAGES)
+        torch.testing.assert_close(tokenizer.decode(quantized.latent), recorded["decoded"], **IMAGES)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -146,9 +144,9 @@ def test_sampling_reproduces_the_recording(golden: Golden, variant: str, recordi
         bits = generator.draw(logits, scale, streams)
         assert torch.equal(bits, recorded[f"bits.{scale}"][:, 0]), scale
         particles = generator.extend(particles, bits, cache)
-    if layers == (0,):  # the other recording ends with the bits
+    if layers == (0,):  # the other recording has no images
         torch.testing.assert_close(particles.latent, recorded["summed_codes"], atol=2e-6, rtol=0)
-        torch.testing.assert_close(generator.decode(particles.latent) * 2 - 1, recorded["decoded"], **PICTURES)
+        torch.testing.assert_close(generator.decode(particles.latent) * 2 - 1, recorded["decoded"], **IMAGES)
 
 
 @pytest.mark.parametrize(
@@ -177,11 +175,11 @@ def test_losses_are_the_recorded_ones(golden: Golden, variant: str, weighting: s
 
 
 @pytest.mark.parametrize(("side", "tflops"), [(16, 0.616), (64, 9.85)])
-def test_decoding_costs_what_was_measured(side: int, tflops: float) -> None:
+def test_decoder_flops_are_the_measured_ones(side: int, tflops: float) -> None:
     assert decoder_flops(INFINITY_TOKENIZERS["d32"], (side, side)) / 1e12 == pytest.approx(tflops, rel=2e-3)
 
 
-def test_a_picture_of_the_2b_model_costs_what_was_measured() -> None:
+def test_the_flops_of_an_image_of_the_2b_model_are_the_measured_ones() -> None:
     with torch.device("meta"):
         transformer = InfinityTransformer(INFINITY_SIZES["2B"], infinity_scales("1M"))
         tokenizer = BinaryTokenizer(INFINITY_TOKENIZERS["d32"])
@@ -197,7 +195,7 @@ def test_released_tokenizers_are_the_same_classes() -> None:
         with torch.device("meta"):
             tokenizer = BinaryTokenizer(INFINITY_TOKENIZERS[name])
         assert sum(parameter.numel() for parameter in tokenizer.parameters()) == pytest.approx(num_parameters, rel=1e-3)
-        # The released files hold the bit weights twice besides.
+        # The released files contain the bit weights twice in addition.
         assert len(tokenizer.state_dict()) + 2 == num_tensors
 
 

@@ -1,4 +1,4 @@
-"""Self-correction and the quantizer's loss against their definitions."""
+"""Bit flips of self-correction and the entropy loss against their definitions."""
 
 import pytest
 import torch
@@ -7,11 +7,11 @@ from tts_var.models.quantizers import RandomFlips, bit_entropy_loss
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.1, 0.3])
-def test_flips_are_as_many_as_their_probability_and_only_where_asked(strength: float) -> None:
+def test_flip_rates_are_the_probability_and_later_scales_are_unchanged(strength: float) -> None:
     bits = torch.zeros(4, 50, 50, 8, dtype=torch.uint8)
     flips = RandomFlips(strength=strength, num_scales=60, generator=torch.Generator().manual_seed(0))
     rates = [float(flips(scale, bits).float().mean()) for scale in range(60)]
-    # One probability per call from {0, .01, .., strength}; 80,000 bits show it to four standard errors of .007 at most.
+    # One probability per call from {0, .01, .., strength}; of 80,000 bits four standard errors are at most .007.
     levels = [level / 100 for level in range(round(100 * strength) + 1)]
     assert all(min(abs(rate - level) for level in levels) < 0.007 for rate in rates)
     if strength:

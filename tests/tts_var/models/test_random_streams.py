@@ -1,4 +1,4 @@
-"""RandomStreams: a stream per particle."""
+"""Keyed random streams: one per particle, independent of the batch."""
 
 import torch
 
@@ -9,7 +9,7 @@ def stream(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_draws_do_not_know_their_batch() -> None:
+def test_samples_do_not_depend_on_the_batch() -> None:
     probabilities = torch.rand(6, 50, 3, generator=stream()).softmax(-1)
     together = KeyedStreams([4, 9]).classes(probabilities, scale=2)
     assert torch.equal(KeyedStreams([4]).classes(probabilities[:3], scale=2), together[:3])

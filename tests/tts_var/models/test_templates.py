@@ -1,4 +1,4 @@
-"""Templates of scales: those of the released model."""
+"""Templates of scales against those of the released model."""
 
 from tts_var.models.templates import VAR_SIDES, infinity_scales, infinity_templates
 from tts_var.numerics.scales import square_scales

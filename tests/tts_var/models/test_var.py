@@ -17,9 +17,9 @@ from tts_var.numerics.scales import square_scales
 Golden = Callable[[str], dict[str, Any]]
 VARIANTS = ("plain", "shared")
 
-# The recordings' own suggestions: float32 sums in another order.
+# Suggested with the recordings: float32 sums in another order.
 LOGITS = {"atol": 2e-4, "rtol": 0.0}
-PICTURES = {"atol": 1e-5, "rtol": 0.0}
+IMAGES = {"atol": 1e-5, "rtol": 0.0}
 
 
 def generator_of(golden: Golden, variant: str) -> tuple[VARGenerator, dict[str, Any]]:
@@ -35,15 +35,15 @@ def test_tokenizer_reproduces_the_recording(golden: Golden, variant: str) -> Non
     generator, config = generator_of(golden, variant)
     recorded, tokenizer = golden(f"var/{variant}.vae_io"), generator.tokenizer
     with torch.no_grad():
-        torch.testing.assert_close(tokenizer.encode(recorded["image"]), recorded["features"], **PICTURES)
+        torch.testing.assert_close(tokenizer.encode(recorded["image"]), recorded["features"], **IMAGES)
         quantized = tokenizer.quantize.quantize(recorded["features"], generator.scales.grids)
         for scale, prefix in enumerate(quantized.prefixes):
             assert torch.equal(quantized.indices[scale], recorded[f"idx.{scale}"].long()), scale
-            torch.testing.assert_close(prefix, recorded[f"fhat.{scale}"], **PICTURES)
+            torch.testing.assert_close(prefix, recorded[f"fhat.{scale}"], **IMAGES)
         grids = generator.scales.grids[1:]
         inputs = [pool(prefix, grid).flatten(2).transpose(1, 2) for prefix, grid in zip(quantized.prefixes, grids, strict=False)]
-        torch.testing.assert_close(torch.cat(inputs, dim=1), recorded["x_in"], **PICTURES)
-        torch.testing.assert_close(tokenizer.decode(quantized.prefixes[-1]), recorded["decoded_last"], **PICTURES)
+        torch.testing.assert_close(torch.cat(inputs, dim=1), recorded["x_in"], **IMAGES)
+        torch.testing.assert_close(tokenizer.decode(quantized.prefixes[-1]), recorded["decoded_last"], **IMAGES)
     num_scales, ticks = len(generator.scales), config["phi_ticks"]
     for scale in range(num_scales):
         nearest = min(range(4), key=lambda index, scale=scale: abs(ticks[index] - scale / (num_scales - 1)))
@@ -72,7 +72,7 @@ def test_sampling_reproduces_the_recording(golden: Golden, variant: str) -> None
     streams = SharedStream(torch.Generator().manual_seed(config["g_seed"]))
 
     class Recording:
-        """Passes draws on, and compares them with the recorded ones."""
+        """Compares the sampled indices with the recorded ones."""
 
         def classes(self, probabilities: torch.Tensor, *, scale: int) -> torch.Tensor:
             indices = streams.classes(probabilities, scale=scale)
@@ -83,8 +83,8 @@ def test_sampling_reproduces_the_recording(golden: Golden, variant: str) -> None
         logits, _ = generator.next_logits(particles, condition)
         torch.testing.assert_close(logits, recorded[f"logits_cfg.{scale}"], **LOGITS)
         particles = generator.advance(particles, condition, Recording())
-    torch.testing.assert_close(particles.latent, recorded["f_hat"], **PICTURES)
-    torch.testing.assert_close(generator.decode(particles.latent), recorded["image01"], **PICTURES)
+    torch.testing.assert_close(particles.latent, recorded["f_hat"], **IMAGES)
+    torch.testing.assert_close(generator.decode(particles.latent), recorded["image01"], **IMAGES)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_released_sizes_are_the_same_classes(size: str, millions: float, num_ten
     with torch.device("meta"):
         model = VARTransformer(VAR_SIZES[size], square_scales(VAR_SIDES[256]))
     assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
-    # The released files hold two masks besides.
+    # The released files contain two masks in addition.
     assert len(model.state_dict()) + 2 == num_tensors
 
 
@@ -102,7 +102,7 @@ def test_released_tokenizer_is_the_same_class() -> None:
     with torch.device("meta"):
         tokenizer = VectorTokenizer(VAR_TOKENIZER, VectorQuantizer(4096, 32))
     assert sum(parameter.numel() for parameter in tokenizer.parameters()) / 1e6 == pytest.approx(108.9, abs=0.1)
-    assert len(tokenizer.state_dict()) + 1 == 324  # the released file counts code hits besides
+    assert len(tokenizer.state_dict()) + 1 == 324  # the released file contains the code hits in addition
 
 
 def test_four_convolutions_are_shared_as_in_the_released_model() -> None:

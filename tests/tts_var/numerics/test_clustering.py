@@ -1,4 +1,4 @@
-"""Clustering: one of each heap, whatever the sign of a direction."""
+"""Clustering: one representative per cluster, independent of the sign of a principal direction."""
 
 import numpy as np
 import torch
@@ -12,9 +12,9 @@ def stream(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_representatives_are_one_of_each_heap() -> None:
-    heaps = torch.tensor([[0.0, 0.0], [0.1, 0.0], [10.0, 0.0], [10.1, 0.1], [0.0, 10.0]])
-    chosen = set(representatives(heaps, 3, seed=0).tolist())
+def test_representatives_are_one_of_each_cluster() -> None:
+    points = torch.tensor([[0.0, 0.0], [0.1, 0.0], [10.0, 0.0], [10.1, 0.1], [0.0, 10.0]])
+    chosen = set(representatives(points, 3, seed=0).tolist())
     assert 4 in chosen
     assert len(chosen & {0, 1}) == len(chosen & {2, 3}) == 1
 

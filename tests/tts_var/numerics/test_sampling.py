@@ -1,4 +1,4 @@
-"""Guidance and truncation: laws of the distributions, and draws by inversion."""
+"""Guidance, truncation of the distribution, and sampling by inversion."""
 
 import torch
 from hypothesis import given
@@ -14,12 +14,12 @@ def test_guidance_of_one_is_the_condition() -> None:
     assert torch.equal(guided_logits(conditional, unconditional, 3.0), torch.tensor([2.0, 8.0]))
 
 
-# Whole numbers: classes so alike that rounding decides their order would compare the order, not the rule.
+# Integers, so that rounding does not decide the order of nearly equal classes.
 @given(st.lists(st.integers(-4, 4), min_size=2, max_size=8, unique=True), st.floats(0.05, 0.95))
 def test_top_p_keeps_the_likeliest_and_their_mass(logits: list[int], top_p: float) -> None:
     probabilities = torch.tensor(logits, dtype=torch.float64).softmax(-1)
     kept = torch.isfinite(filter_logits(torch.tensor(logits, dtype=torch.float64), top_p=top_p))
-    # Slow reference: classes from the least probable on, as long as they hold at most 1 - top_p together.
+    # Slow reference: remove classes in ascending order while their total mass is at most 1 - top_p.
     mass, expected = 0.0, [True] * len(logits)
     for index in probabilities.argsort().tolist()[:-1]:
         mass += float(probabilities[index])

@@ -1,4 +1,4 @@
-"""Schedules: as written, in order, for other numbers of scales, and what they cost."""
+"""Schedules: plans, order of events, mapping to other numbers of scales, and memory."""
 
 import math
 from dataclasses import replace
@@ -15,7 +15,7 @@ def test_the_papers_schedule_is_planned_as_written() -> None:
     schedule = [8, 8, 6, 6, 6, 4, 2, 2, 2, 1, 1, 1, 1]
     events = [Event(2, "cluster"), Event(5, "cluster"), Event(6, "resample"), Event(9, "resample")]
     steps = plan(SearchConfig(schedule, events, num_images=2), 13)
-    # Scale i is generated with the particles alive after scale i - 1, times the number of final pictures.
+    # Scale i is generated with the particles alive after scale i - 1, times the number of final images.
     assert [step.particles for step in steps] == [16, 16, 16, 12, 12, 12, 8, 4, 4, 4, 2, 2, 2]
     assert [step.events for step in steps if step.events] == [(("cluster", 12),), (("cluster", 8),), (("resample", 4),), (("resample", 2),)]
 
@@ -44,44 +44,47 @@ PAPER = SearchConfig(
 
 
 @pytest.mark.parametrize("num_scales", [7, 10, 12, 13, 20])
-def test_a_schedule_for_other_scales_decides_the_same_in_order(num_scales: int) -> None:
+def test_a_schedule_for_other_scales_has_the_same_events_in_order(num_scales: int) -> None:
     found, written = plan(PAPER, num_scales), plan(PAPER, 13)
     assert len(found) == num_scales
     assert [event for step in found for event in step.events] == [event for step in written for event in step.events]
-    places = [scale for scale, step in enumerate(found) if step.events]
-    assert len(places) == 4
-    for place, scale in zip(places, (2, 5, 6, 9), strict=True):
-        # To the nearest, and one behind it where two would share a place.
-        assert abs(place - scale * (num_scales - 1) / 12) <= 1
+    found_scales = [scale for scale, step in enumerate(found) if step.events]
+    assert len(found_scales) == 4
+    for mapped, scale in zip(found_scales, (2, 5, 6, 9), strict=True):
+        # The nearest scale, or the one after it if two events would coincide.
+        assert abs(mapped - scale * (num_scales - 1) / 12) <= 1
     assert rescaled(PAPER, 13) == replace(PAPER, num_scales=None)
 
 
 @given(st.integers(2, 30), st.data())
-def test_a_schedule_that_was_stretched_can_be_honoured(num_scales: int, data: st.DataObject) -> None:
+def test_a_schedule_for_other_scales_is_valid_or_refused(num_scales: int, data: st.DataObject) -> None:
     written = data.draw(st.integers(2, 16))
     scales = sorted(data.draw(st.sets(st.integers(0, written - 1), max_size=min(4, num_scales, written))))
-    schedule = [2 ** (len(scales) - sum(place <= scale for place in scales)) for scale in range(written)]
+    schedule = [2 ** (len(scales) - sum(other <= scale for other in scales)) for scale in range(written)]
     config = SearchConfig(schedule, [Event(scale, "resample") for scale in scales], num_scales=written)
     nearest = [math.floor(scale * (num_scales - 1) / (written - 1) + 0.5) for scale in scales]
-    places: list[int] = []
-    for place in nearest:
-        places.append(max(place, places[-1] + 1) if places else place)
-    if places and places[-1] >= num_scales:  # the last decisions crowd at the end
-        with pytest.raises(UserError, match="cannot hold them in order"):
+    mapped: list[int] = []
+    for scale in nearest:
+        mapped.append(max(scale, mapped[-1] + 1) if mapped else scale)
+    if mapped and mapped[-1] >= num_scales:  # too few scales after the last events
+        with pytest.raises(UserError, match=f"too many for {num_scales} scales in order"):
             plan(config, num_scales)
         return
     steps = plan(config, num_scales)
-    assert [scale for scale, step in enumerate(steps) if step.events] == places
-    assert [step.events[0][1] for step in steps if step.events] == [2 ** (len(scales) - 1 - place) for place in range(len(scales))]
+    assert [scale for scale, step in enumerate(steps) if step.events] == mapped
+    assert [step.events[0][1] for step in steps if step.events] == [2 ** (len(scales) - 1 - index) for index in range(len(scales))]
 
 
-def test_a_schedule_is_refused_in_the_words_it_was_written_in() -> None:
-    for changed, told in (
+def test_errors_name_the_scales_of_the_schedule_as_written() -> None:
+    for changed, message in (
         (replace(PAPER, events=PAPER.events[:-1]), "at scale 9 from 2 to 1 without an event"),
         (replace(PAPER, events=[*PAPER.events, Event(13, "resample")]), "scale 13: the scales are 0 to 12"),
-        (replace(PAPER, batch_schedule=[1], events=[Event(scale, "resample") for scale in range(8)]), "8 scales, written for 13: 7 scales"),
+        (
+            replace(PAPER, batch_schedule=[1], events=[Event(scale, "resample") for scale in range(8)]),
+            "8 scales, written for 13, too many for 7 scales",
+        ),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             plan(changed, 7)
     with pytest.raises(UserError, match="num_scales is 12"):
         replace(PAPER, num_scales=12)

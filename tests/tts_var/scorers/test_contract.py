@@ -1,4 +1,4 @@
-"""The contracts of rewards, features and verifiers, held by each of them."""
+"""The contracts of rewards, features and verifiers, tested for each implementation."""
 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -18,7 +18,7 @@ PROMPTS = ["a red circle", "two squares", "a red circle"]
 
 
 class CharacterClip(nn.Module):
-    """A random CLIP whose text tower reads characters."""
+    """A random CLIP with characters as text tokens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def toy(name: str) -> Callable[[], object]:
         pytest.param(toy("clip_reward"), marks=WITHOUT_TOY),
         pytest.param(toy("VerifierReward"), marks=WITHOUT_TOY),
     ],
-    ids=["red", "clip", "small_world clip", "small_world checker"],
+    ids=["red", "clip", "small_world clip", "small_world verifier"],
 )
 def reward(request: pytest.FixtureRequest) -> Reward:
     made: Reward = request.param()
@@ -71,12 +71,12 @@ def features(request: pytest.FixtureRequest) -> Features:
     return made
 
 
-def pictures() -> Tensor:
+def random_images() -> Tensor:
     return torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-def test_a_reward_is_a_number_per_picture_whatever_the_batch(reward: Reward) -> None:
-    images = pictures()
+def test_a_reward_is_a_number_per_image_in_any_batch(reward: Reward) -> None:
+    images = random_images()
     found = reward(images, PROMPTS)
     assert found.shape == (3,)
     assert not found.requires_grad
@@ -86,8 +86,8 @@ def test_a_reward_is_a_number_per_picture_whatever_the_batch(reward: Reward) -> 
     assert reward.flops_per_image >= 0
 
 
-def test_features_are_tokens_of_each_picture_whatever_the_batch(features: Features) -> None:
-    images = pictures()
+def test_features_are_tokens_of_each_image_in_any_batch(features: Features) -> None:
+    images = random_images()
     found = features(images)
     assert found.dim() == 3
     assert len(found) == 3
@@ -98,15 +98,15 @@ def test_features_are_tokens_of_each_picture_whatever_the_batch(features: Featur
 
 
 @WITHOUT_TOY
-def test_a_verdict_has_parts_or_says_why_not() -> None:
+def test_a_verdict_has_parts_or_a_note() -> None:
     from tts_var.toy.verifier import SmallWorldVerifier
 
     verifier: Verifier = SmallWorldVerifier()
-    told = verifier(torch.zeros(3, 64, 64), "a red circle")
-    assert told.parts
-    assert not told.correct
+    verdict = verifier(torch.zeros(3, 64, 64), "a red circle")
+    assert verdict.parts
+    assert not verdict.correct
     for image, prompt in ((torch.zeros(3, 64, 64), "the Colosseum at dawn"), (torch.zeros(3, 60, 80), "a red circle")):
-        unread = verifier(image, prompt)
-        assert not unread.parts
-        assert unread.note
-        assert not unread.correct
+        unsupported = verifier(image, prompt)
+        assert not unsupported.parts
+        assert unsupported.note
+        assert not unsupported.correct

@@ -1,4 +1,4 @@
-"""A real CLIP behind the contract, with random weights of a small architecture."""
+"""open_clip models as scorers, with random weights of a small architecture."""
 
 from pathlib import Path
 
@@ -36,13 +36,13 @@ def test_rewards_are_those_of_the_library(weights: Path) -> None:
     torch.testing.assert_close(found, 100 * (own * texts).sum(1), atol=1e-4, rtol=1e-4)
 
 
-def test_features_are_patch_tokens_of_pictures_of_any_size(weights: Path) -> None:
+def test_features_are_patch_tokens_of_images_of_any_size(weights: Path) -> None:
     features = open_clip_features(architecture=ARCHITECTURE, weights=str(weights))
     assert features(torch.rand(2, 3, 96, 64)).shape[:2] == (2, 49)
     assert features.flops_per_image > 0
 
 
-def test_what_does_not_fit_is_refused_in_one_line(weights: Path, tmp_path: Path) -> None:
+def test_unknown_architectures_and_wrong_weights_are_refused(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="architecture is 'ViT-Z'"):
         OpenClipModel("ViT-Z", weights)
     with pytest.raises(UserError, match="absent.safetensors"):

@@ -1,4 +1,4 @@
-"""Pixels as features: cells of mean colours."""
+"""Pixel features: mean colours of grid cells."""
 
 import torch
 

@@ -5,7 +5,7 @@ import torch
 from tts_var.toy.dataset import SmallWorld
 
 
-def test_examples_depend_on_their_index_alone() -> None:
+def test_examples_depend_on_their_index_only() -> None:
     world = SmallWorld(100, seed=2)
     together, alone = world.examples([5, 9, 3]), world.examples([9])
     assert alone.prompts[0] == together.prompts[1]

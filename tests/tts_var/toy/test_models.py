@@ -1,4 +1,4 @@
-"""The weights that the package ships: whole, small, said by whom, and as good as their record tells."""
+"""The shipped weights: integrity, size, provenance, and the recorded quality."""
 
 import hashlib
 import json
@@ -11,17 +11,17 @@ import torch
 from triptych.checkpoint.model_folder import CONFIG_FILE
 from triptych.checkpoint.packing import RECORD_FILE, add_evaluation, pack
 from triptych.errors import UserError
-from tts_var.models.folder import STAGE_OF
+from tts_var.models.folder import PARTS
 from tts_var.models.infinity import InfinityGenerator
 from tts_var.numerics.schedule import SearchConfig
 from tts_var.search import Search
-from tts_var.toy.models import load_small_world, model_folder, shipped_folder
+from tts_var.toy.models import SHIPPED, load_small_world
 from tts_var.toy.prompts import evaluation_prompts, near_miss
 from tts_var.toy.rendering import render_scenes, training_pair
 from tts_var.toy.scorers import clip_reward
 from tts_var.toy.verifier import check_image
 
-FOLDER = shipped_folder()
+FOLDER = SHIPPED.folder().path
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def generator() -> InfinityGenerator:
     return load_small_world()
 
 
-def test_the_folder_is_what_its_record_says(record: dict[str, Any]) -> None:
+def test_the_folder_matches_its_record(record: dict[str, Any]) -> None:
     assert {path.name for path in FOLDER.iterdir()} == {*record["files"], RECORD_FILE, CONFIG_FILE}
     for name, entry in record["files"].items():
         content = (FOLDER / name).read_bytes()
@@ -54,10 +54,10 @@ def test_a_single_sample_is_as_good_as_recorded(record: dict[str, Any], generato
     found = sum(check_image(result.image, prompt).correct for result, prompt in zip(results, prompts, strict=True)) / 60
     recorded = record["evaluation"]["summary"]["strategies"]["single"]["score"]
     assert recorded >= 0.6
-    assert abs(found - recorded) < 4 * (0.25 / 60) ** 0.5  # four standard errors of a share
+    assert abs(found - recorded) < 4 * (0.25 / 60) ** 0.5  # four standard errors of a fraction
 
 
-def test_the_readme_tells_the_recorded_numbers(record: dict[str, Any]) -> None:
+def test_the_readme_shows_the_recorded_numbers(record: dict[str, Any]) -> None:
     lines = (Path(__file__).parents[3] / "README.md").read_text().splitlines()
     for name, row in record["evaluation"]["summary"]["strategies"].items():
         low, high = row["interval"]
@@ -71,7 +71,7 @@ def test_the_readme_tells_the_recorded_numbers(record: dict[str, Any]) -> None:
         assert any(line.startswith("| " + " | ".join(map(str, cells)) + " |") for line in lines), cells
 
 
-def test_the_reward_knows_true_drawings_from_near_misses_but_not_always() -> None:
+def test_the_reward_prefers_true_captions_to_most_near_misses() -> None:
     reward = clip_reward()
     pairs = [training_pair(index, seed=5, variety=0.2) for index in range(200)]
     images = render_scenes([scene for _, scene in pairs], generator=torch.Generator().manual_seed(0), variety=0.2)
@@ -79,9 +79,9 @@ def test_the_reward_knows_true_drawings_from_near_misses_but_not_always() -> Non
     wrong = reward(
         images, [near_miss(prompt, generator=torch.Generator().manual_seed(index)).text for index, (prompt, _) in enumerate(pairs)]
     )
-    share = float((own > wrong).double().mean())
-    # Counts, colours and shapes it knows almost always; relations and which colour belongs to which shape it does not.
-    assert 0.65 < share < 0.98
+    fraction = float((own > wrong).double().mean())
+    # Nearly always right for counts, colours and shapes, less often for relations and for the binding of colours to shapes.
+    assert 0.65 < fraction < 0.98
 
 
 def test_choosing_by_the_reward_helps(generator: InfinityGenerator) -> None:
@@ -96,13 +96,13 @@ def test_choosing_by_the_reward_helps(generator: InfinityGenerator) -> None:
 
 def test_packing_needs_a_finished_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no model"):
-        pack(tmp_path / "run", model_folder(tmp_path / "run" / "model"), tmp_path / "target", stage_of=STAGE_OF)
+        pack(tmp_path / "run", SHIPPED.folder(tmp_path / "run" / "model"), tmp_path / "target", stage_of=PARTS.stage_of)
     (tmp_path / "run" / "model").mkdir(parents=True)
     (tmp_path / "run" / "model" / CONFIG_FILE).write_text("{}")
     with pytest.raises(UserError, match="no finished run"):
-        pack(tmp_path / "run", model_folder(tmp_path / "run" / "model"), tmp_path / "target", stage_of=STAGE_OF)
+        pack(tmp_path / "run", SHIPPED.folder(tmp_path / "run" / "model"), tmp_path / "target", stage_of=PARTS.stage_of)
     assert not (tmp_path / "target").exists()
-    assert set(STAGE_OF) == {"tokenizer", "transformer", "text_encoder", "reward"}
+    assert set(PARTS.stage_of) == {"tokenizer", "transformer", "text_encoder", "reward"}
 
 
 def test_the_quality_is_that_of_the_packed_weights(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Prompts of the small world: read back, near misses, held out, refused."""
+"""Prompts of the small world: parsing, near misses, held-out prompts and refusals."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def stream(seed: int) -> torch.Generator:
 
 
 @given(st.sampled_from(EVERY_CATEGORY), st.integers(0, 10_000))
-def test_a_prompts_words_are_read_back(category: str, seed: int) -> None:
+def test_the_text_of_a_prompt_parses_to_the_prompt(category: str, seed: int) -> None:
     prompt = sample_prompt(category, generator=stream(seed))
     assert prompt.category == category
     assert parse_prompt(prompt.text) == prompt
@@ -36,28 +36,28 @@ def test_a_near_miss_is_another_prompt(category: str, seed: int) -> None:
     ("text", "message"),
     [
         ("", "empty"),
-        ("a pink circle", "does not know \\(pink\\): it knows a, an"),
-        ("circle", "number of 'circle' unclear"),
-        ("two circle", "number of 'circle' unclear"),
-        ("a red", "names no shape"),
-        ("a circle left a square", "cannot be read"),
-        ("three circles and two squares", "asks for 5 objects"),
+        ("a pink circle", "outside the small world's vocabulary \\(pink\\): use a, an"),
+        ("circle", "unclear number of 'circle'"),
+        ("two circle", "unclear number of 'circle'"),
+        ("a red", "lacks a shape"),
+        ("a circle left a square", "is not of the form"),
+        ("three circles and two squares", "has 5 objects"),
         ("a circle " * 9, "at most 16"),
-        ("a circle and a red circle", "one object could belong to"),
-        ("two red rings above a red ring", "one object could belong to"),
+        ("a circle and a red circle", "one object could match"),
+        ("two red rings above a red ring", "one object could match"),
     ],
 )
-def test_bad_prompts_are_told_in_one_line(text: str, message: str) -> None:
+def test_invalid_prompts_are_refused_in_one_line(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         parse_prompt(text)
     assert "\n" not in str(caught.value)
 
 
-def test_training_never_sees_a_held_out_prompt() -> None:
-    seen = {training_pair(index, seed=0)[0].text for index in range(3000)}
-    asked = evaluation_prompts(300, seed=0)
-    held_out = [prompt for prompt in asked if prompt.category in ("two_objects", "position", "attribute_binding")]
+def test_training_has_no_held_out_prompt() -> None:
+    training = {training_pair(index, seed=0)[0].text for index in range(3000)}
+    evaluation = evaluation_prompts(300, seed=0)
+    held_out = [prompt for prompt in evaluation if prompt.category in ("two_objects", "position", "attribute_binding")]
     assert len(held_out) == 150
     assert all(prompt.held_out for prompt in held_out)
-    assert not seen & {prompt.text for prompt in held_out}
-    assert [prompt.category for prompt in asked[:6]] == list(CATEGORIES)
+    assert not training & {prompt.text for prompt in held_out}
+    assert [prompt.category for prompt in evaluation[:6]] == list(CATEGORIES)

@@ -1,4 +1,4 @@
-"""Drawings: scenes fulfil their prompts."""
+"""Rendered scenes fulfil their prompts."""
 
 import torch
 
@@ -13,10 +13,10 @@ def stream(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_relations_are_what_they_say() -> None:
+def test_relations_need_the_margin_and_y_increases_downwards() -> None:
     assert holds("left of", 10, 0, 10 + RELATION_PIXELS, 0, margin=RELATION_PIXELS)
     assert not holds("left of", 10, 0, 9 + RELATION_PIXELS, 0, margin=RELATION_PIXELS)
-    assert holds("above", 0, 10, 0, 30, margin=RELATION_PIXELS)  # y grows downwards
+    assert holds("above", 0, 10, 0, 30, margin=RELATION_PIXELS)  # y increases downwards
 
 
 def test_scenes_fulfil_their_prompt_for_every_category() -> None:

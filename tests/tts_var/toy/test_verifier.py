@@ -1,4 +1,4 @@
-"""The verifier: exact on drawings, and through its door for checks from outside."""
+"""The verifier: exact on rendered scenes, robust to noise and blur, and its public function."""
 
 import pytest
 import torch
@@ -18,18 +18,18 @@ def stream(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def drawn(count: int, seed: int = 0) -> tuple[list, torch.Tensor]:
+def rendered(count: int, seed: int = 0) -> tuple[list, torch.Tensor]:
     pairs = [training_pair(index, seed=seed) for index in range(count)]
     return [prompt for prompt, _ in pairs], render_scenes([scene for _, scene in pairs], generator=stream(seed))
 
 
-def test_the_checker_reads_true_drawings_without_a_mistake() -> None:
-    prompts, images = drawn(300)
+def test_the_verifier_accepts_every_rendered_scene() -> None:
+    prompts, images = rendered(300)
     wrong = [prompt.text for prompt, image in zip(prompts, images, strict=True) if not check_image(image, prompt).correct]
     assert not wrong
 
 
-def test_the_checker_finds_every_object_where_it_was_drawn() -> None:
+def test_the_verifier_detects_every_object_at_its_location() -> None:
     pairs = [training_pair(index, seed=3) for index in range(60)]
     images = render_scenes([scene for _, scene in pairs], generator=stream(3))
     for image, (_, scene) in zip(images, pairs, strict=True):
@@ -40,40 +40,40 @@ def test_the_checker_finds_every_object_where_it_was_drawn() -> None:
                 (other for other in found if other.shape == item.shape),
                 key=lambda other, item=item: abs(other.x - item.x) + abs(other.y - item.y),
             )
-            assert max(abs(nearest.x - item.x), abs(nearest.y - item.y)) <= 1.5  # a pixel at each side of the box
+            assert max(abs(nearest.x - item.x), abs(nearest.y - item.y)) <= 1.5  # one pixel at each side of the box
 
 
-def test_the_checker_refuses_wrong_drawings() -> None:
-    """Chance is what a picture of another random prompt fulfils; the measured rate is 3 %."""
-    prompts, images = drawn(200)
+def test_the_verifier_rejects_scenes_of_other_prompts() -> None:
+    """Chance is the rate at which an image of another random prompt is accepted; measured: 3 %."""
+    prompts, images = rendered(200)
     lucky = sum(check_image(image, prompt).correct for prompt, image in zip(prompts, images.roll(1, 0), strict=True))
     assert lucky / 200 < 0.08
 
 
-def test_the_checker_refuses_near_misses() -> None:
-    prompts, images = drawn(150)
-    fooled = []
+def test_the_verifier_rejects_near_misses() -> None:
+    prompts, images = rendered(150)
+    accepted = []
     for index, (prompt, image) in enumerate(zip(prompts, images, strict=True)):
         wrong = near_miss(prompt, generator=stream(index))
-        # One object more than asked for still fulfils "a circle": counts of one ask for at least one.
+        # One object more than required still fulfils "a circle": a count of one means at least one.
         fewer = all(group.count == 1 for group in wrong.groups) and wrong.relation == prompt.relation
         if check_image(image, wrong).correct and not fewer:
-            fooled.append((prompt.text, wrong.text))
-    # Above and left of can both be true of one picture.
-    assert all(any(relation in text for relation in RELATIONS) for text, _ in fooled)
+            accepted.append((prompt.text, wrong.text))
+    # Above and left of can both hold in one image.
+    assert all(any(relation in text for relation in RELATIONS) for text, _ in accepted)
 
 
 @pytest.mark.parametrize(("noise", "lowest"), [(0.02, 0.99), (0.05, 0.97)])
-def test_the_checker_stands_noise(noise: float, lowest: float) -> None:
-    """Measured on 600 drawings: 100 % at .02 and .05, 75 % at .10, 19 % at .15."""
-    prompts, images = drawn(100)
+def test_the_verifier_is_robust_to_noise(noise: float, lowest: float) -> None:
+    """Measured on 600 rendered scenes: 100 % at .02 and .05, 75 % at .10, 19 % at .15."""
+    prompts, images = rendered(100)
     noisy = (images + noise * torch.randn(images.shape, generator=stream(1))).clamp(0, 1)
     assert sum(check_image(image, prompt).correct for prompt, image in zip(prompts, noisy, strict=True)) / 100 >= lowest
 
 
-def test_the_checker_stands_a_little_blur() -> None:
-    """Measured on 600 drawings with a Gaussian: 100 % at a deviation of .7 pixels, 99 % at 1, 60 % at 1.5."""
-    prompts, images = drawn(100)
+def test_the_verifier_is_robust_to_a_little_blur() -> None:
+    """Measured on 600 rendered scenes with a Gaussian: 100 % at a standard deviation of .7 pixels, 99 % at 1, 60 % at 1.5."""
+    prompts, images = rendered(100)
     offsets = torch.arange(-3, 4).float()
     kernel = (-offsets.square() / (2 * 0.7**2)).exp()
     kernel = (kernel[:, None] * kernel / kernel.sum() ** 2).expand(3, 1, 7, 7)
@@ -81,7 +81,7 @@ def test_the_checker_stands_a_little_blur() -> None:
     assert sum(check_image(image, prompt).correct for prompt, image in zip(prompts, blurred, strict=True)) / 100 >= 0.97
 
 
-def test_an_empty_picture_fulfils_nothing() -> None:
+def test_an_empty_image_fulfils_no_prompt() -> None:
     grey = torch.full((3, 64, 64), 0.3)
     assert detect_objects(grey) == []
     for prompt in evaluation_prompts(12, seed=0):
@@ -98,18 +98,18 @@ PROMPTS = [
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_drawn_pictures_hold_and_near_misses_do_not_as_tensor_and_as_image(prompt: str) -> None:
+def test_rendered_scenes_hold_and_near_misses_do_not_as_tensor_and_as_image(prompt: str) -> None:
     wrong = 0
     for seed in range(10):
         scene = sample_scene(parse_prompt(prompt), generator=generator(seed, prompt))
-        picture = render_scenes([scene], generator=generator(seed, "picture"))[0]
-        for image in (picture, to_image(picture), to_image(picture).convert("RGBA")):
+        tensor = render_scenes([scene], generator=generator(seed, "picture"))[0]
+        for image in (tensor, to_image(tensor), to_image(tensor).convert("RGBA")):
             assert verify(image, prompt) is True
-        wrong += verify(picture, near_miss(parse_prompt(prompt), generator=generator(seed, "miss")).text)
+        wrong += verify(tensor, near_miss(parse_prompt(prompt), generator=generator(seed, "miss")).text)
     assert wrong < 6  # a near miss by a smaller count holds: among two circles there is one
 
 
-def test_what_cannot_be_read_is_refused() -> None:
+def test_other_sizes_and_unknown_words_are_refused() -> None:
     for image in (torch.zeros(3, 32, 32), torch.zeros(1, 64, 64), Image.new("RGB", (64, 60))):
         with pytest.raises(UserError, match="64 x 64"):
             verify(image, "a red circle")

@@ -1,4 +1,4 @@
-"""Training of the small world's models: what a batch costs does not depend on how ranks share it."""
+"""Training stages of the small world: the loss of a batch does not depend on its split over ranks."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from tts_var.numerics.scales import square_scales
 from tts_var.toy.clip import SmallClip
 from tts_var.toy.dataset import SmallWorld
 from tts_var.toy.text import WordEncoder
-from tts_var.training.reward_stage import RewardLossConfig, RewardStage, with_slips
+from tts_var.training.reward_stage import RewardLossConfig, RewardStage, with_corrupted_regions
 from tts_var.training.tokenizer_stage import TokenizerLossConfig, TokenizerStage
 from tts_var.training.transformer_stage import TextToBits, TransformerLossConfig, TransformerStage
 
@@ -44,11 +44,11 @@ def reward_stage(world: World) -> RewardStage:
     return RewardStage(SmallClip(), tokenizer, SCALES, DATA, RewardLossConfig(caption_noise=0.5), seed=0, world=world)
 
 
-def gradient(stage: Stage, shares: list[range], step: int) -> torch.Tensor:
-    """Of the mean over shares, as data-parallel ranks average it."""
+def gradient(stage: Stage, shards: list[range], step: int) -> torch.Tensor:
+    """Gradient of the mean loss over shards, as data-parallel ranks average it."""
     stage.model.zero_grad()
-    for share in shares:
-        (stage.losses(stage.model, list(share), step=step, first=share.start, batch_size=4)["loss"] / len(shares)).backward()
+    for shard in shards:
+        (stage.losses(stage.model, list(shard), step=step, first=shard.start, batch_size=4)["loss"] / len(shards)).backward()
     return torch.cat([parameter.grad.flatten() for parameter in stage.model.parameters() if parameter.grad is not None])
 
 
@@ -67,14 +67,14 @@ def test_two_ranks_have_the_gradient_of_one(build, step: int) -> None:
 def test_two_ranks_report_the_metrics_of_one(step: int) -> None:
     stage = tokenizer_stage()
     whole = stage.losses(stage.model, range(4), step=step, first=0, batch_size=4)["psnr"]
-    shares = [stage.losses(stage.model, range(first, first + 2), step=step, first=first, batch_size=4)["psnr"] for first in (0, 2)]
-    torch.testing.assert_close(sum(shares) / 2, whole)
+    parts = [stage.losses(stage.model, range(first, first + 2), step=step, first=first, batch_size=4)["psnr"] for first in (0, 2)]
+    torch.testing.assert_close(sum(parts) / 2, whole)
 
 
 def reward_of(world: World) -> tuple[dict[str, float], torch.Tensor]:
     stage = reward_stage(world)
-    share = world.shard(4)
-    metrics = stage.losses(stage.model, [3 - index for index in share], step=5, first=share.start, batch_size=4)
+    shard = world.shard(4)
+    metrics = stage.losses(stage.model, [3 - index for index in shard], step=5, first=shard.start, batch_size=4)
     (metrics["loss"] / world.size).backward()
     gradient = torch.cat([parameter.grad.flatten() for parameter in stage.model.parameters() if parameter.grad is not None])
     values = torch.stack([metrics[key].detach() / world.size for key in sorted(metrics)])
@@ -89,22 +89,22 @@ def test_two_processes_train_the_reward_of_one() -> None:
         torch.testing.assert_close(found, expected, atol=2e-6 * float(expected.abs().max()), rtol=1e-3)
 
 
-def test_slips_take_bits_of_the_next_picture_in_one_region_from_one_scale_on() -> None:
+def test_corrupted_copies_have_bits_of_the_next_image_in_one_region_from_one_scale_on() -> None:
     grids = SCALES.latent_grids
     stream = torch.Generator().manual_seed(0)
     bits = [torch.randint(2, (64, *grid, 3), generator=stream, dtype=torch.uint8) for grid in grids]
-    slipped = with_slips(bits, generator=torch.Generator().manual_seed(1))
-    changed = [(own != after).any(-1) for own, after in zip(bits, slipped, strict=True)]
+    corrupted = with_corrupted_regions(bits, generator=torch.Generator().manual_seed(1))
+    changed = [(own != after).any(-1) for own, after in zip(bits, corrupted, strict=True)]
     assert not changed[0].any()
     assert (changed[-1].flatten(1).any(1)).all()
-    for own, after in zip(bits, slipped, strict=True):
+    for own, after in zip(bits, corrupted, strict=True):
         assert ((after == own) | (after == own.roll(-1, dims=0))).all()
     for row in range(64):
         touched = changed[-1][row].nonzero()
         span = touched.amax(0) - touched.amin(0) + 1
         assert (span <= torch.tensor(grids[-1]) / 2).all()
-        shares = [float(scale[row].float().mean()) for scale in changed]
-        begun = next(index for index, share in enumerate(shares) if share)
-        assert all(share > 0 for share in shares[begun:]) or begun < 2  # a coarse scale may have no cell in the region
+        fractions = [float(scale[row].float().mean()) for scale in changed]
+        begun = next(index for index, fraction in enumerate(fractions) if fraction)
+        assert all(fraction > 0 for fraction in fractions[begun:]) or begun < 2  # a coarse scale may have no cell in the region
     same = [scale[:1].expand_as(scale) for scale in bits]
-    assert all(torch.equal(a, b) for a, b in zip(same, with_slips(same, generator=stream), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(same, with_corrupted_regions(same, generator=stream), strict=True))

@@ -1,6 +1,6 @@
-"""Captain Cinema (arXiv 2507.18634): a storyline becomes keyframes, keyframes become a short movie.
+"""Captain Cinema (arXiv 2507.18634): generates keyframes from a storyline and a short film from the keyframes.
 
-The names below are loaded when they are first used: films bring PyAV and Pillow.
+The names below are imported lazily, on first use: writing films requires PyAV and Pillow.
 """
 
 from typing import TYPE_CHECKING

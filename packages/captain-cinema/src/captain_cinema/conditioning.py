@@ -1,4 +1,4 @@
-"""A memory becomes groups of frames for a keyframe model; training and sampling both walk this code."""
+"""Memory policies, and the frame groups of a memory as a keyframe model takes them; shared by training and sampling."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ ORDERS = ("time", "tags")
 
 @dataclass
 class MemoryPolicy:
-    """Which past frames are remembered, and at what size.
+    """Selection and size of the past frames in a memory.
 
     Attributes:
-        kind: `none`; `uniform`, all at one side; or `golden`, at sides that shrink by the golden ratio.
-        order: `time`, newest first, or `tags`, by the names and places shared with the next caption, covered in turn.
-        side: of `uniform`, in tokens; None for full frames.
-        count: at most so many frames; None for all.
-        frames_per_level: of `golden`.
-        min_side: of `golden`, smallest side in tokens.
-        budget_tokens: image and text tokens of the memory at most; None for no limit.
+        kind: `none`; `uniform`, all frames at one size; or `golden`, sizes that shrink by the golden ratio with the rank.
+        order: `time`, newest first, or `tags`, by the tags (characters and place) shared with the next shot, then `cover`.
+        side: frame side of `uniform`, in tokens; None for full-size frames.
+        count: maximum number of frames; None for all.
+        frames_per_level: frames at each size of `golden`.
+        min_side: smallest side of `golden`, in tokens.
+        budget_tokens: maximum number of image and text tokens of the memory; None for no limit.
 
     Raises:
         UserError: if a value is unknown or out of range.
@@ -54,15 +54,17 @@ class MemoryPolicy:
             raise UserError(f"memory.budget_tokens is {self.budget_tokens}: it must be 0 (no memory) or more")
 
     def plan(self, num_past: int, *, short_side: int, aspect: float = 1.0, text_tokens: int = 0) -> MemoryPlan:
-        """The plan for `num_past` frames whose short side has `short_side` tokens.
+        """The memory plan for `num_past` frames with a short side of `short_side` tokens.
 
         Raises:
-            UserError: if `side` is larger than a frame, or the budget below one frame.
+            UserError: if `side` exceeds the short side of a frame, or the budget is below the tokens of one frame.
         """
         if self.kind == "none":
             return no_memory(num_past)
         if self.side is not None and self.side > short_side:
-            raise UserError(f"memory.side is {self.side} but a frame has {short_side} tokens a side: choose at most that")
+            raise UserError(
+                f"memory.side is {self.side} but a frame has a side of {short_side} tokens: set memory.side to {short_side} or less"
+            )
         kept = num_past if self.count is None else min(self.count, num_past)
         if self.kind == "uniform" and self.budget_tokens is None:
             return uniform_memory(num_past, side=self.side or short_side, count=kept, aspect=aspect, text_tokens=text_tokens)
@@ -74,7 +76,7 @@ class MemoryPolicy:
         return MemoryPlan(plan.grids, text_tokens, num_past - len(plan.grids), plan.frames_per_level, plan.note)
 
     def ranks(self, past: Sequence[Collection[str]], wanted: Sequence[str]) -> list[int]:
-        """Indices into the past, most important first."""
+        """Indices into the past frames, most important first."""
         return by_time(len(past)) if self.order == "time" else cover(by_tags(past, wanted), past, wanted)
 
 
@@ -86,27 +88,28 @@ def remembered_frames(
     *,
     generators: Sequence[torch.Generator] | None = None,
 ) -> list[Frames]:
-    """The remembered frames of a batch of stories, re-noised, one group per run of ranks with one size.
+    """The memory frames of a batch of stories with noise added, one group per run of ranks of equal size.
 
-    Frames are shrunk as pixels and encoded afterwards, so that a memory costs as many tokens as the plan says in any space.
+    Frames are resized in pixels and encoded afterwards, so that the number of tokens matches the plan in any latent space.
 
     Args:
-        past: frames as pixels in [-1, 1], oldest first, with their captions; its `timesteps` (0 gives clean frames) and
-            `position_ids` are those of each rank, not of each frame.
-        ranks: order of each story's past, from `MemoryPolicy.ranks`.
-        plan: shared by all stories.
-        space: what the model denoises.
-        generators: of the noise, one per story; None adds none.
+        past: frames as pixels in [-1, 1], oldest first, with their captions; its `timesteps` (0 for clean frames) and
+            `position_ids` are indexed by rank, not by frame.
+        ranks: indices into each story's past, most important first, from `MemoryPolicy.ranks`.
+        plan: the memory plan, the same for all stories.
+        space: latent space of the model.
+        generators: random streams of the noise, one per story; None adds no noise.
     """
     kept = len(plan.grids)
     if kept == 0:
         return []
     pixels = past.latents
+    # order is (batch, kept); indexing with rows (batch, 1) gathers (batch, kept, 3, height, width) in rank order.
     order = torch.tensor([list(own) for own in ranks], device=pixels.device)[:, :kept]
     rows = torch.arange(len(pixels), device=pixels.device)[:, None]
     chosen, captions, noise = pixels[rows, order], past.captions[rows, order], past.timesteps[:, :kept].to(pixels)
     position_ids = past.position_ids.to(pixels)
-    # All stories share the plan: ranks lead, so that runs of ranks are runs of rows.
+    # The plan is the same for all stories: with the ranks leading, a run of ranks is a contiguous run of rows.
     by_rank = chosen.transpose(0, 1)
     found, begin = [], 0
     for (_, count), part in zip(plan.groups, _compressed(by_rank, plan, space.pixels_per_token), strict=True):
@@ -114,20 +117,20 @@ def remembered_frames(
         latents, times = encode_frames(space, part.transpose(0, 1)), noise[:, span]
         times = times.to(latents)
         if generators is not None:
-            drawn = torch.stack([torch.randn(latents.shape[1:], generator=own) for own in generators]).to(latents)
-            latents = interpolate(latents.flatten(0, 1), drawn.flatten(0, 1), times.flatten()).view_as(latents)
+            sampled = torch.stack([torch.randn(latents.shape[1:], generator=own) for own in generators]).to(latents)
+            latents = interpolate(latents.flatten(0, 1), sampled.flatten(0, 1), times.flatten()).view_as(latents)
         found.append(Frames(latents, captions[:, span], times, position_ids[:, span].to(latents), is_memory=True))
         begin += count
     return found
 
 
 def position_ids_by_rank(num_stories: int, num_past: int) -> Float[Tensor, "batch past"]:
-    """1, 2, ... for the ranks of every story's memory."""
+    """Position ids 1, 2, ... of the memory ranks, the same for every story."""
     return torch.arange(1, num_past + 1).float().expand(num_stories, -1)
 
 
 def _compressed(by_rank: Tensor, plan: MemoryPlan, patch: int) -> list[Tensor]:
-    """(count, batch, channels, rows, columns) of every run of ranks."""
+    """Resized frames (count, batch, channels, rows, columns), one tensor per run of ranks."""
     kept, batch = by_rank.shape[:2]
     flat = by_rank.flatten(0, 1)
     parts, begin = [], 0

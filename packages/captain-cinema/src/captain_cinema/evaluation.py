@@ -1,9 +1,7 @@
 """Contracts of what is measured: a probe after training, and a benchmark that compares memories."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from captain_cinema.conditioning import MemoryPolicy
@@ -11,7 +9,7 @@ from captain_cinema.models import KeyframeModel
 from captain_cinema.sampling import KeyframeSampler, SamplingConfig
 from captain_cinema.video import VideoGenerator
 from triptych.distributed import World
-from triptych.report.render import ReportConfig
+from triptych.report import ReportConfig
 
 
 class ProbeResult(NamedTuple):
@@ -79,27 +77,3 @@ class MemoryBenchmark(Protocol):
     def conclude(self, outcomes: Mapping[str, Mapping[str, Any]], actions: Mapping[str, float], *, seed: int, name: str) -> Conclusion:
         """Summary and page from the outcomes of all memories, by name."""
         ...
-
-
-class OutcomeStore:
-    """Outcomes of the memories that are done, as a component of a checkpoint: an evaluation resumes with the next one.
-
-    Args:
-        world: rank 0 writes, every rank reads.
-
-    Attributes:
-        outcomes: by memory, plain JSON values.
-    """
-
-    def __init__(self, world: World) -> None:
-        self.outcomes: dict[str, dict[str, Any]] = {}
-        self._world = world
-
-    def save(self, directory: Path) -> None:
-        """Writes all outcomes into `directory`."""
-        if self._world.is_main:
-            (directory / "outcomes.json").write_text(json.dumps(self.outcomes))
-
-    def load(self, directory: Path) -> None:
-        """Restores what `save` wrote."""
-        self.outcomes = json.loads((directory / "outcomes.json").read_text())

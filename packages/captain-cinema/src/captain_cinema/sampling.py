@@ -1,4 +1,4 @@
-"""Drawing keyframes: shot by shot over a memory of the past, or all shots together.
+"""Sampling of keyframes: autoregressively over a memory of past frames, or all shots jointly.
 
 Source: Captain Cinema (arXiv 2507.18634), sections 3.2 and 3.3.
 """
@@ -24,13 +24,13 @@ MODES = ("extend", "causal", "joint")
 
 @dataclass
 class SamplingConfig:
-    """How keyframes are drawn.
+    """Settings of the keyframe sampler.
 
     Attributes:
-        mode: `extend`, shot by shot over a memory that sees itself alone; `causal`, shot by shot, each frame seeing all
-            before it; `joint`, all shots from noise together.
+        mode: `extend`, shot by shot over a memory that attends to itself only; `causal`, shot by shot, each frame attending
+            to all before it; `joint`, all shots at once.
         num_steps: Euler steps.
-        context_noise: noise level that remembered frames are given.
+        context_noise: noise level of the memory frames.
 
     Raises:
         UserError: if a value is unknown or out of range.
@@ -46,17 +46,17 @@ class SamplingConfig:
         if self.num_steps < 1:
             raise UserError(f"sampling.num_steps is {self.num_steps}: it must be 1 or more")
         if not 0 <= self.context_noise <= 1:
-            raise UserError(f"sampling.context_noise is {self.context_noise}: it must lie between 0 and 1")
+            raise UserError(f"sampling.context_noise is {self.context_noise}: it must be between 0 and 1")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A frame from outside the film that shots may remember.
+    """An external frame that enters the memory of all shots.
 
     Attributes:
         frame: (3, height, width) in [-1, 1].
-        caption: what it shows.
-        tags: names and places that it shows.
+        caption: caption of its content.
+        tags: its characters and places.
     """
 
     frame: Float[Tensor, "3 height width"]
@@ -66,11 +66,11 @@ class Reference:
 
 @dataclass(frozen=True)
 class Remembered:
-    """One frame of a shot's memory.
+    """One frame in the memory of a shot.
 
     Attributes:
-        source: index of the shot, or minus 1, minus 2, ... for the first, second, ... reference.
-        grid: rows and columns of tokens that were kept of it.
+        source: index of the shot, or -1, -2, ... for the first, second, ... reference.
+        grid: rows and columns of tokens after resizing.
     """
 
     source: int
@@ -79,14 +79,14 @@ class Remembered:
 
 @dataclass(frozen=True)
 class Keyframe:
-    """One drawn shot.
+    """The keyframe of one shot.
 
     Attributes:
         frame: (3, height, width) in [-1, 1].
-        remembered: what it looked at, most important first.
-        tokens: of memory and shot together, image and text.
-        seconds: wall time; shots drawn together share it evenly.
-        note: what the memory's budget changed; empty for nothing.
+        remembered: frames of its memory, most important first.
+        tokens: image and text tokens of memory and shot; 0 for a given keyframe.
+        seconds: wall time of sampling, divided by the number of shots that are sampled at once.
+        note: changes made to meet the memory budget; empty if there are none.
     """
 
     frame: Float[Tensor, "3 height width"]
@@ -98,6 +98,8 @@ class Keyframe:
 
 @dataclass
 class _Past:
+    """Frames that a shot can have in its memory, oldest first."""
+
     frames: list[Tensor] = field(default_factory=list)
     captions: list[CaptionEmbeddings] = field(default_factory=list)
     tags: list[Collection[str]] = field(default_factory=list)
@@ -115,13 +117,13 @@ class KeyframeSampler:
 
     Args:
         model: the keyframe model.
-        memory: which past frames a shot looks at.
+        memory: policy that selects and sizes the memory frames.
         sampling: steps and mode.
         image_size: (height, width) of a keyframe in pixels.
 
     Attributes:
         sampling: steps and mode.
-        pixels_per_token: pixels per side of a token.
+        pixels_per_token: side of a token, in pixels.
     """
 
     def __init__(self, model: KeyframeModel, memory: MemoryPolicy, sampling: SamplingConfig, *, image_size: tuple[int, int]) -> None:
@@ -139,16 +141,16 @@ class KeyframeSampler:
         fixed: Mapping[int, Float[Tensor, "3 height width"]] | None = None,
         references: Sequence[Reference] = (),
     ) -> list[Keyframe]:
-        """Samples one storyboard.
+        """Samples the keyframes of one storyboard.
 
         Args:
-            storyboard: what to draw.
-            fixed: frames by 0-based shot that are kept as they are, so that single shots can be redrawn; the shots after
-                a redrawn one are part of its memory too.
-            references: frames that all shots may remember.
+            storyboard: shots to sample.
+            fixed: given frames by 0-based shot, so that single shots can be resampled; fixed frames of later shots are
+                part of the memory too.
+            references: external frames in the memory of all shots.
 
         Raises:
-            UserError: if a fixed frame or reference has another size than the film.
+            UserError: if the size of a fixed frame or reference differs from `image_size`.
         """
         kept = {index: frame[None] for index, frame in (fixed or {}).items()}
         return self.sample_many([storyboard], fixed=kept, references=references)[0]
@@ -161,31 +163,31 @@ class KeyframeSampler:
         fixed: Mapping[int, Float[Tensor, "storyboards 3 height width"]] | None = None,
         references: Sequence[Reference] = (),
     ) -> list[list[Keyframe]]:
-        """Samples storyboards of equally many shots side by side; each comes out as it would alone.
+        """Samples storyboards with the same number of shots in one batch; the results do not depend on the batch.
 
         Args:
-            storyboards: what to draw.
-            fixed: frames by 0-based shot that are kept as they are, one per storyboard.
-            references: frames that all shots may remember.
+            storyboards: shots to sample.
+            fixed: given frames by 0-based shot, one per storyboard.
+            references: external frames in the memory of all shots.
 
         Raises:
-            UserError: if the storyboards differ in length, or a fixed frame or reference has another size.
+            UserError: if the storyboards differ in length, or the size of a fixed frame or reference differs from `image_size`.
         """
         count = len(storyboards[0].shots)
         if any(len(board.shots) != count for board in storyboards):
-            raise UserError("storyboards that are drawn side by side must have equally many shots")
+            raise UserError("storyboards of one batch have different numbers of shots: sample them separately")
         kept = dict(fixed or {})
         for frame in (*kept.values(), *(reference.frame for reference in references)):
             if tuple(frame.shape[-2:]) != self._size:
                 raise UserError(
-                    f"a frame of {frame.shape[-2]} x {frame.shape[-1]} pixels: the film's frames are {self._size[0]} x {self._size[1]}"
+                    f"a frame is {frame.shape[-2]} x {frame.shape[-1]} but image_size is {self._size[0]} x {self._size[1]}: resize it"
                 )
         captions = [self._model.encode_captions(board.captions()) for board in storyboards]
         kept = {index: frames.to(captions[0].tokens.device) for index, frames in kept.items()}
         if self.sampling.mode == "joint":
             return self._sample_jointly(storyboards, captions, kept)
-        # Under causal attention the past carries its captions as they were drawn; a memory is named alone, as in training,
-        # so that who returns is known by sight.
+        # Under causal attention past frames keep the captions that they were sampled with. A memory has captions without
+        # descriptions, as in training, so that looks are taken from its frames.
         named = captions
         if self.sampling.mode == "extend":
             named = [self._model.encode_captions([shot.caption for shot in board.shots]) for board in storyboards]
@@ -193,15 +195,15 @@ class KeyframeSampler:
         found: list[list[Keyframe]] = [[] for _ in storyboards]
         for index in range(count):
             if index in kept:
-                drawn = [Keyframe(frame) for frame in kept[index]]
+                keyframes = [Keyframe(frame) for frame in kept[index]]
             else:
-                later = {place: frames for place, frames in sorted(kept.items()) if place > index}
+                later = {other: frames for other, frames in sorted(kept.items()) if other > index}
                 views = [
-                    _with_later(past, {place: frames[row] for place, frames in later.items()}, storyboards[row], named[row])
+                    _with_later(past, {other: frames[row] for other, frames in later.items()}, storyboards[row], named[row])
                     for row, past in enumerate(pasts)
                 ]
-                drawn = self._sample_shot(storyboards, captions, views, index)
-            for row, keyframe in enumerate(drawn):
+                keyframes = self._sample_shot(storyboards, captions, views, index)
+            for row, keyframe in enumerate(keyframes):
                 found[row].append(keyframe)
                 pasts[row].add(keyframe.frame, named[row][index], storyboards[row].shots[index].tags, index)
         return found
@@ -230,7 +232,7 @@ class KeyframeSampler:
         wanted = CaptionEmbeddings.stack([own[index : index + 1] for own in captions])
         attention = self.sampling.mode
         if attention == "causal":
-            # The most important frame comes last and sees all others.
+            # The most important frame comes last and attends to all others.
             memory = [group.flip() for group in reversed(memory)]
         frames = self._denoise(noise, wanted, memory, attention)[:, 0]
         seconds = (time.perf_counter() - started) / len(boards)
@@ -267,11 +269,12 @@ class KeyframeSampler:
         *,
         kept: Mapping[int, Tensor] | None = None,
     ) -> Float[Tensor, "batch frames 3 height width"]:
-        """Keyframes in [-1, 1] from noise (batch, frames, channels, rows, columns); `kept` ones stay as they are."""
+        """Keyframes in [-1, 1] from noise (batch, frames, channels, rows, columns), which is changed; `kept` frames stay fixed."""
         space, (batch, count) = self._model.space, noise.shape[:2]
-        known = self._model.remember(memory) if memory and attention == "extend" else None
-        shown = [] if known is not None else list(memory)
-        position_ids = torch.arange(count - 1, -1, -1, device=noise.device).float().expand(batch, -1)  # the newest stands at 0
+        # Under extend attention the keys and values of the memory do not depend on the step and are computed once.
+        keys_values = self._model.remember(memory) if memory and attention == "extend" else None
+        context = [] if keys_values is not None else list(memory)
+        position_ids = torch.arange(count - 1, -1, -1, device=noise.device).float().expand(batch, -1)  # 0 for the newest
         free = torch.ones(batch, count, device=noise.device)
         for index, frames in (kept or {}).items():
             free[:, index] = 0.0
@@ -279,7 +282,7 @@ class KeyframeSampler:
 
         def velocity(points: Tensor, times: Tensor) -> Tensor:
             target = Frames(points, captions, times, position_ids)
-            return self._model.velocity([*shown, target], attention=attention, memory=known)[-1]
+            return self._model.velocity([*context, target], attention=attention, memory=keys_values)[-1]
 
         times = self._model.sigmas(self.sampling.num_steps, self._grid[0] * self._grid[1]).tolist()
         latents = euler_sample(velocity, noise, times, free=free)
@@ -299,12 +302,12 @@ class KeyframeSampler:
 
 
 def _with_later(past: _Past, later: Mapping[int, Tensor], board: Storyboard, captions: CaptionEmbeddings) -> _Past:
-    """The past with the fixed frames of later shots in front, as if they were the oldest."""
+    """The past, preceded by the fixed frames of later shots as its oldest frames."""
     if not later:
         return past
     whole = _Past()
-    for place, frame in later.items():
-        whole.add(frame, captions[place], board.shots[place].tags, place)
+    for index, frame in later.items():
+        whole.add(frame, captions[index], board.shots[index].tags, index)
     for values in zip(past.frames, past.captions, past.tags, past.sources, strict=True):
         whole.add(*values)
     return whole

@@ -1,6 +1,6 @@
-"""The common ground of Triptych: runs, distribution, checkpoints, evaluation, tracking and reports.
+"""The core of Triptych: runs, distribution, checkpoints, evaluation, tracking and reports.
 
-The names below are loaded when they are first used: `import triptych.errors` stays as light as a formula needs it.
+The names below are imported on first use, so `import triptych.errors` stays light.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The processes of one run: who this one is, and what they tell each other."""
+"""The processes of one run: ranks, devices, process groups and collectives."""
 
 import os
 import re
@@ -16,16 +16,16 @@ from torch._C._distributed_c10d import HashStore
 
 from triptych.errors import UserError
 
-# The group of `World.background_group`: one per process group, however many runs follow one another in it.
+# The group of `World.background_group`: one per process group, shared by all consecutive runs in it.
 _background: list[dist.ProcessGroup] = []
 
 
 @dataclass(frozen=True)
 class World:
-    """One process's place among all processes of a run.
+    """Rank and device of one process among all processes of a run.
 
     Attributes:
-        rank: index of this process, 0 to size - 1. Rank 0 writes files and speaks.
+        rank: index of this process, 0 to size - 1. Rank 0 writes files and logs.
         size: number of processes.
         local_rank: index among the processes of this machine; picks the CUDA device.
         device: where this process computes.
@@ -39,13 +39,13 @@ class World:
     @classmethod
     @contextmanager
     def join(cls, device: str = "auto", *, timeout_seconds: float = 1800.0) -> Iterator["World"]:
-        """Joins the process group that torchrun or a Slurm step describes in the environment, or stands alone.
+        """Joins the process group that torchrun or a Slurm step describes in the environment, or runs as a single process.
 
         The group is left when the context ends, also after an exception.
 
         Args:
             device: `auto` (CUDA where there is one, else CPU), `cpu`, `cuda` or `cuda:<index>`.
-            timeout_seconds: how long a collective waits for a rank that does not come.
+            timeout_seconds: how long a collective waits for a missing rank.
 
         Raises:
             UserError: if `device` names CUDA and there is none, or is no device at all.
@@ -53,35 +53,35 @@ class World:
         read_slurm()
         rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         local_rank = int(os.environ.get("LOCAL_RANK", 0))
-        place = _resolve_device(device, local_rank)
-        if place.type == "cuda":
-            torch.cuda.set_device(place)
-        # Read by DeepSpeed while it is imported, which is later; left to itself it looks for an accelerator and warns.
-        os.environ.setdefault("DS_ACCELERATOR", place.type)
-        world = cls(rank=rank, size=size, local_rank=local_rank, device=place)
+        resolved = _resolve_device(device, local_rank)
+        if resolved.type == "cuda":
+            torch.cuda.set_device(resolved)
+        # DeepSpeed reads this at its import, which is later; without it DeepSpeed probes for an accelerator and warns.
+        os.environ.setdefault("DS_ACCELERATOR", resolved.type)
+        world = cls(rank=rank, size=size, local_rank=local_rank, device=resolved)
         is_outermost = not dist.is_initialized()
         if size > 1 and is_outermost:
-            dist.init_process_group(_backend(place), timeout=timedelta(seconds=timeout_seconds))
+            dist.init_process_group(_backend(resolved), timeout=timedelta(seconds=timeout_seconds))
         try:
             yield world
         finally:
-            if is_outermost and dist.is_initialized():  # a run of one process may have come to form a group
+            if is_outermost and dist.is_initialized():  # `form_group` may have made one in a single-process run
                 dist.destroy_process_group()
                 _background.clear()
 
     @property
     def is_main(self) -> bool:
-        """True on the rank that writes files and speaks."""
+        """True on the rank that writes files and logs."""
         return self.rank == 0
 
     def form_group(self) -> None:
-        """Makes a process group of one where there is none, for libraries that cannot do without."""
+        """Makes a process group of one process where there is none, for libraries that require a group."""
         if not dist.is_initialized():
             dist.init_process_group(_backend(self.device), store=HashStore(), rank=0, world_size=1)
 
     @property
     def background_group(self) -> dist.ProcessGroup | None:
-        """A gloo group of all ranks for threads beside the main one, whose messages must not mix; the first use is collective.
+        """A gloo group of all ranks for background threads, whose messages must not mix with the default group's; first use is collective.
 
         None where there is no process group.
         """
@@ -94,7 +94,7 @@ class World:
         return _background[0]
 
     def barrier(self) -> None:
-        """Returns when every rank has come here."""
+        """Returns when every rank has called it."""
         if self.size > 1:
             dist.barrier()
 
@@ -108,7 +108,7 @@ class World:
     def all_gather(self, tensor: Tensor) -> Tensor:
         """`tensor` of every rank, concatenated along dimension 0 in rank order; all ranks pass one shape.
 
-        Gradients flow: what all ranks' losses say of a rank's part is summed and comes back to that rank.
+        Differentiable: the backward sums the gradients of all ranks' losses with respect to a rank's part and returns them to it.
         """
         if self.size == 1:
             return tensor
@@ -116,7 +116,7 @@ class World:
         return gathered
 
     def gather_objects(self, objects: list[Any], *, group: dist.ProcessGroup | None = None) -> list[Any]:
-        """The lists of all ranks joined in rank order, on every rank. Objects are pickled among our own processes.
+        """The lists of all ranks joined in rank order, on every rank. Objects are pickled between processes of this run only.
 
         Args:
             objects: this rank's.
@@ -129,7 +129,7 @@ class World:
         return [item for part in parts for item in part]
 
     def gather_numbers(self, number: int) -> list[int]:
-        """`number` of every rank, in rank order; a small message, for every step."""
+        """`number` of every rank, in rank order; cheap enough for every step."""
         return self.all_gather(torch.tensor([number])).tolist()
 
     def broadcast_object(self, value: Any) -> Any:
@@ -142,9 +142,9 @@ class World:
 
     @contextmanager
     def main_first(self) -> Iterator[bool]:
-        """Runs the body on rank 0 alone while the others wait; yields whether this rank is to do the work.
+        """Runs the body on rank 0 alone while the others wait; yields whether this rank does the work.
 
-        A failure of rank 0 is raised on every rank as the same one-line error, so that nobody waits for ever.
+        A failure of rank 0 is raised on every rank as the same one-line error, so that no rank waits forever.
         """
         failure: BaseException | None = None
         try:
@@ -158,7 +158,7 @@ class World:
             raise UserError(message)
 
     def shard(self, count: int) -> range:
-        """The indices of `count` items that fall to this rank: contiguous, in rank order, sizes differing by at most 1.
+        """The indices of `count` items assigned to this rank: contiguous, in rank order, sizes differing by at most 1.
 
         Example:
             >>> [list(World(rank=r, size=2).shard(5)) for r in (0, 1)]
@@ -187,11 +187,11 @@ def _backend(device: torch.device) -> str:
 
 
 def read_slurm() -> None:
-    """In a step of several Slurm tasks that nobody else has described, sets the variables that torchrun would set."""
+    """Sets the variables of torchrun in a Slurm step of several tasks, unless a launcher has set them."""
     num_tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
     if num_tasks == 1 or "RANK" in os.environ:
         return
-    # 4(x2),3 in a step over three machines; relative to all of them, SLURM_NODEID is this one.
+    # Run-length encoded: "4(x2),3" is a step over three nodes; SLURM_NODEID indexes the decoded list.
     per_node = [
         int(count)
         for count, repeats in re.findall(r"(\d+)(?:\(x(\d+)\))?", os.environ.get("SLURM_STEP_TASKS_PER_NODE", str(num_tasks)))
@@ -203,7 +203,7 @@ def read_slurm() -> None:
         "LOCAL_RANK": os.environ["SLURM_LOCALID"],
         "LOCAL_WORLD_SIZE": str(per_node[int(os.environ.get("SLURM_NODEID", 0))]),
         "MASTER_ADDR": _first_host(),
-        # Two steps of one machine must not meet.
+        # Two steps on one machine must not share a port.
         "MASTER_PORT": str(20000 + (10 * int(os.environ["SLURM_JOB_ID"]) + int(os.environ.get("SLURM_STEP_ID", 0)) % 10) % 40000),
     }
     for name, value in described.items():
@@ -211,7 +211,7 @@ def read_slurm() -> None:
 
 
 def _first_host() -> str:
-    """Where rank 0 of a Slurm step listens: the first machine of the step, or the one that launched it."""
+    """Address of rank 0 in a Slurm step: the first node of the step, or the launching node if that name does not resolve."""
     nodes = os.environ.get("SLURM_STEP_NODELIST", "")
     first = re.match(r"([^\[,]+)(?:\[(\w+))?", nodes)
     name = "".join(part or "" for part in first.groups()) if first else ""
@@ -231,9 +231,9 @@ def _resolve_device(name: str, local_rank: int) -> torch.device:
         raise UserError(f"device is '{name}': use auto, cpu, cuda or cuda:<index>") from None
     if device.type == "cuda":
         if "SLURM_STEP_NUM_TASKS" in os.environ and torch.cuda.device_count() == 1:
-            return torch.device("cuda", 0)  # Slurm shows each task its own device alone
+            return torch.device("cuda", 0)  # Slurm exposes one device per task
         index = local_rank if device.index is None else device.index
-        # Counted over all processes of this machine, so that all of them refuse alike and rank 0 says so.
+        # Counted over all processes of this machine, so that every rank refuses and rank 0 reports it.
         num_needed = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.index is None else index + 1
         if num_needed > torch.cuda.device_count():
             raise UserError(

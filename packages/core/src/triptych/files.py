@@ -1,11 +1,11 @@
-"""Files that are whole or absent, and what a disk says when it refuses."""
+"""Atomic writes, fsync, and classification of disk errors."""
 
 import os
 from pathlib import Path
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replaces the file `path` by bytes, or a text in UTF-8, in one step: a reader sees the old content or the new, never a part."""
+    """Atomically replaces the file `path` with bytes or UTF-8 text: a reader gets the old content or the new, never a part."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_bytes(content.encode() if isinstance(content, str) else content)
     sync(partial)
@@ -23,7 +23,7 @@ def sync(path: Path) -> None:
 
 
 def is_disk_error(error: BaseException) -> bool:
-    """Whether a failed save is the disk's fault: an OSError, or what torch and safetensors make of one."""
+    """Whether a save failed because of the disk: an OSError, or an error that torch or safetensors raises in its stead."""
     text = str(error)
     return isinstance(error, OSError) or any(
         sign in text for sign in ("os error", "I/O error", "No space left", "unexpected pos", "PytorchStreamWriter", "file write failed")
@@ -31,7 +31,7 @@ def is_disk_error(error: BaseException) -> bool:
 
 
 def describe_disk_error(error: BaseException) -> str:
-    """The reason of a disk error in a few words."""
+    """The reason of a disk error, in a few words without the path."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(error, OSError):
         return error.strerror or text

@@ -1,4 +1,4 @@
-"""Public names of a package that are imported when they are first used."""
+"""Public names of a package, imported on first use."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""AdamW as language models are trained with it, and learning-rate curves as pure functions of the step."""
+"""AdamW with weight decay on matrices only, and learning-rate schedules as pure functions of the step."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ SCHEDULES = ("constant", "linear", "cosine")
 
 @dataclass
 class OptimizerConfig:
-    """AdamW and its learning-rate curve.
+    """Settings of AdamW and its learning-rate schedule.
 
     Attributes:
         learning_rate: peak rate.
@@ -26,7 +26,7 @@ class OptimizerConfig:
         warmup_steps: optimizer steps of linear warm-up from 0.
         schedule: `constant`, `linear` or `cosine`, after the warm-up.
         final_fraction: rate at the end of `linear` and `cosine`, as a fraction of the peak.
-        max_skipped_steps: so many steps in a row whose gradient is not finite end the run; fewer are left out and counted.
+        max_skipped_steps: number of consecutive steps with a non-finite gradient that ends the run; fewer are skipped and counted.
     """
 
     learning_rate: float = 1e-4
@@ -54,7 +54,7 @@ class OptimizerConfig:
 
     @property
     def depends_on_total_steps(self) -> bool:
-        """Whether the rate at a given step changes when the run is made longer."""
+        """Whether the rate at a given step depends on the length of the run."""
         return self.schedule != "constant"
 
 

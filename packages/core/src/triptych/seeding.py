@@ -11,8 +11,8 @@ def derive_seed(seed: int, *names: str | int) -> int:
     """A 63-bit seed that is a pure function of `seed` and `names`, equal on every machine and Python version.
 
     A position in a stream is part of the name (`derive_seed(seed, "rollout", step, prompt, sample)`), never a
-    count of earlier draws: that is what lets a killed run, another batch size or another number of ranks see
-    the same numbers.
+    count of earlier samples: so a resumed run, another batch size or another number of ranks gets the same
+    numbers.
 
     Example:
         >>> derive_seed(0, "rollout", 3) == derive_seed(0, "rollout", 3)
@@ -30,10 +30,10 @@ def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") 
 
 
 class GlobalRandomState:
-    """Torch's global generators (CPU and every visible CUDA device) as a part of a checkpoint.
+    """Torch's global generators (CPU and every visible CUDA device) as a component of a checkpoint.
 
-    Our own draws come from named generators; dropout inside a model draws from the global ones, and resumes
-    exactly only if they are saved. One file per rank.
+    The toolkit samples from named generators; dropout inside a model samples from the global ones, whose states
+    must be saved for an exact resume. One file per rank.
     """
 
     def __init__(self, rank: int = 0) -> None:
@@ -47,7 +47,7 @@ class GlobalRandomState:
         save_file(states, directory / self._name)
 
     def load(self, directory: Path) -> None:
-        """Restores what `save` wrote; devices that are absent here are left alone.
+        """Restores what `save` wrote; devices that are absent here are skipped.
 
         A rank without a file of its own (the run had fewer ranks) keeps its fresh state.
         """

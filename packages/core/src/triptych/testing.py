@@ -1,4 +1,4 @@
-"""For tests, ours and yours: several real processes on one CPU machine."""
+"""Test support: several gloo processes on one CPU machine."""
 
 import tempfile
 import traceback
@@ -13,13 +13,15 @@ from torch.multiprocessing.spawn import spawn
 
 from triptych.distributed import World
 
+_LOST_PEER = ("Connection closed by peer", "Connection reset by peer")
+
 
 def run_distributed(
     function: Callable[..., Any], *, world_size: int, args: tuple[Any, ...] = (), timeout_seconds: float = 120.0
 ) -> list[Any]:
     """Runs `function(world, *args)` in `world_size` gloo processes and returns their results in rank order.
 
-    The processes find one another through a file, so that no port can clash. `function` must be importable (no
+    Rendezvous is through a file, so that no port can clash. `function` must be importable (no
     lambda, no closure), and results must be picklable; tensors come back as copies.
 
     Raises:
@@ -30,8 +32,8 @@ def run_distributed(
         outcomes = [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world_size)]
     failures = [(rank, outcome) for rank, (failed, outcome) in enumerate(outcomes) if failed]
     if failures:
-        # The others fail because one has gone.
-        rank, outcome = next((failure for failure in failures if "Connection closed by peer" not in failure[1]), failures[0])
+        # A lost connection is the consequence of another rank's failure: report the cause.
+        rank, outcome = next((failure for failure in failures if not any(sign in failure[1] for sign in _LOST_PEER)), failures[0])
         raise RuntimeError(f"rank {rank} failed:\n{outcome}")
     return [outcome for _, outcome in outcomes]
 

@@ -1,4 +1,4 @@
-"""How often a policy is right on held-out prompts."""
+"""Accuracy and pass@k of a policy on held-out prompts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,12 +19,12 @@ from triptych.telemetry.logging import progress
 
 @dataclass
 class EvaluationConfig:
-    """What is evaluated.
+    """Settings of an evaluation.
 
     Attributes:
         split: `held_out` or `train`.
         num_prompts: number of prompts, from the first on; all of them if the split has fewer.
-        num_samples: samples per prompt, drawn at the sampling settings.
+        num_samples: samples per prompt, at the sampling settings.
         confidence: coverage of the bootstrap intervals over prompts.
     """
 
@@ -55,14 +55,14 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What an evaluation found.
+    """Result of an evaluation.
 
     Attributes:
-        accuracy: avg@k, the share of correct samples, with its interval over prompts.
-        greedy: share of prompts whose most likely response is correct, with its interval.
+        accuracy: avg@k, the fraction of correct samples, with its interval over prompts.
+        greedy: fraction of prompts whose most likely response is correct, with its interval.
         pass_at: k -> pass@k with its interval, for k = 1, 2, 4, ... up to the number of samples.
         mean_length: mean length of the sampled responses in tokens.
-        per_prompt: share of correct samples of each prompt.
+        per_prompt: fraction of correct samples of each prompt.
         samples: the first few prompts with a completion.
     """
 
@@ -73,13 +73,21 @@ class EvaluationResult:
     per_prompt: tuple[float, ...]
     samples: list[Sample] = field(default_factory=list)
 
+    def metrics(self) -> dict[str, float]:
+        """The metrics that a training logs."""
+        return {
+            "evaluation/accuracy": self.accuracy.mean,
+            "evaluation/accuracy_greedy": self.greedy.mean,
+            "evaluation/length": self.mean_length,
+        }
+
     def to_json(self) -> dict[str, Any]:
         """The result as plain JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> Self:
-        """What `to_json` gave, read back."""
+        """Reads the values of `to_json`."""
         return cls(
             accuracy=Interval(*tree["accuracy"]),
             greedy=Interval(*tree["greedy"]),
@@ -108,9 +116,9 @@ def evaluate(
     Args:
         engine: the sampler, holding the policy.
         task: prompts and rewards.
-        sampling: how responses are drawn.
-        config: what is evaluated.
-        world: prompts are shared out over its ranks.
+        sampling: length, temperature and truncation of responses.
+        config: prompts and samples.
+        world: prompts are sharded over its ranks.
         seed: seed of the noise.
         num_shown: number of samples kept as text.
     """
@@ -118,10 +126,10 @@ def evaluate(
     num_prompts = min(config.num_prompts, len(all_prompts))
     graded: list[tuple[list[float], list[int], float, Sample]] = []
     with progress(num_prompts, "evaluating", unit="prompt", enabled=world.is_main) as bar:
-        mine = list(world.shard(num_prompts))
+        own = list(world.shard(num_prompts))
         chunk = max(1, 512 // (config.num_samples + 1))
-        for start in range(0, len(mine), chunk):
-            indices = mine[start : start + chunk]
+        for start in range(0, len(own), chunk):
+            indices = own[start : start + chunk]
             prompts = [all_prompts[index] for index in indices]
             graded += _grade(engine, task, sampling, prompts, indices, config.num_samples, seed)
             bar.update(len(indices) * world.size)
@@ -129,10 +137,10 @@ def evaluate(
 
     num_correct = [sum(reward >= CORRECT for reward in rewards) for rewards, _, _, _ in graded]
     per_prompt = torch.tensor(num_correct, dtype=torch.float64) / config.num_samples
-    draw = generator(seed, "bootstrap")
+    stream = generator(seed, "bootstrap")
 
     def interval(values: torch.Tensor) -> Interval:
-        return bootstrap_interval(values, generator=draw, confidence=config.confidence)
+        return bootstrap_interval(values, generator=stream, confidence=config.confidence)
 
     ks = [2**power for power in range(config.num_samples.bit_length()) if 2**power <= config.num_samples]
     return EvaluationResult(
@@ -160,9 +168,9 @@ def _grade(
     sampled = engine.generate(prompts, num_samples, sampling, seeds=seeds)
     greedy = engine.generate(prompts, 1, sampling.greedy(), seeds=[0] * len(prompts))
     graded = []
-    for place, prompt in enumerate(prompts):
-        completions: list[Completion] = sampled[place * num_samples : (place + 1) * num_samples]
+    for index, prompt in enumerate(prompts):
+        completions: list[Completion] = sampled[index * num_samples : (index + 1) * num_samples]
         rewards = [task.reward(prompt, completion) for completion in completions]
         sample = Sample(prompt.text, prompt.answer, completions[0].text, rewards[0])
-        graded.append((rewards, [len(item.token_ids) for item in completions], task.reward(prompt, greedy[place]), sample))
+        graded.append((rewards, [len(item.token_ids) for item in completions], task.reward(prompt, greedy[index]), sample))
     return graded

@@ -1,17 +1,22 @@
-"""What the loop logs, from per-sequence numbers gathered over all ranks."""
+"""Metrics of the loop, from per-sequence numbers gathered over all ranks, and its timings."""
 
-from collections.abc import Mapping, Sequence
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
 from gspo_rl.data.batch import Batch, Completion
 from gspo_rl.numerics.logprobs import TokenScores
 from gspo_rl.numerics.objectives import ObjectiveOutput
 from gspo_rl.tasks import CORRECT
 from triptych.distributed import World
+from triptych.telemetry.flops import FlopsMeter
+from triptych.telemetry.stopwatch import Stopwatch
 
 TRAINER_COLUMNS = (
     "loss",
@@ -41,6 +46,16 @@ class SequenceTable(NamedTuple):
 
     columns: tuple[str, ...]
     values: Float[Tensor, "sequences columns"]
+
+    @classmethod
+    def merged(cls, parts: Sequence["SequenceTable"], rows: Sequence[Int[Tensor, " part"]]) -> "SequenceTable":
+        """One table of the tables of micro-batches; `rows` gives the row of each of their sequences."""
+        values = torch.cat([part.values for part in parts])
+        return cls(parts[0].columns, torch.empty_like(values).index_copy_(0, torch.cat(list(rows)).to(values.device), values))
+
+    def gathered(self, world: World) -> "SequenceTable":
+        """The tables of all ranks, one after the other."""
+        return self._replace(values=world.all_gather(self.values))
 
     def column(self, name: str) -> Float[Tensor, " sequences"]:
         """The numbers of one column."""
@@ -92,7 +107,7 @@ def sequence_table(
 def minibatch_metrics(outcomes: Sequence[MinibatchOutcome]) -> dict[str, float]:
     """Metrics of one step's mini-batches, in order.
 
-    What an objective reports beyond `clipped`, `outside`, `log_ratio` and `ratio_clip_widths` is logged as `objective/<name>`: its
+    Metrics of an objective other than `clipped`, `outside`, `log_ratio` and `ratio_clip_widths` are logged as `objective/<name>`: the
     mean over sequences, or over response tokens.
     """
     names = outcomes[0].sequences.columns
@@ -127,22 +142,22 @@ def minibatch_metrics(outcomes: Sequence[MinibatchOutcome]) -> dict[str, float]:
 
 
 def _clip_fractions(everything: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Shares over the whole step.
+    """Fractions over the whole step.
 
-    `clip_fraction/tokens` and `/sequences` count what lost its gradient to the clip; `_two_sided` counts ratios outside the
-    range whatever the advantage; `_nonzero` leaves out sequences with advantage 0, which no clip can touch. A sequence
-    counts if any of its tokens does.
+    `clip_fraction/tokens` and `/sequences` count tokens and sequences without a gradient because of the clip; `_two_sided` counts
+    ratios outside the range for any advantage; `_nonzero` excludes sequences with advantage 0, which have no gradient to
+    clip. A sequence counts if any of its tokens does.
     """
     clipped, outside = everything[f"clipped{TOKENS}"], everything[f"outside{TOKENS}"]
     tokens = everything["length"].sum().clamp(min=1)
-    teaching = everything["advantage"] != 0
+    has_advantage = everything["advantage"] != 0
     return {
         "clip_fraction/tokens": clipped.sum() / tokens,
         "clip_fraction/tokens_two_sided": outside.sum() / tokens,
-        "clip_fraction/tokens_nonzero": clipped[teaching].sum() / everything["length"][teaching].sum().clamp(min=1),
+        "clip_fraction/tokens_nonzero": clipped[has_advantage].sum() / everything["length"][has_advantage].sum().clamp(min=1),
         "clip_fraction/sequences": (clipped > 0).double().mean(),
         "clip_fraction/sequences_two_sided": (outside > 0).double().mean(),
-        "clip_fraction/sequences_nonzero": _mean((clipped > 0)[teaching]),
+        "clip_fraction/sequences_nonzero": _mean((clipped > 0)[has_advantage]),
     }
 
 
@@ -165,5 +180,64 @@ def rollout_metrics(completions: Sequence[Completion], rewards: Float[Tensor, "p
 
 
 def _mean(values: Tensor) -> Tensor:
-    """The mean, NaN (logged as null) where there is nothing to average."""
+    """The mean; NaN (logged as null) of no values."""
     return values.double().mean()
+
+
+class StepRecorder:
+    """Timings, utilisation and metrics of the steps.
+
+    Args:
+        scorer: the module whose forwards are counted, possibly wrapped by a strategy.
+        device: of the computation.
+        peak_flops: operations per second of the device; None if not known.
+
+    Attributes:
+        watch: seconds of the phases of a step.
+    """
+
+    def __init__(self, scorer: nn.Module, device: torch.device, peak_flops: float | None) -> None:
+        self.watch = Stopwatch(device)
+        self._meter = FlopsMeter(scorer, peak_flops)
+        self._forward_tokens: list[int] = []
+        self._began = self._began_training = 0.0
+
+    def begin(self) -> None:
+        """The step begins."""
+        self._began = time.perf_counter()
+
+    def begin_training(self) -> None:
+        """The rollout is there; what follows is training."""
+        self._began_training = time.perf_counter()
+        self._forward_tokens = []
+        self._meter.arm()
+
+    @contextmanager
+    def forward(self, num_tokens: int) -> Iterator[None]:
+        """A forward of this many padded tokens."""
+        self._forward_tokens.append(num_tokens)
+        with self.watch.phase("forward"):
+            yield
+
+    def metrics(self, rollout: Mapping[str, float], outcomes: Sequence[MinibatchOutcome], *, learning_rate: float) -> dict[str, float]:
+        """Everything that is logged of a step except its timings."""
+        num_skipped = float(sum(not math.isfinite(outcome.grad_norm) for outcome in outcomes))
+        return {**rollout, **minibatch_metrics(outcomes), "skipped_steps": num_skipped, "learning_rate": learning_rate}
+
+    def timings(self, num_tokens: int, num_response_tokens: int) -> dict[str, float]:
+        """Seconds of the phases, tokens per second over all ranks, and utilisation."""
+        now = time.perf_counter()
+        found = self.watch.read()
+        busy = sum(found.get(f"timing/{phase}_seconds", 0.0) for phase in ("forward", "backward", "optimizer"))
+        found |= self._meter.utilisation(forwards=sum(self._forward_tokens) / self._forward_tokens[0], seconds=busy)
+        found["timing/training_seconds"] = now - self._began_training
+        if "timing/generation_seconds" in found:  # a batch restored from a checkpoint was generated earlier
+            found["timing/generation_tokens_per_second"] = num_response_tokens / found["timing/generation_seconds"]
+        found["timing/training_tokens_per_second"] = num_tokens / found["timing/training_seconds"]
+        found["timing/step_seconds"] = now - self._began
+        found["timing/tokens_per_second"] = num_tokens / found["timing/step_seconds"]
+        return found
+
+    def close(self) -> None:
+        """Removes the hooks from the model."""
+        self._meter.close()

@@ -1,6 +1,6 @@
 """TTS-VAR (arXiv 2507.18537): test-time scaling for next-scale image models.
 
-The names below are loaded when they are first used: clustering brings scikit-learn.
+The names below are imported on first access, since clustering imports scikit-learn.
 """
 
 from typing import TYPE_CHECKING

@@ -1,9 +1,9 @@
-"""What a search is worth: prompts fulfilled, what they cost, how different the pictures are, and what the reward knows when."""
+"""Evaluation of search strategies: prompts fulfilled, cost, diversity, and rank correlation of early and final rewards."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from statistics import fmean
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
@@ -11,25 +11,27 @@ from torch import Tensor
 
 from triptych.distributed import World
 from triptych.errors import UserError
-from triptych.evaluation.statistics import Interval, paired_difference
-from triptych.seeding import derive_seed
+from triptych.evaluation.runner import evaluate_sharded
+from triptych.evaluation.statistics import Interval, bootstrap_interval, paired_difference
+from triptych.seeding import derive_seed, generator
 from tts_var.data import Benchmark, BenchmarkPrompt
 from tts_var.models import NextScaleModel
 from tts_var.models.random_streams import KeyedStreams
+from tts_var.numerics.schedule import SearchConfig
 from tts_var.scorers import Features, Reward
-from tts_var.search import Search
+from tts_var.search import Search, SearchResult
 
 
 @dataclass
 class EvaluationConfig:
-    """What is evaluated.
+    """Settings of an evaluation.
 
     Attributes:
         num_prompts: prompts of the benchmark.
-        seeds: every prompt is drawn once per seed.
+        seeds: every prompt is sampled once per seed.
         confidence: of the bootstrap intervals.
-        correlation_prompts: prompts for the rank correlation of early and final rewards; 0 leaves it out.
-        correlation_particles: independent pictures per prompt for it.
+        correlation_prompts: prompts for the rank correlation of early and final rewards; 0 for none.
+        correlation_particles: independent images per prompt for it.
     """
 
     num_prompts: int = 300
@@ -53,18 +55,18 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one strategy made of one prompt under one seed.
+    """Outcome of one strategy for one prompt and seed.
 
     Attributes:
         prompt: index of the prompt.
         seed: the seed.
-        correct: whether the chosen picture fulfils the prompt.
-        any_correct: whether any final picture does: what a perfect choice would reach.
+        correct: whether the chosen image fulfils the prompt.
+        any_correct: whether any final image does: the upper bound of every choice.
         flops: operations.
         tokens: tokens generated.
         seconds: wall time.
-        num_samples: final pictures.
-        diversity: mean distance between the pooled features of the final pictures; None for one picture.
+        num_samples: final images.
+        diversity: mean distance between the pooled features of the final images; None for one image.
         effective_sample_sizes: of the weights of every resampling, in order.
     """
 
@@ -79,32 +81,14 @@ class Outcome:
     diversity: float | None
     effective_sample_sizes: tuple[float, ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """The outcome as plain JSON values."""
+        return asdict(self)
 
-class OutcomeStore:
-    """Outcomes of the strategies that are done, as a component of a checkpoint: an evaluation goes on with the next one.
-
-    Args:
-        world: rank 0 writes, every rank reads.
-
-    Attributes:
-        outcomes: by strategy, in the order in which they were added.
-    """
-
-    def __init__(self, world: World) -> None:
-        self.outcomes: dict[str, list[Outcome]] = {}
-        self._world = world
-
-    def save(self, directory: Path) -> None:
-        """Writes all outcomes into `directory`."""
-        if self._world.is_main:
-            tree = {name: [asdict(row) for row in rows] for name, rows in self.outcomes.items()}
-            (directory / "outcomes.json").write_text(json.dumps(tree))
-
-    def load(self, directory: Path) -> None:
-        """Restores what `save` wrote."""
-        self.outcomes.clear()
-        for name, rows in json.loads((directory / "outcomes.json").read_text()).items():
-            self.outcomes[name] = [Outcome(**{**row, "effective_sample_sizes": tuple(row["effective_sample_sizes"])}) for row in rows]
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        """Reads the values of `to_json`."""
+        return cls(**{**row, "effective_sample_sizes": tuple(row["effective_sample_sizes"])})
 
 
 def evaluate_search(
@@ -119,46 +103,52 @@ def evaluate_search(
     """One outcome per prompt and seed, in order, the same for every number of ranks.
 
     Args:
-        search: what is evaluated.
-        benchmark: says which pictures fulfil their prompts.
+        search: the strategy.
+        benchmark: scores images against prompts.
         prompts: of that benchmark.
         config: seeds.
-        features: for the diversity; None leaves it out.
+        features: for the diversity; None omits it.
         world: the processes that share the prompts.
     """
     jobs = [(index, seed) for seed in config.seeds for index in range(len(prompts))]
-    mine = [jobs[place] for place in world.shard(len(jobs))]
-    # A prompt that occurs twice has a seed of its own at each place.
-    seeds = [derive_seed(seed, "evaluation", index) for index, seed in mine]
-    results = search.run([prompts[index].text for index, _ in mine], seeds=seeds)
-    outcomes = []
-    for (index, seed), result in zip(mine, results, strict=True):
-        checked = [score >= 1 for score in benchmark.score(result.images, [prompts[index]] * len(result.images)).tolist()]
-        outcomes.append(
-            Outcome(
-                prompt=index,
-                seed=seed,
-                correct=checked[result.chosen],
-                any_correct=any(checked),
-                flops=result.cost.flops,
-                tokens=result.cost.num_tokens,
-                seconds=result.cost.seconds,
-                num_samples=len(result.images),
-                diversity=_diversity(result.images, features),
-                effective_sample_sizes=tuple(
-                    event.effective_sample_size for event in result.events if event.effective_sample_size is not None
-                ),
-            )
-        )
-    return world.gather_objects(outcomes)
+
+    def evaluate(shard: range) -> list[Outcome]:
+        own = [jobs[position] for position in shard]
+        # A prompt that occurs twice has a seed of its own at each index.
+        seeds = [derive_seed(seed, "evaluation", index) for index, seed in own]
+        results = search.run([prompts[index].text for index, _ in own], seeds=seeds)
+        return [
+            _outcome(result, index, seed, benchmark, prompts[index], features) for (index, seed), result in zip(own, results, strict=True)
+        ]
+
+    return evaluate_sharded(len(jobs), evaluate, world)
+
+
+def _outcome(
+    result: SearchResult, index: int, seed: int, benchmark: Benchmark, prompt: BenchmarkPrompt, features: Features | None
+) -> Outcome:
+    correct = [score >= 1 for score in benchmark.score(result.images, [prompt] * len(result.images)).tolist()]
+    sizes = [event.effective_sample_size for event in result.events]
+    return Outcome(
+        prompt=index,
+        seed=seed,
+        correct=correct[result.chosen],
+        any_correct=any(correct),
+        flops=result.cost.flops,
+        tokens=result.cost.num_tokens,
+        seconds=result.cost.seconds,
+        num_samples=len(result.images),
+        diversity=_diversity(result.images, features),
+        effective_sample_sizes=tuple(size for size in sizes if size is not None),
+    )
 
 
 def reward_rank_correlation(
     model: NextScaleModel, reward: Reward, prompts: Sequence[str], *, num_particles: int, seed: int, max_particles: int = 64
 ) -> list[float]:
-    """Spearman correlation, at each scale, of the rewards of unfinished pictures with those of the finished ones.
+    """Spearman correlation, at each scale, of the rewards of partial images with those of the final ones.
 
-    Mean over prompts of the correlation among `num_particles` independent pictures.
+    Mean over prompts of the correlation among `num_particles` independent images.
 
     Source: TTS-VAR (arXiv 2507.18537), the analysis behind the choice of resampling scales.
     """
@@ -168,20 +158,20 @@ def reward_rank_correlation(
         batch = list(prompts[begin : begin + size])
         condition = model.encode(batch)
         particles = model.start(condition, num_particles)
-        streams = KeyedStreams([derive_seed(seed, "correlation", begin + place) for place in range(len(batch))])
+        streams = KeyedStreams([derive_seed(seed, "correlation", begin + index) for index in range(len(batch))])
         texts = [text for text in batch for _ in range(num_particles)]
         rewards = []
         for _ in range(len(model.scales)):
             particles = model.advance(particles, condition, streams)
-            seen = model.decode(particles.latent, max_size=reward.image_size)
-            rewards.append(reward(seen, texts).double().cpu().unflatten(0, (len(batch), -1)))
+            partial = model.decode(particles.latent, max_size=reward.image_size)
+            rewards.append(reward(partial, texts).double().cpu().unflatten(0, (len(batch), -1)))
         for scale, values in enumerate(rewards):
             totals[scale] += spearman(values, rewards[-1]).sum()
     return [float(total) / len(prompts) for total in totals]
 
 
 def spearman(first: Float[Tensor, "rows items"], second: Float[Tensor, "rows items"]) -> Float[Tensor, " rows"]:
-    """Rank correlation of each row; ties share their mean rank, and a constant row correlates with nothing (0)."""
+    """Rank correlation of each row; ties share their mean rank, and a constant row has correlation 0."""
     ranks = [_ranks(values) for values in (first, second)]
     centred = [values - values.mean(-1, keepdim=True) for values in ranks]
     scale = centred[0].norm(dim=-1) * centred[1].norm(dim=-1)
@@ -189,7 +179,7 @@ def spearman(first: Float[Tensor, "rows items"], second: Float[Tensor, "rows ite
 
 
 def per_prompt(outcomes: Sequence[Outcome], num_prompts: int) -> Float[Tensor, " prompts"]:
-    """Share of the seeds under which each prompt was fulfilled, float64."""
+    """Fraction of the seeds under which each prompt was fulfilled, float64."""
     total, count = torch.zeros(num_prompts, dtype=torch.float64), torch.zeros(num_prompts, dtype=torch.float64)
     for outcome in outcomes:
         total[outcome.prompt] += outcome.correct
@@ -197,16 +187,86 @@ def per_prompt(outcomes: Sequence[Outcome], num_prompts: int) -> Float[Tensor, "
     return total / count
 
 
+def score_interval(outcomes: Sequence[Outcome], num_prompts: int, *, name: str, seed: int, confidence: float) -> Interval:
+    """Fraction of prompts fulfilled by the strategy `name`, with its bootstrap interval over prompts."""
+    stream = generator(seed, "bootstrap", name)
+    return bootstrap_interval(per_prompt(outcomes, num_prompts), generator=stream, confidence=confidence)
+
+
 def gain_over(
-    rival: Sequence[Outcome], outcomes: Sequence[Outcome], num_prompts: int, *, generator: torch.Generator, confidence: float = 0.95
+    baseline: Sequence[Outcome], outcomes: Sequence[Outcome], num_prompts: int, *, generator: torch.Generator, confidence: float = 0.95
 ) -> Interval:
-    """By how much the outcomes score above the rival's, paired by prompt: both saw the same prompts, seeds and noise."""
-    return paired_difference(per_prompt(rival, num_prompts), per_prompt(outcomes, num_prompts), generator=generator, confidence=confidence)
+    """Difference of the score to a baseline's, paired by prompt: both have the same prompts, seeds and noise."""
+    return paired_difference(
+        per_prompt(baseline, num_prompts), per_prompt(outcomes, num_prompts), generator=generator, confidence=confidence
+    )
+
+
+def summarize(
+    outcomes: Mapping[str, Sequence[Outcome]],
+    strategies: Mapping[str, SearchConfig],
+    prompts: Sequence[BenchmarkPrompt],
+    categories: Sequence[str],
+    *,
+    seed: int,
+    confidence: float,
+) -> dict[str, dict[str, Any]]:
+    """Score, cost, diversity and gains of every strategy, as plain JSON values.
+
+    Args:
+        outcomes: by strategy.
+        strategies: settings of each, at least of those with outcomes.
+        prompts: of the benchmark.
+        categories: of the prompts.
+        seed: of the bootstrap.
+        confidence: of the intervals.
+    """
+    found = {}
+    for name, rows in outcomes.items():
+        scores = per_prompt(rows, len(prompts))
+        interval = score_interval(rows, len(prompts), name=name, seed=seed, confidence=confidence)
+        spreads = [row.diversity for row in rows if row.diversity is not None]
+        found[name] = {
+            "score": interval.mean,
+            "interval": list(interval[1:]),
+            "num_samples": rows[0].num_samples,
+            "tflops": _mean([row.flops for row in rows]) / 1e12,
+            "tokens": _mean([row.tokens for row in rows]),
+            "seconds": _mean([row.seconds for row in rows]),
+            "any_correct": _mean([row.any_correct for row in rows]),
+            "diversity": _mean(spreads) if spreads else None,
+            "categories": by_category(scores, prompts, categories),
+            "score_held_out": _mean_where(scores, [prompt.held_out is True for prompt in prompts]),
+            "score_seen": _mean_where(scores, [prompt.held_out is False for prompt in prompts]),
+            "effective_sample_sizes": [fmean(sizes) for sizes in zip(*(row.effective_sample_sizes for row in rows), strict=True)],
+        }
+    for name, row in found.items():
+        for baseline, key in (("single", "over_single"), (best_of(strategies, strategies[name].num_images), "over_best_of")):
+            if baseline is not None and baseline in outcomes and baseline != name:
+                stream = generator(seed, "paired", name, baseline)
+                gain = gain_over(outcomes[baseline], outcomes[name], len(prompts), generator=stream, confidence=confidence)
+                row[key] = gain._asdict()
+    return found
+
+
+def best_of(strategies: Mapping[str, SearchConfig], num_images: int) -> str | None:
+    """The first strategy without events and with this number of final images, if that is more than one."""
+    names = [name for name, settings in strategies.items() if not settings.events and settings.num_images == num_images > 1]
+    return names[0] if names else None
 
 
 def by_category(scores: Float[Tensor, " prompts"], prompts: Sequence[BenchmarkPrompt], categories: Sequence[str]) -> dict[str, float]:
     """Mean score of each category."""
     return {category: float(scores[torch.tensor([prompt.category == category for prompt in prompts])].mean()) for category in categories}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _mean_where(scores: Tensor, chosen: list[bool]) -> float | None:
+    """None if no prompt is chosen."""
+    return float(scores[torch.tensor(chosen)].mean()) if any(chosen) else None
 
 
 def _ranks(values: Tensor) -> Tensor:

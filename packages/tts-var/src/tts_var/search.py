@@ -1,7 +1,7 @@
 """Test-time scaling of a next-scale model: the scale loop with its clustering and resampling events.
 
 A single sample, Best-of-N, importance sampling, clustering alone and resampling alone are settings of this loop
-(`tts_var.numerics.schedule.SearchConfig`), so that comparisons differ in nothing else.
+(`tts_var.numerics.schedule.SearchConfig`), so that comparisons differ in these settings only.
 
 Source: TTS-VAR (arXiv 2507.18537), algorithm 1.
 """
@@ -27,26 +27,26 @@ from tts_var.numerics.resampling import resample
 from tts_var.numerics.schedule import SearchConfig, Step, estimate_memory, plan
 from tts_var.scorers import Features, Reward
 
-# Decoding holds large activations: so many pixels at once, 4 pictures of 1024 x 1024 or 1024 of 64 x 64.
+# Pixels per decoder batch, which bounds the activations: 4 images of 1024 x 1024 or 1024 of 64 x 64.
 _DECODED_PIXELS = 2**22
-# Thumbnails of a report are kept in memory and written into a page: longest side in pixels.
+# Longest side in pixels of a report's thumbnails, which are held in memory until the page is written.
 _THUMBNAIL = 128
 
-# k-means starts from a fixed seed, as in the released code: clusters are a function of the pictures alone.
+# k-means starts from a fixed seed, as in the released code: clusters depend on the images only.
 _KMEANS_SEED = 0
 
 
 @dataclass(frozen=True)
 class EventRecord:
-    """What one event did to the particles of one prompt.
+    """Record of one event for the particles of one prompt.
 
     Attributes:
-        scale: after which scale.
+        scale: index of the scale after which the event ran.
         kind: `cluster` or `resample`.
-        kept: slots that live on, in order; new slot j continues old slot `kept[j]`.
-        rewards: of all particles before the event; empty for clustering.
+        kept: surviving slots, in order; new slot j continues old slot `kept[j]`.
+        rewards: rewards of all particles before the event; empty for clustering.
         weights: resampling weights; empty for clustering.
-        effective_sample_size: of the weights; None for clustering.
+        effective_sample_size: effective sample size of the weights; None for clustering.
     """
 
     scale: int
@@ -59,15 +59,15 @@ class EventRecord:
 
 @dataclass
 class SearchCost:
-    """What a search spent on one prompt.
+    """Compute and time of the search for one prompt.
 
     Attributes:
-        transformer_flops: operations of the transformer, all guidance branches.
-        decoder_flops: operations of decoding pictures.
-        scorer_flops: operations of reward and features.
-        num_decodes: pictures decoded.
+        transformer_flops: floating-point operations of the transformer, all guidance branches.
+        decoder_flops: floating-point operations of decoding images.
+        scorer_flops: floating-point operations of reward and features.
+        num_decodes: images decoded.
         num_tokens: tokens generated.
-        seconds: wall time, a batch's time divided by its prompts.
+        seconds: wall time of the batch divided by the number of its prompts.
     """
 
     transformer_flops: float = 0.0
@@ -79,23 +79,23 @@ class SearchCost:
 
     @property
     def flops(self) -> float:
-        """All operations."""
+        """Total floating-point operations."""
         return self.transformer_flops + self.decoder_flops + self.scorer_flops
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found for one prompt.
+    """Result of the search for one prompt.
 
     Attributes:
         prompt: the prompt.
-        chosen: index of the chosen picture among the final ones.
-        images: all final pictures in [0, 1], (num_images, 3, height, width).
-        rewards: their rewards; empty where the search has no reward.
-        lineages: slots of their ancestors.
-        events: what each event did.
-        cost: what it took.
-        thumbnails: with `trace`, the pictures of all live particles after each scale, before its events.
+        chosen: index of the chosen image among the final ones.
+        images: all final images in [0, 1], (num_images, 3, height, width).
+        rewards: rewards of the final images; empty if the search has no reward.
+        lineages: per final image the slot of its ancestor at every scale.
+        events: one record per event.
+        cost: compute and time of the search.
+        thumbnails: with `trace`, the images of all live particles after each scale, before its events.
     """
 
     prompt: str
@@ -109,23 +109,23 @@ class SearchResult:
 
     @property
     def image(self) -> Float[Tensor, "3 height width"]:
-        """The chosen picture in [0, 1]."""
+        """The chosen image in [0, 1]."""
         return self.images[self.chosen]
 
     @property
     def reward(self) -> float | None:
-        """Its reward; None where the search has no reward."""
+        """Reward of the chosen image; None if the search has no reward."""
         return self.rewards[self.chosen] if self.rewards else None
 
     @property
     def lineage(self) -> tuple[int, ...]:
-        """Slot of its ancestor at every scale."""
+        """Slot of the chosen image's ancestor at every scale."""
         return self.lineages[self.chosen]
 
 
 @dataclass
 class _State:
-    """A batch of prompts on its way through the scales."""
+    """State of the scale loop for a batch of prompts."""
 
     particles: Particles
     history: Tensor
@@ -135,22 +135,22 @@ class _State:
 
 
 class Search:
-    """Samples pictures for prompts under a batch schedule with clustering and resampling.
+    """Sampler of images for prompts under a batch schedule with clustering and resampling.
 
-    Results are a pure function of the prompt, the seed and the settings: they do not depend on which prompts are
-    run together or in which process. (Up to floating-point rounding: sums of another batch shape may differ in
-    the last digit, and a draw that lies exactly there may turn.)
+    Results are a pure function of the prompt, the seed and the settings: they do not depend on which prompts share a
+    batch or on the process. (Up to floating-point rounding: sums of another batch shape may differ in the last digit,
+    which can change a sample whose uniform number is that close to a class boundary.)
 
     Args:
         model: a next-scale model.
         config: schedule and events.
-        reward: needed where something is resampled or chosen.
-        features: needed where something is clustered.
-        max_particles: prompts are run in batches that hold at most so many particles; one prompt always runs whole.
-        memory_bytes: the caches of a batch must fit into this; None for no check.
+        reward: required for resampling and for the choice among several final images.
+        features: required for clustering.
+        max_particles: upper bound on the particles of a batch of prompts; a single prompt is never split.
+        memory_bytes: upper bound on the caches of a batch; None for no check.
 
     Raises:
-        UserError: if the schedule cannot be honoured, a judge is missing, or one prompt's caches do not fit.
+        UserError: if the schedule is invalid, a scorer is missing, or one prompt's caches exceed `memory_bytes`.
     """
 
     def __init__(
@@ -172,13 +172,13 @@ class Search:
             raise UserError(f"max_particles is {max_particles}: it must be 1 or more")
         kinds = {kind for step in self.steps for kind, _ in step.events}
         if reward is None and ("resample" in kinds or self.num_final > 1):
-            raise UserError("the search resamples or chooses among final pictures but has no reward: name one")
+            raise UserError("the search resamples or chooses among final images but has no reward: set reward")
         if features is None and "cluster" in kinds:
-            raise UserError("the search clusters but has no features: name some")
+            raise UserError("the search clusters but has no features: set features")
         needed = estimate_memory(self.steps, [model.cache_bytes(scale) for scale in range(len(model.scales))])
         if memory_bytes is not None and needed > memory_bytes:
             raise UserError(
-                f"the search needs {needed / 2**20:.0f} MiB for the caches of one prompt but may use {memory_bytes / 2**20:.0f} MiB: "
+                f"the caches of one prompt need {needed / 2**20:.0f} MiB but the limit is {memory_bytes / 2**20:.0f} MiB: "
                 "lower search.num_images or the batch schedule, or raise memory_gib"
             )
         at_once = max_particles // max(step.particles for step in self.steps)
@@ -188,7 +188,7 @@ class Search:
 
     @property
     def num_final(self) -> int:
-        """Final pictures per prompt."""
+        """Number of final images per prompt."""
         last = self.steps[-1]
         return last.events[-1][1] if last.events else last.particles
 
@@ -198,20 +198,20 @@ class Search:
         """One result per prompt.
 
         Args:
-            prompts: texts (class numbers for VAR), one or several.
-            seed: seed of all prompts; equal prompts then give equal pictures.
+            prompts: one or several texts (class numbers for VAR).
+            seed: seed of all prompts; equal prompts give equal images.
             seeds: one seed per prompt instead.
-            trace: also keep small pictures of every live particle after each scale, for a report; not counted as cost.
+            trace: also keep thumbnails of all live particles after each scale, for a report; not counted as cost.
 
         Raises:
-            UserError: if the seeds are not as many as the prompts, or the model or a judge turns non-finite.
+            UserError: if the numbers of seeds and prompts differ, or an output of the model or a scorer is not finite.
         """
         return list(self.stream(prompts, seed=seed, seeds=seeds, trace=trace))
 
     def stream(
         self, prompts: str | int | Sequence[str | int], *, seed: int = 0, seeds: Sequence[int] | None = None, trace: bool = False
     ) -> Iterator[SearchResult]:
-        """The results of `run`, each batch as soon as it is done."""
+        """The results of `run`, yielded batch by batch."""
         texts = [prompts] if isinstance(prompts, str | int) else list(prompts)
         chosen = [seed] * len(texts) if seeds is None else list(seeds)
         if len(chosen) != len(texts):
@@ -227,7 +227,7 @@ class Search:
                 yield replace(result, cost=replace(result.cost, seconds=result.cost.seconds + encoding))
 
     def replay(self, prompt: str | int, lineage: Sequence[int], *, seed: int = 0) -> Float[Tensor, "3 height width"]:
-        """The picture that the ancestors in `lineage` lead to, drawn as a single particle without any event."""
+        """The image of a lineage, sampled again as a single particle without events."""
         condition = self.model.encode([prompt])
         streams = LineageStreams([derive_seed(seed, "prompt", str(prompt))], [lineage])
         particles = self.model.start(condition, 1)
@@ -248,10 +248,10 @@ class Search:
         """The loop for one batch of encoded prompts.
 
         Args:
-            condition: what `model.encode` made of the prompts.
+            condition: output of `model.encode` for the prompts.
             prompts: the prompts, for the reward.
-            streams: randomness of the pictures.
-            resampling: from prompt, scale and event number to the generator that a resampling draws from.
+            streams: random streams of the particles.
+            resampling: maps prompt index, scale and event number to the generator of that resampling.
             trace: see `run`.
         """
         started = time.perf_counter()
@@ -266,7 +266,7 @@ class Search:
                 state.thumbnails.append(_shrink(self._decode(state.particles.latent), _THUMBNAIL).cpu())
                 started += time.perf_counter() - paused
             self._events(state, scale, step, prompts, resampling)
-        return self._conclude(state, prompts, started)
+        return self._results(state, prompts, started)
 
     def _events(
         self, state: _State, scale: int, step: Step, prompts: Sequence[str | int], resampling: Callable[[int, int, int], torch.Generator]
@@ -276,16 +276,18 @@ class Search:
                 indices = self._cluster(state, scale, keep)
             else:
                 indices = self._resample(state, scale, keep, prompts, [resampling(prompt, scale, number) for prompt in range(len(prompts))])
+            # indices (prompts, kept) are slots within a prompt; rows (prompts * kept,) index the prompt-major batch.
             rows = flat_rows(indices, state.particles.per_prompt)
             state.particles = state.particles.select(indices)
             state.history = state.history[rows]
 
     def _cluster(self, state: _State, scale: int, keep: int) -> Tensor:
         assert self.features is not None
-        images = self._look(state, self.features.image_size, self.features.flops_per_image)
+        images = self._decode_for_scorer(state, self.features.image_size, self.features.flops_per_image)
         features = self.features(images).float().cpu()
         if not torch.isfinite(features).all():
-            raise UserError("the features of a picture are not finite: the feature model does not fit these pictures")
+            raise UserError("the features of an image are not finite: use a features model trained for this kind of image")
+        # features (prompts * particles, tokens, channels); each prompt clusters its own (particles, tokens, channels).
         kept = []
         for prompt, patches in enumerate(features.unflatten(0, (state.particles.num_prompts, -1))):
             chosen = representatives(project(patches, self.config.projection), keep, seed=_KMEANS_SEED)
@@ -294,6 +296,8 @@ class Search:
         return torch.stack(kept)
 
     def _resample(self, state: _State, scale: int, keep: int, prompts: Sequence[str | int], streams: Sequence[torch.Generator]) -> Tensor:
+        # history (prompts * particles, events) follows the lineage: `_events` selects its rows together with the particles,
+        # so one new column of rewards (prompts, particles) extends every particle's own past.
         rewards = self._rewards(state, prompts)
         state.history = torch.cat((state.history, rewards.flatten()[:, None]), dim=1)
         potentials = potential(state.history.unflatten(0, rewards.shape), self.config.potential)
@@ -317,21 +321,21 @@ class Search:
     def _rewards(self, state: _State, prompts: Sequence[str | int], images: Tensor | None = None) -> Float[Tensor, "prompts particles"]:
         assert self.reward is not None
         if images is None:
-            images = self._look(state, self.reward.image_size, self.reward.flops_per_image)
+            images = self._decode_for_scorer(state, self.reward.image_size, self.reward.flops_per_image)
         else:
             state.cost.scorer_flops += state.particles.per_prompt * self.reward.flops_per_image
-        return self._judge(images, prompts)
+        return self._score(images, prompts)
 
-    def _judge(self, images: Tensor, prompts: Sequence[str | int]) -> Float[Tensor, "prompts particles"]:
+    def _score(self, images: Tensor, prompts: Sequence[str | int]) -> Float[Tensor, "prompts particles"]:
         assert self.reward is not None
         texts = [str(prompt) for prompt in prompts for _ in range(len(images) // len(prompts))]
         rewards = self.reward(images, texts).float().cpu()
         if not torch.isfinite(rewards).all():
-            raise UserError("the reward of a picture is not finite: the reward model does not fit these pictures")
+            raise UserError("the reward of an image is not finite: use a reward model trained for this kind of image")
         return rewards.unflatten(0, (len(prompts), -1))
 
-    def _look(self, state: _State, image_size: int | None, flops_per_image: float) -> Tensor:
-        """The live particles' pictures, as large as a judge looks."""
+    def _decode_for_scorer(self, state: _State, image_size: int | None, flops_per_image: float) -> Tensor:
+        """Images of the live particles at the scorer's input size; adds decoding and scoring to the cost."""
         count = state.particles.per_prompt
         state.cost.num_decodes += count
         state.cost.decoder_flops += count * self.model.decode_flops(max_size=image_size)
@@ -343,15 +347,16 @@ class Search:
         rows = max(1, _DECODED_PIXELS // (height * width))
         return torch.cat([self.model.decode(part, max_size=max_size) for part in latent.split(rows)])
 
-    def _conclude(self, state: _State, prompts: Sequence[str | int], started: float) -> list[SearchResult]:
+    def _results(self, state: _State, prompts: Sequence[str | int], started: float) -> list[SearchResult]:
         count = state.particles.per_prompt
         images = self._decode(state.particles.latent)
         state.cost.num_decodes += count
         state.cost.decoder_flops += count * self.model.decode_flops()
         rewards = self._rewards(state, prompts, images) if count > 1 else None
         seconds = (_clock(state.particles) - started) / len(prompts)
-        if rewards is None and self.reward is not None:  # for the record alone: nothing has to be chosen, and it costs the search nothing
-            rewards = self._judge(images, prompts)
+        if rewards is None and self.reward is not None:  # reported only: no choice depends on it, so it is not counted as cost
+            rewards = self._score(images, prompts)
+        # Prompt-major rows to (prompts, particles, ...): images, lineages and thumbnails alike.
         images = images.cpu().unflatten(0, (len(prompts), -1))
         lineages = state.particles.lineage.unflatten(0, (len(prompts), -1))
         results = []
@@ -365,14 +370,14 @@ class Search:
                     lineages=tuple(tuple(row) for row in lineages[index].tolist()),
                     events=tuple(state.events[index]),
                     cost=replace(state.cost, seconds=seconds),
-                    thumbnails=tuple(pictures.unflatten(0, (len(prompts), -1))[index] for pictures in state.thumbnails),
+                    thumbnails=tuple(stage.unflatten(0, (len(prompts), -1))[index] for stage in state.thumbnails),
                 )
             )
         return results
 
 
 def _clock(particles: Particles) -> float:
-    """Seconds on the clock when all that was asked of the device is done."""
+    """Seconds of the performance counter after all queued device work has finished."""
     if particles.latent.is_cuda:
         torch.cuda.synchronize(particles.latent.device)
     return time.perf_counter()

@@ -1,4 +1,4 @@
-"""For tests, ours and yours: random models of a few thousand parameters, and a reward without a model."""
+"""Test fixtures: random models of a few thousand parameters, and a reward without a model."""
 
 from collections.abc import Sequence
 
@@ -16,11 +16,11 @@ from tts_var.numerics.scales import square_scales
 
 
 class CharacterEncoder(nn.Module):
-    """Random features of a prompt's characters; any text can be read.
+    """Text encoder with random features per character, for any text.
 
     Args:
         width: feature width.
-        num_tokens: characters that are read; shorter prompts are padded, longer ones cut.
+        num_tokens: characters per prompt; shorter prompts are padded, longer ones truncated.
     """
 
     def __init__(self, width: int = 128, *, num_tokens: int = 16) -> None:
@@ -29,10 +29,10 @@ class CharacterEncoder(nn.Module):
         self.characters = nn.Embedding(256, width)
 
     def check(self, prompts: Sequence[str]) -> None:
-        """Refuses an empty prompt."""
+        """Raises `UserError` for an empty prompt."""
         for prompt in prompts:
             if not str(prompt):
-                raise UserError("a prompt is empty: write what the picture shall show")
+                raise UserError("a prompt is empty: describe the image")
 
     def tokenize(self, prompts: Sequence[str]) -> Int[Tensor, "batch tokens"]:
         """Code points, 0 on padding."""
@@ -51,7 +51,7 @@ class CharacterEncoder(nn.Module):
 
 
 class RedReward:
-    """How red a picture is."""
+    """How red an image is."""
 
     image_size: int | None = None
     flops_per_image = 0.0
@@ -63,7 +63,7 @@ class RedReward:
 
 
 def tiny_generator(seed: int = 0) -> InfinityGenerator:
-    """A random Infinity model of four scales (1, 2, 3, 4) that draws pictures of 8 x 8 pixels."""
+    """A random Infinity model of four scales (1, 2, 3, 4) that samples images of 8 x 8 pixels."""
     stream = torch.Generator().manual_seed(seed)
     transformer = InfinityTransformer(InfinityConfig(2, 32, 2, 8, text_width=128, unconditional_tokens=16), square_scales((1, 2, 3, 4)))
     transformer.reset_parameters(stream)
@@ -72,14 +72,14 @@ def tiny_generator(seed: int = 0) -> InfinityGenerator:
     with torch.no_grad():
         for parameter in (*tokenizer.parameters(), *encoder.parameters()):
             parameter.normal_(std=0.3, generator=stream)
-        # The initial gates are nearly closed: opened, so that every path matters.
+        # The initial gates are close to 0: noise opens them, so that every path affects the output.
         for parameter in transformer.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=stream))
     return InfinityGenerator(transformer.eval(), tokenizer.eval(), encoder.eval(), InfinitySampling(guidance=2.0))
 
 
 def tiny_var(seed: int = 0) -> VARGenerator:
-    """A random VAR model of three classes and four scales (1, 2, 3, 4) that draws pictures of 8 x 8 pixels."""
+    """A random VAR model of three classes and four scales (1, 2, 3, 4) that samples images of 8 x 8 pixels."""
     stream = torch.Generator().manual_seed(seed)
     transformer = VARTransformer(
         VARConfig(depth=2, width=32, num_heads=2, num_codes=16, code_width=8, num_classes=3), square_scales((1, 2, 3, 4))

@@ -1,4 +1,4 @@
-"""The file of metrics: one object a step, exact when a run goes on."""
+"""metrics.jsonl: one object per step, identical bytes after a resume."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from pathlib import Path
 from triptych.telemetry.tracking.jsonl import JsonlTracker, read_rows
 
 
-def test_each_step_is_one_object_and_times_stand_apart(tmp_path: Path) -> None:
+def test_each_step_is_one_object_and_timings_are_separate(tmp_path: Path) -> None:
     tracker = JsonlTracker(tmp_path)
     tracker.log({"loss": 1.5, "timing/seconds": 0.1, "length/correct": math.nan}, step=1)
     tracker.log({"loss": 0.1 + 0.2}, step=2)
@@ -17,7 +17,7 @@ def test_each_step_is_one_object_and_times_stand_apart(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "timings.jsonl") == [{"step": 1, "timing/seconds": 0.1}]
 
 
-def test_a_resumed_file_goes_on_after_the_checkpoint_to_the_byte(tmp_path: Path) -> None:
+def test_a_resumed_file_equals_an_uninterrupted_one_to_the_byte(tmp_path: Path) -> None:
     def write(folder: Path, steps: range, resume_step: int | None) -> None:
         tracker = JsonlTracker(folder, resume_step=resume_step)
         for step in steps:
@@ -29,7 +29,7 @@ def test_a_resumed_file_goes_on_after_the_checkpoint_to_the_byte(tmp_path: Path)
     write(tmp_path / "whole", range(9), None)
     write(tmp_path / "killed", range(7), None)
     with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 7, "lo')  # the kill came in the middle of a line
+        file.write('{"step": 7, "lo')  # truncated by the kill
     write(tmp_path / "killed", range(5, 9), 4)
     assert (tmp_path / "killed" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
 

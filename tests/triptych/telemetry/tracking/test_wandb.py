@@ -1,4 +1,4 @@
-"""W&B: offline, without an account, whole after a restart."""
+"""W&B tracker: offline without an account, complete after a resume."""
 
 import json
 import time
@@ -26,15 +26,15 @@ def test_wandb_works_offline_without_an_account(tmp_path: Path, monkeypatch: pyt
 
 
 def leveldb_log(data: bytes, offset: int) -> Iterator[bytes]:
-    """The records of LevelDB's log format, in which W&B writes: blocks of 32 KiB, chunks of (checksum, length, kind, bytes)."""
-    place, whole = 0, b""
-    while place < len(data):
-        if (left := 32768 - (place + offset) % 32768) < 7:
-            place += left
+    """The records of LevelDB's log format, which W&B uses: blocks of 32 KiB, chunks of (checksum, length, kind, bytes)."""
+    position, whole = 0, b""
+    while position < len(data):
+        if (left := 32768 - (position + offset) % 32768) < 7:
+            position += left
             continue
-        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
-        whole += data[place + 7 : place + 7 + length]
-        place += 7 + length
+        length, kind = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
+        whole += data[position + 7 : position + 7 + length]
+        position += 7 + length
         if kind in (1, 4):  # the only or the last chunk of a record
             yield whole
             whole = b""
@@ -56,12 +56,12 @@ def test_the_newest_offline_folder_of_a_resumed_run_holds_all_of_it(tmp_path: Pa
         tracker.close()
 
     begin(None, range(1, 5))
-    time.sleep(1.1)  # W&B names its folders by the second
+    time.sleep(1.1)  # folder names of W&B have a resolution of one second
     begin(2, range(3, 6))
     records: list[Any] = []
     deadline = time.monotonic() + 60
-    while not (records and records[-1].HasField("exit")):  # W&B's own process writes on after `finish`
-        assert time.monotonic() < deadline, "W&B does not end its file"
+    while not (records and records[-1].HasField("exit")):  # W&B's own process still writes after `finish`
+        assert time.monotonic() < deadline, "W&B has not completed its file"
         time.sleep(0.05)
         [newest] = (tmp_path / "wandb" / "latest-run").glob("run-abc.wandb")
         records = [Record.FromString(data) for data in leveldb_log(newest.read_bytes()[7:], offset=7)]

@@ -1,7 +1,6 @@
 """`python -m captain_cinema.commands.evaluate`: a benchmark of memories with one set of weights."""
 
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -10,10 +9,11 @@ from hydra.utils import instantiate
 from omegaconf import MISSING
 
 from captain_cinema.conditioning import MemoryPolicy
-from captain_cinema.evaluation import MemoryBenchmark, OutcomeStore
+from captain_cinema.evaluation import MemoryBenchmark
 from captain_cinema.sampling import KeyframeSampler, SamplingConfig
 from triptych.commands.entry_point import entry_point
 from triptych.errors import UserError
+from triptych.evaluation.runner import EvaluationRunner
 from triptych.run.config import RunConfig
 from triptych.run.session import Run
 from triptych.telemetry.logging import get_logger
@@ -68,24 +68,26 @@ def main(config: EvaluateConfig) -> None:
         benchmark: MemoryBenchmark = instantiate(config.evaluation)
         model = instantiate(config.model, device=run.device)
         video = instantiate(config.video, device=run.device)
-        store = OutcomeStore(run.world)
-        run.begin({"outcomes": store})
-        for step, name in enumerate(chosen, start=1):
-            if name in store.outcomes:
-                continue
-            started = time.perf_counter()
+
+        def evaluate(name: str) -> dict[str, Any]:
             sampler = KeyframeSampler(model, config.memories[name], config.sampling, image_size=benchmark.image_size)
-            store.outcomes[name] = benchmark.evaluate(sampler, seed=config.seed, world=run.world)
-            found = benchmark.metrics(store.outcomes[name], seed=config.seed)
+            return benchmark.evaluate(sampler, seed=config.seed, world=run.world)
+
+        runner = EvaluationRunner(run.world)
+        run.begin({"outcomes": runner})
+        for step, name, outcomes, seconds in runner.evaluate(chosen, evaluate):
+            if seconds is None:
+                continue
+            found = benchmark.metrics(outcomes, seed=config.seed)
             text = "  ".join(f"{key} {value:.4g}" for key, value in found.items())
-            _logger.info("%-18s %s  (%.0f s)", name, text, time.perf_counter() - started)
+            _logger.info("%-18s %s  (%.0f s)", name, text, seconds)
             run.log({f"{key}/{name}": value for key, value in found.items()}, step=step)
-            run.checkpoint(step, {"outcomes": store})
+            run.checkpoint(step, {"outcomes": runner})
         if run.world.is_main:
             actions = benchmark.evaluate_video(video, seed=config.seed)
             if actions:
                 _logger.info("actions            %s", ", ".join(f"{key} {value:.2f}" for key, value in actions.items()))
-            conclusion = benchmark.conclude(store.outcomes, actions, seed=config.seed, name=config.name)
+            conclusion = benchmark.conclude(runner.outcomes, actions, seed=config.seed, name=config.name)
             run.write_text("outcomes.jsonl", "".join(json.dumps(row) + "\n" for row in conclusion.rows))
             _logger.info("report             %s", run.finish(conclusion.summary, report=conclusion.report))
         run.world.barrier()

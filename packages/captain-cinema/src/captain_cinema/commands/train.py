@@ -1,8 +1,8 @@
 """`python -m captain_cinema.commands.train`: the models of tiny cinema, how well memory works, and a first film."""
 
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,9 +12,8 @@ from omegaconf import MISSING
 
 from captain_cinema.commands.generate import FilmRun, generate
 from captain_cinema.conditioning import MemoryPolicy
-from captain_cinema.evaluation import Probe, ProbeResult
-from captain_cinema.models.folder import STAGE_OF, model_folder
-from captain_cinema.models.mmdit import SmallMMDiT
+from captain_cinema.evaluation import Probe
+from captain_cinema.models.folder import PARTS
 from captain_cinema.movie.film import FilmConfig, read_script
 from captain_cinema.numerics.curriculum import Stage as CurriculumStage
 from captain_cinema.numerics.curriculum import stage_at
@@ -24,20 +23,17 @@ from captain_cinema.training.video_stage import VideoLossConfig, VideoStage
 from captain_cinema.video.diffusion import ClipConditioning
 from triptych.checkpoint.model_folder import ModelFolder
 from triptych.commands.entry_point import entry_point
-from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.optim import OptimizerConfig, learning_rate_at
-from triptych.report.render import Chart, ReportConfig
+from triptych.report import Chart
 from triptych.run.config import RunConfig
 from triptych.run.session import Run
-from triptych.seeding import derive_seed
-from triptych.telemetry.logging import get_logger
-from triptych.telemetry.tracking.jsonl import read_rows
-from triptych.training.loop import LoopConfig, Stage, TrainerConfig, fit
+from triptych.training.loop import LoopConfig, TrainerConfig
+from triptych.training.stages import StageFindings, StagePlan, model_sizes, train_stage, training_processes
 
-_logger = get_logger("train")
-
-STAGES = tuple(STAGE_OF)
+STAGES = PARTS.stages
+COLUMNS = ("loss", "error", "timing/examples_per_second")
+CHARTS = (Chart("Loss", {"loss": "loss", "error": "squared error"}),)
 
 
 @dataclass
@@ -61,6 +57,11 @@ class KeyframeSettings:
     def __post_init__(self) -> None:
         if not self.curriculum:
             raise UserError("keyframes.curriculum has no stage: give at least one")
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of all stages of the curriculum."""
+        return sum(part.num_steps for part in self.curriculum)
 
 
 @dataclass
@@ -174,19 +175,6 @@ class _StageRun(RunConfig):
     settings: Any = None
 
 
-@dataclass
-class _Plan:
-    """A stage ready to be trained."""
-
-    stage: Stage
-    model: SmallMMDiT
-    trainer: TrainerConfig
-    optimizer: OptimizerConfig
-    learning_rate: Callable[[int], float] | None
-    finish: Callable[[SmallMMDiT], ProbeResult]
-    charts: list[Chart]
-
-
 def check_parts(config: TrainConfig) -> None:
     """Refuses a probe, a script or sizes that make no sense, before the first stage and not after it.
 
@@ -207,32 +195,48 @@ def check_parts(config: TrainConfig) -> None:
 
 @entry_point("cinema", "train", TrainConfig, check=check_parts)
 def main(config: TrainConfig) -> None:
-    """Trains the stages asked for, probes the memory, and makes a film; finished stages are left alone."""
+    """Trains the requested stages, probes the memory and makes a film; finished stages are skipped."""
     builders = {"keyframes": _keyframes, "video": _video}
-    # FSDP warns of outputs that are views, for whoever writes into them; nothing writes into these models' outputs.
-    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
-    # One group of processes for all runs: a second one on the same store would meet the addresses of the first.
-    with World.join(config.device, timeout_seconds=config.timeout_seconds):
+    tracker = None if config.tracker is None else instantiate(config.tracker)
+    with training_processes(config):
         for name in config.stages:
-            _train(config, name, builders[name])
+            with Run.open(_stage_run(config, name), tracker=tracker) as run:
+                train_stage(
+                    run,
+                    name,
+                    partial(builders[name], config),
+                    _folder(config),
+                    lambda world, norm: instantiate(config.strategy, world, max_grad_norm=norm),
+                    made=PARTS.made_by(name),
+                    max_steps=config.keyframes.num_steps if name == "keyframes" else config.video.trainer.max_steps,
+                )
         _film(config)
 
 
+def _stage_run(config: TrainConfig, name: str) -> _StageRun:
+    settings = asdict(getattr(config, name))
+    if name == "video":
+        return config.nested(_StageRun, name, settings=settings)
+    memories = {key: asdict(policy) for key, policy in config.memories.items()}
+    sampling = asdict(config.sampling)
+    return config.nested(_StageRun, name, data=config.data, memories=memories, sampling=sampling, probe=config.probe, settings=settings)
+
+
 def _film(config: TrainConfig) -> None:
-    """The film at the end, where there is a keyframe model."""
+    """The film at the end, if a keyframe model is there."""
     folder = _folder(config)
-    if config.film.storyline is None or not (folder.path / "keyframes.safetensors").is_file():
+    if config.film.storyline is None or not folder.has("keyframes"):
         return
     video = config.film.camera
-    if (folder.path / "video.safetensors").is_file():
+    if folder.has("video"):
         video = _trained(config.film.video, config)
         if "conditioning" in video:
             video["conditioning"] = video["conditioning"] | asdict(config.video.conditioning)
-    film = FilmRun(
-        **{key: getattr(config, key) for key in (item.name for item in fields(RunConfig)) if key not in ("name", "overwrite")},
-        name=f"{config.name}/film",
+    film = config.nested(
+        FilmRun,
+        "film",
         overwrite=True,
-        **{key: getattr(config.film, key) for key in (item.name for item in fields(FilmConfig))},
+        **{item.name: getattr(config.film, item.name) for item in fields(FilmConfig)},
         planner=config.film.planner,
         memory=config.memories["golden"],
         sampling=config.sampling,
@@ -243,100 +247,62 @@ def _film(config: TrainConfig) -> None:
     generate(film)
 
 
-def _train(config: TrainConfig, name: str, build: Callable[[TrainConfig], _Plan]) -> None:
-    keyframes = name == "keyframes"
-    stage_run = _StageRun(
-        **{key: getattr(config, key) for key in (item.name for item in fields(RunConfig)) if key != "name"},
-        name=f"{config.name}/{name}",
-        data=config.data if keyframes else None,
-        memories={key: asdict(policy) for key, policy in config.memories.items()} if keyframes else None,
-        sampling=asdict(config.sampling) if keyframes else None,
-        probe=config.probe if keyframes else None,
-        settings=asdict(getattr(config, name)),
-    )
-    tracker = None if config.tracker is None else instantiate(config.tracker)
-    with Run.open(stage_run, tracker=tracker) as run:
-        _logger.info("stage %s", name)
-        # Layers that initialise themselves draw from torch's own stream.
-        torch.manual_seed(derive_seed(config.seed, name))
-        plan = build(config)
-        steps = plan.trainer.max_steps
-        if run.is_finished(steps) and (_folder(config).path / f"{name}.safetensors").is_file():
-            _logger.info("finished           %s", run.directory)
-            return
-        strategy = instantiate(config.strategy, run.world, max_grad_norm=plan.optimizer.max_grad_norm)
-        columns = ("loss", "error", "timing/examples_per_second")
-        sizes = {key: value for key, value in getattr(config, name).model.items() if not key.startswith("_")}
-        seconds = fit(
-            run,
-            plan.stage,
-            strategy,
-            plan.trainer,
-            plan.optimizer,
-            columns=columns,
-            learning_rate=plan.learning_rate,
-            parts={name: (plan.model, sizes)},
-        )
-        if run.world.is_main:
-            _folder(config).save(name, plan.model, sizes)
-            last = read_rows(run.directory / "metrics.jsonl")[-1]
-            summary = {"stage": name, "seed": config.seed, "steps": steps, "seconds": seconds, "world_size": run.world.size}
-            summary |= {key: value for key, value in last.items() if key != "step"}
-            found = plan.finish(plan.model.eval())
-            headline = {key: f"{value:.2f}" for key, value in found.headline.items()}
-            page = ReportConfig(title=f"{config.name}: {name}", headline=headline, charts=plan.charts)
-            report = run.finish(summary | found.summary, report=page)
-            _logger.info("report             %s", report)
-        run.world.barrier()
-
-
-def _keyframes(config: TrainConfig) -> _Plan:
+def _keyframes(config: TrainConfig) -> StagePlan:
     settings = config.keyframes
     model = instantiate(settings.model)
-    stage = KeyframeStage(model, instantiate(config.data), config.memories, settings.curriculum, settings.loss, seed=config.seed)
-    loop = TrainerConfig(
-        max_steps=sum(part.num_steps for part in settings.curriculum),
-        batch_size=settings.trainer.batch_size,
-        log_every=settings.trainer.log_every,
-    )
 
     def learning_rate(step: int) -> float:
-        # One decay over all stages; a boundary changes what is learned, so the rate warms up anew.
+        # One decay over all stages of the curriculum; each has another task, so the rate warms up again.
         index, within = stage_at(step, settings.curriculum)
         warm = min(1.0, (within + 1) / max(1, settings.optimizer.warmup_steps)) if index else 1.0
-        return warm * settings.curriculum[index].learning_rate_scale * learning_rate_at(step, loop.max_steps, settings.optimizer)
+        return warm * settings.curriculum[index].learning_rate_scale * learning_rate_at(step, settings.num_steps, settings.optimizer)
 
-    def finish(trained: SmallMMDiT) -> ProbeResult:
+    def finish() -> StageFindings:
         probe: Probe = instantiate(config.probe)
-        return probe(trained, config.memories, config.sampling)
+        found = probe(model, config.memories, config.sampling)
+        return StageFindings(found.summary, {key: f"{value:.2f}" for key, value in found.headline.items()})
 
-    return _Plan(stage, model, loop, settings.optimizer, learning_rate, finish, [Chart("Loss", {"loss": "loss", "error": "squared error"})])
+    return StagePlan(
+        KeyframeStage(model, instantiate(config.data), config.memories, settings.curriculum, settings.loss, seed=config.seed),
+        {"keyframes": (model, model_sizes(settings.model))},
+        TrainerConfig(settings.trainer.batch_size, settings.trainer.log_every, settings.num_steps),
+        settings.optimizer,
+        columns=COLUMNS,
+        charts=CHARTS,
+        learning_rate=learning_rate,
+        finish=finish,
+    )
 
 
-def _video(config: TrainConfig) -> _Plan:
+def _video(config: TrainConfig) -> StagePlan:
     settings = config.video
     model = instantiate(settings.model)
     if settings.from_keyframes:
         folder = _folder(config)
-        if not (folder.path / "keyframes.safetensors").is_file():
+        if not folder.has("keyframes"):
             raise UserError(
                 f"{folder.path} holds no keyframe model for the video model to start from: "
                 "give stages=[keyframes,video], or video.from_keyframes=false"
             )
         model.start_from(instantiate(_trained(config.film.model, config)))
-    stage = VideoStage(model, instantiate(settings.data), settings.conditioning, settings.loss, seed=config.seed)
-    charts = [Chart("Loss", {"loss": "loss", "error": "squared error"})]
-    return _Plan(stage, model, settings.trainer, settings.optimizer, None, lambda trained: ProbeResult({}, {}), charts)
+    return StagePlan(
+        VideoStage(model, instantiate(settings.data), settings.conditioning, settings.loss, seed=config.seed),
+        {"video": (model, model_sizes(settings.model))},
+        settings.trainer,
+        settings.optimizer,
+        columns=COLUMNS,
+        charts=CHARTS,
+    )
 
 
 def _trained(node: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """The node of a model, reading what this training wrote; one that reads no folder (`camera`) stays as it is."""
+    """The node of a model with the path of the trained one; a node without a path (`camera`) is returned unchanged."""
     return node | {"path": str(_folder(config).path)} if "path" in node else dict(node)
 
 
 def _folder(config: TrainConfig) -> ModelFolder:
     """The model folder that all stages write into."""
-    return model_folder(Path(config.output_root) / config.name / "model")
+    return PARTS.folder(Path(config.output_root) / config.name / "model")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What models train on: contracts of stories with keyframes and of shots in motion; and storyboards."""
+"""Contracts of training data: stories with keyframes, and shots with clips. Storyboards are in `storyboard`."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -10,11 +10,11 @@ from captain_cinema.data.storyboard import Storyboard
 
 
 class KeyframeExample(Protocol):
-    """A past, and alternative shots that may come next."""
+    """The past of a story and alternative next shots."""
 
     @property
     def storyboard(self) -> Storyboard:
-        """Captions and tags of the past, oldest first, then those of the alternatives; descriptions of all who appear."""
+        """Shots of the past, oldest first, then the alternatives, with descriptions of all characters and places."""
         ...
 
     @property
@@ -24,7 +24,7 @@ class KeyframeExample(Protocol):
 
     @property
     def next_frames(self) -> Float[Tensor, "alternatives 3 height width"]:
-        """Keyframes of the alternatives; they show the same characters and places, so that they ask the past for the same."""
+        """Keyframes of the alternatives, all with the same characters and place, so that one memory serves them all."""
         ...
 
 
@@ -45,7 +45,7 @@ class KeyframeData(Protocol):
 
 
 class ClipExample(Protocol):
-    """A shot in motion, and the keyframes of the shots around it."""
+    """A clip of one shot, and the keyframes of all shots of its story."""
 
     @property
     def storyboard(self) -> Storyboard:
@@ -54,12 +54,12 @@ class ClipExample(Protocol):
 
     @property
     def index(self) -> int:
-        """Which shot moves."""
+        """Index of the shot that the clip shows."""
         ...
 
     @property
     def keyframes(self) -> Float[Tensor, "shots 3 height width"]:
-        """Of all shots, in [-1, 1]."""
+        """Keyframes of all shots, in [-1, 1]."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""Storyboards: what a film shows, shot by shot, in a JSON file that a person can edit before anything is drawn."""
+"""Storyboards: the shots, characters and places of a film, stored as a JSON file that the user can edit before sampling."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -19,11 +19,11 @@ class Shot:
     """One shot.
 
     Attributes:
-        caption: what is seen, in the words of the keyframe model; names characters without describing them.
-        characters: who is in it, names of the storyboard.
-        place: where it is, a place of the storyboard; None for nowhere in particular.
-        seconds: how long it lasts.
-        seed: of its noise; None derives one from the storyboard's.
+        caption: content of the frame, in the vocabulary of the keyframe model; names characters without describing them.
+        characters: names of the characters in the shot, keys of `Storyboard.characters`.
+        place: location, a key of `Storyboard.places`; None for an unspecified one.
+        seconds: duration.
+        seed: seed of its noise; None derives one from the storyboard's seed.
     """
 
     caption: str
@@ -34,7 +34,7 @@ class Shot:
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """What another shot may share with this one: its characters, then its place."""
+        """Keys for retrieval: the characters, then the place."""
         return (*self.characters, *(() if self.place is None else (self.place,)))
 
 
@@ -44,14 +44,14 @@ class Storyboard:
 
     Attributes:
         title: of the film.
-        characters: name to description, which joins the caption where the character first appears; may be empty.
-        places: likewise.
+        characters: descriptions by name, appended to the caption of the first shot of the character; may be empty.
+        places: descriptions by place, appended likewise.
         shots: in order.
-        seed: that the seeds of shots derive from.
+        seed: the seeds of shots derive from it.
 
     Raises:
-        UserError: if there is no shot, a shot has no caption, names somebody or some place that the storyboard does
-            not have, or its length is not positive.
+        UserError: if there is no shot, a shot has no caption, a character or place that is missing from the tables, or a
+            duration out of range.
     """
 
     title: str = "untitled"
@@ -65,32 +65,32 @@ class Storyboard:
             raise UserError("the storyboard has no shot: give at least one")
         for number, shot in enumerate(self.shots, start=1):
             if not shot.caption.strip():
-                raise UserError(f"shot {number} has no caption: say what it shows")
+                raise UserError(f"shot {number} has no caption: add a caption that describes the frame")
             if not 0 < shot.seconds <= MAX_SECONDS:
-                raise UserError(f"shot {number} lasts {shot.seconds} seconds: the duration must be above 0 and at most {MAX_SECONDS:g}")
-            strangers = [name for name in shot.characters if name not in self.characters]
-            if strangers:
+                raise UserError(f"shot {number} has a duration of {shot.seconds} seconds: it must be above 0 and at most {MAX_SECONDS:g}")
+            unknown = [name for name in shot.characters if name not in self.characters]
+            if unknown:
                 raise UserError(
-                    f"shot {number} has the character '{strangers[0]}', whom the storyboard does not know: "
-                    f"add '{strangers[0]}' to its characters ({', '.join(self.characters) or 'none'})"
+                    f"shot {number} has the character '{unknown[0]}', which is not in the storyboard's characters: "
+                    f"add '{unknown[0]}' to them ({', '.join(self.characters) or 'none'})"
                 )
             if shot.place is not None and shot.place not in self.places:
                 raise UserError(
-                    f"shot {number} is at the place '{shot.place}', which the storyboard does not know: "
-                    f"add '{shot.place}' to its places ({', '.join(self.places) or 'none'})"
+                    f"shot {number} is at the place '{shot.place}', which is not in the storyboard's places: "
+                    f"add '{shot.place}' to them ({', '.join(self.places) or 'none'})"
                 )
 
     def captions(self) -> list[str]:
-        """Captions of all shots, with the description of everybody and every place where they first appear."""
-        known: set[str] = set()
+        """Captions of all shots; the description of a character or place is appended at its first appearance."""
+        introduced: set[str] = set()
         found = []
         for shot in self.shots:
-            found.append(self.described(shot, known=known))
-            known.update(shot.tags)
+            found.append(self.described(shot, known=introduced))
+            introduced.update(shot.tags)
         return found
 
     def described(self, shot: Shot, *, known: Collection[str] = ()) -> str:
-        """The caption of a shot with the description of everybody in it and of its place, but for those that are `known`."""
+        """The caption of a shot with the descriptions of its characters and place, except those in `known`."""
         texts = [
             f"{tag}: {table[tag]}"
             for tags, table in ((shot.characters, self.characters), ((shot.place,) if shot.place else (), self.places))
@@ -109,14 +109,14 @@ def read_storyboard(path: Path) -> Storyboard:
     """Reads a storyboard.
 
     Raises:
-        UserError: if the file cannot be read, is no storyboard of this version, or says something impossible.
+        UserError: if the file cannot be read, has another version, or holds an invalid value.
     """
     try:
         tree = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"storyboard {path} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}") from error
+        raise UserError(f"storyboard {path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}") from error
     except ValueError as error:
-        raise UserError(f"storyboard {path} is no JSON ({error})") from error
+        raise UserError(f"storyboard {path} is not JSON ({error})") from error
     try:
         return _storyboard(tree)
     except UserError as error:
@@ -129,22 +129,22 @@ def _storyboard(tree: Any) -> Storyboard:
     values = _checked({key: value for key, value in tree.items() if key != "version"}, Storyboard, "the storyboard")
     title, seed = values.get("title", ""), values.get("seed", 0)
     if not isinstance(title, str) or isinstance(seed, bool) or not isinstance(seed, int):
-        raise UserError(f"its title is {title!r} and its seed {seed!r}: give a text and a whole number")
+        raise UserError(f"its title is {title!r} and its seed {seed!r}: give a string and an integer")
     shots = values.get("shots", [])
     if not isinstance(shots, list):
-        raise UserError("its shots are no list")
+        raise UserError("its shots are not a list: give a list of shots")
     values["shots"] = tuple(_shot(shot, number) for number, shot in enumerate(shots, start=1))
     for key in ("characters", "places"):
         table = values.get(key, {})
         if not isinstance(table, dict) or not all(isinstance(text, str) for text in table.values()):
-            raise UserError(f"its {key} must map names to descriptions (texts, which may be empty)")
+            raise UserError(f"its {key} must map names to descriptions (strings, which may be empty)")
     return Storyboard(**values)
 
 
 def _shot(tree: Any, number: int) -> Shot:
     values = _checked(tree, Shot, f"shot {number}")
     if "caption" not in values or not isinstance(values["caption"], str):
-        raise UserError(f"shot {number} has no caption: say what it shows")
+        raise UserError(f"shot {number} has no caption: add a caption that describes the frame")
     characters = values.get("characters", [])
     if not isinstance(characters, list) or not all(isinstance(name, str) for name in characters):
         raise UserError(f"shot {number}: its characters must be a list of names")
@@ -153,17 +153,17 @@ def _shot(tree: Any, number: int) -> Shot:
         raise UserError(f"shot {number} is at {values['place']}: its place must be one name, or null")
     seconds, seed = values.get("seconds", DEFAULT_SECONDS), values.get("seed")
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise UserError(f"shot {number} lasts '{seconds}' seconds: give a number")
+        raise UserError(f"shot {number} has a duration of '{seconds}' seconds: give a number")
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise UserError(f"shot {number} has the seed '{seed}': give a whole number, or null")
+        raise UserError(f"shot {number} has the seed '{seed}': give an integer, or null")
     return Shot(**values)
 
 
 def _checked(tree: Any, kind: type, what: str) -> dict[str, Any]:
     if not isinstance(tree, dict):
-        raise UserError(f"{what} is no JSON object")
+        raise UserError(f"{what} is not a JSON object")
     known: Sequence[str] = [item.name for item in fields(kind)]
     unknown = [key for key in tree if key not in known]
     if unknown:
-        raise UserError(f"{what} has '{unknown[0]}', which means nothing: it may have {', '.join(known)}")
+        raise UserError(f"{what} has '{unknown[0]}', which is not a known key: the keys are {', '.join(known)}")
     return dict(tree)

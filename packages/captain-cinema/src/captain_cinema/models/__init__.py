@@ -1,4 +1,4 @@
-"""The contract of a keyframe model: frames of (caption, picture) pairs in, a velocity for every frame out."""
+"""The contract of keyframe models, which map (caption, frame) pairs to velocities, and the types that they take."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,18 +10,18 @@ from torch import Tensor
 
 ATTENTIONS = ("joint", "causal", "extend")
 
-# Keys and values of a memory's tokens, (batch, heads, tokens, width) each, of every block that looks at them.
+# Keys and values of the memory tokens, (batch, heads, tokens, width) each, one pair per single-stream block.
 KeysValues = Sequence[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class CaptionEmbeddings:
-    """Captions in the form that a keyframe model reads, with any leading dimensions.
+    """Encoded captions, the input of a keyframe model, with any leading dimensions.
 
     Attributes:
-        tokens: features of a frozen encoder (*batch, tokens, width), or token ids for an encoder that is part of the model.
-        mask: true on valid tokens; None where all are.
-        pooled: one vector per caption, of a second encoder; None where there is none.
+        tokens: features of a frozen encoder (*batch, tokens, width), or token ids for an encoder that is trained with the model.
+        mask: true on valid tokens; None if all are valid.
+        pooled: one vector per caption from a second encoder; None without one.
     """
 
     tokens: Shaped[Tensor, "*batch"]
@@ -32,11 +32,11 @@ class CaptionEmbeddings:
         return len(self.tokens)
 
     def __getitem__(self, index: object) -> "CaptionEmbeddings":
-        """The captions at an index of the leading dimensions."""
-        return self.map(lambda tensor: tensor[index])  # type: ignore[index]  # whatever torch takes
+        """The captions at an index into the leading dimensions."""
+        return self.map(lambda tensor: tensor[index])  # type: ignore[index]  # any index that torch accepts
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "CaptionEmbeddings":
-        """The same change of all tensors."""
+        """Applies one function to all tensors."""
         return CaptionEmbeddings(
             change(self.tokens), None if self.mask is None else change(self.mask), None if self.pooled is None else change(self.pooled)
         )
@@ -47,7 +47,7 @@ class CaptionEmbeddings:
 
     @staticmethod
     def stack(parts: "Sequence[CaptionEmbeddings]") -> "CaptionEmbeddings":
-        """Captions of one model along a new leading dimension."""
+        """Stacks captions of one model along a new leading dimension."""
         masks = [part.mask for part in parts if part.mask is not None]
         pooled = [part.pooled for part in parts if part.pooled is not None]
         tokens = torch.stack([part.tokens for part in parts])
@@ -56,18 +56,18 @@ class CaptionEmbeddings:
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames of one size in a batch of sequences, each with its caption; what travels through sampler, memory and model.
+    """A group: frames of one size in a batch of sequences, each with its caption.
 
     A sequence consists of the frames of all its groups, in order.
 
     Attributes:
-        latents: what the model denoises, at `timesteps`.
-        captions: from `encode_captions` of the model, (batch, frames, ...).
+        latents: latents at the noise levels `timesteps`.
+        captions: from `KeyframeModel.encode_captions`, (batch, frames, ...).
         timesteps: 0 for clean frames, 1 for noise.
-        position_ids: places of the pairs on the axis of pairs: 0 for a target and 1, 2, ... for the ranks of its memory, or
-            places in time where there is no memory.
-        is_memory: whether the frames are only looked at. Under `extend` attention memory sees memory alone, every
-            other frame sees the memory and itself.
+        position_ids: rotary positions of the pairs: 0 for a target and 1, 2, ... for the ranks of its memory, or frame
+            times where there is no memory.
+        is_memory: whether the frames are context only. Under `extend` attention memory frames attend to the memory,
+            every other frame attends to the memory and itself.
     """
 
     latents: Float[Tensor, "batch frames channels height width"]
@@ -81,11 +81,11 @@ class Frames:
         return self._map(lambda tensor: tensor.to(device))
 
     def select(self, frames: slice | Sequence[int] | Int[Tensor, " chosen"]) -> "Frames":
-        """Some of the frames of every sequence."""
+        """A selection of the frames, the same in every sequence."""
         return self._map(lambda tensor: tensor[:, frames])
 
     def flip(self) -> "Frames":
-        """The frames of every sequence in the opposite order."""
+        """The frames of every sequence in reverse order."""
         return self._map(lambda tensor: tensor.flip(1))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Frames":
@@ -99,34 +99,34 @@ class Frames:
 
 
 class LatentSpace(Protocol):
-    """Between pixels and what a model denoises: the identity of a model of pixels, a VAE of FLUX.
+    """Encoder and decoder between pixels and latents: the identity for pixel-space models, a VAE for FLUX.
 
     Attributes:
-        channels: of a latent.
-        pixels_per_token: pixels per side of a token of the model.
+        channels: channels of a latent.
+        pixels_per_token: side of a token of the model, in pixels.
     """
 
     channels: int
     pixels_per_token: int
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the latents of pictures of that many pixels."""
+        """Height and width of the latents of images of `height` x `width` pixels."""
         ...
 
     def encode(self, images: Float[Tensor, "frames 3 height width"]) -> Float[Tensor, "frames channels rows columns"]:
-        """Latents of pictures in [-1, 1], which may lie on any device; on the device of the space."""
+        """Latents, on the device of the space, of images in [-1, 1] on any device."""
         ...
 
     def decode(self, latents: Float[Tensor, "frames channels rows columns"]) -> Float[Tensor, "frames 3 height width"]:
-        """Pictures in [-1, 1], up to what the model exceeds it by."""
+        """Images, in [-1, 1] up to overshoot of the model."""
         ...
 
 
 class PixelSpace:
-    """The space of models that denoise pixels.
+    """The latent space of pixel-space models: the identity.
 
     Args:
-        pixels_per_token: pixels per side of a token.
+        pixels_per_token: side of a token, in pixels.
     """
 
     channels = 3
@@ -135,77 +135,77 @@ class PixelSpace:
         self.pixels_per_token = pixels_per_token
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """The pixels themselves."""
+        """`height` and `width`, unchanged."""
         return height, width
 
     def encode(self, images: Float[Tensor, "frames 3 height width"]) -> Float[Tensor, "frames 3 height width"]:
-        """The pictures themselves."""
+        """The images, unchanged."""
         return images
 
     def decode(self, latents: Float[Tensor, "frames 3 height width"]) -> Float[Tensor, "frames 3 height width"]:
-        """The latents themselves."""
+        """The latents, unchanged."""
         return latents
 
 
 class CaptionEncoder(Protocol):
-    """An encoder of captions that is trained together with a model; a module.
+    """A caption encoder that is trained together with a model; a module.
 
     Attributes:
-        num_tokens: tokens of every caption.
+        num_tokens: tokens per caption.
     """
 
     num_tokens: int
 
     def tokenize(self, captions: Sequence[str]) -> Int[Tensor, "captions fields"]:
-        """Captions as ids, on the CPU.
+        """Captions as token ids, on the CPU.
 
         Raises:
-            UserError: if a caption cannot be read.
+            UserError: if a caption cannot be parsed.
         """
         ...
 
     def __call__(self, ids: Int[Tensor, "*batch fields"]) -> Float[Tensor, "*batch tokens width"]:
-        """Features of ids, with gradient."""
+        """Features of token ids, with gradient."""
         ...
 
 
 class KeyframeModel(Protocol):
-    """A multimodal diffusion transformer over pairs: double-stream blocks are local, single-stream blocks join the pairs.
+    """A multimodal diffusion transformer over pairs: double-stream blocks are local, single-stream blocks attend across pairs.
 
-    It knows nothing of the grammar of captions: an encoder is handed in.
+    It does not depend on the grammar of captions: the encoder is an argument.
 
     Source: Captain Cinema (arXiv 2507.18634), section 3.2.
 
     Attributes:
-        space: what it denoises.
-        text_tokens: tokens of a caption, for budgets.
+        space: its latent space.
+        text_tokens: tokens per caption, for memory budgets.
     """
 
     space: LatentSpace
     text_tokens: int
 
     def encode_captions(self, captions: Sequence[str]) -> CaptionEmbeddings:
-        """Captions in the form that the model reads, on its device.
+        """Encoded captions, on the device of the model.
 
         Raises:
-            UserError: if a caption cannot be read.
+            UserError: if a caption cannot be parsed.
         """
         ...
 
     def remember(self, frames: Sequence[Frames]) -> KeysValues:
-        """What later calls of `velocity` need of a memory; it is the same at every step of a sampler.
+        """Keys and values of a memory for `velocity`; they are the same at every sampling step.
 
         Args:
-            frames: with `is_memory`, without targets.
+            frames: memory groups only (`is_memory`).
         """
         ...
 
     def sigmas(self, num_steps: int, num_tokens: int) -> Float[Tensor, " times"]:
-        """The times of a sampler, `num_steps + 1` from 1 to 0: the schedule is the model's.
+        """The sampling times of the model's schedule: `num_steps + 1` values from 1 to 0.
 
         Args:
-            num_steps: steps of the sampler.
-            num_tokens: image tokens of a frame, which some schedules depend on.
+            num_steps: sampling steps.
+            num_tokens: image tokens per frame; some schedules depend on it.
         """
         ...
 
@@ -221,15 +221,15 @@ class KeyframeModel(Protocol):
         """The velocity of every frame, one tensor per group in the shape of its latents.
 
         Args:
-            frames: the sequence.
-            attention: `joint` (every pair sees all), `causal` (itself and earlier ones) or `extend` (the memory and
-                itself).
-            memory: from `remember`, in place of the memory's groups; under `extend` attention only.
-            guidance: strength of classifier-free or embedded guidance; None for the model's own, or none.
-            negative: captions that guidance leads away from, like those of the targets.
+            frames: groups of the sequence.
+            attention: `joint` (a pair attends to all pairs), `causal` (to itself and earlier pairs) or `extend` (to the
+                memory and itself).
+            memory: from `remember`, replaces the memory groups; under `extend` attention only.
+            guidance: scale of classifier-free or embedded guidance; None for the default of the model, if any.
+            negative: negative captions, in the shape of the captions of the targets.
 
         Raises:
-            UserError: if the model has no guidance and one is asked for.
+            UserError: if guidance is requested and the model was trained without it.
         """
         ...
 
@@ -238,12 +238,12 @@ class TrainableKeyframeModel(KeyframeModel, Protocol):
     """A keyframe model that can be trained; a module."""
 
     def __call__(self, frames: Sequence[Frames], *, attention: str = "extend") -> list[Tensor]:
-        """The data that every frame is predicted to be, in the shape of its latents, with gradient."""
+        """The predicted data of every frame, in the shape of its latents, with gradient."""
         ...
 
 
 def encode_frames(
     space: LatentSpace, frames: Float[Tensor, "batch frames 3 height width"]
 ) -> Float[Tensor, "batch frames channels rows columns"]:
-    """Latents of a batch of sequences of pictures."""
+    """Latents of a batch of sequences of images."""
     return space.encode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])

@@ -1,4 +1,4 @@
-"""From a storyline to a film; the contracts of planners and verifiers."""
+"""Films from storylines: the contracts of planners and verifiers."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -11,38 +11,38 @@ from captain_cinema.video import Clip
 
 
 class Planner(Protocol):
-    """Contract of planners: a storyline becomes a storyboard."""
+    """Contract of planners, which map storylines to storyboards."""
 
     def __call__(self, storyline: str, *, seed: int) -> Storyboard:
         """The storyboard of a storyline.
 
         Args:
-            storyline: what happens, in words.
-            seed: of whatever the storyline leaves open.
+            storyline: the events in plain text.
+            seed: seed of the choices that the storyline leaves open.
 
         Raises:
-            UserError: if the storyline cannot be understood.
+            UserError: if the storyline cannot be parsed.
         """
         ...
 
 
 class Verifier(Protocol):
-    """Contract of verifiers: what of a shot is as the storyboard says."""
+    """Contract of verifiers, which compare a shot with its description in the storyboard."""
 
     def __call__(
         self, storyboard: Storyboard, index: int, keyframe: Float[Tensor, "3 height width"], clip: Clip | None
     ) -> Mapping[str, bool]:
-        """What was checked, and whether it holds; empty where the storyboard does not say enough.
+        """Whether each verified detail is right, by name; empty if the storyboard lacks the descriptions.
 
         Args:
             storyboard: descriptions and captions.
-            index: of the shot.
+            index: index of the shot.
             keyframe: in [-1, 1].
-            clip: the shot in motion, where its characters act; None leaves the action unread.
+            clip: clip of the shot if its characters act; None skips the action.
         """
         ...
 
 
 def no_verdict(storyboard: Storyboard, index: int, keyframe: Float[Tensor, "3 height width"], clip: Clip | None) -> dict[str, bool]:
-    """A `Verifier` that checks nothing."""
+    """A `Verifier` without any checks."""
     return {}

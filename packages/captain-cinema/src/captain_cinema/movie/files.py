@@ -1,4 +1,4 @@
-"""Clips and titles as one film, keyframes as a contact sheet; every file says that it was generated."""
+"""Film files (mp4), title cards and contact sheets; films carry provenance metadata."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
@@ -18,10 +18,10 @@ _INK, _PAPER = (236, 232, 222), (22, 22, 26)
 
 
 def title_card(text: str, size: tuple[int, int]) -> UInt8[Tensor, "height width 3"]:
-    """A still with a text in its middle, broken into lines.
+    """An image of a text, centered and wrapped.
 
     Args:
-        text: what it says.
+        text: the title.
         size: (height, width) in pixels.
     """
     height, width = size
@@ -40,13 +40,13 @@ def write_film(
     frames_per_second: Fraction,
     metadata: Mapping[str, str] | None = None,
 ) -> int:
-    """Writes an mp4: H.264, yuv420p, its index in front so that it plays while it loads. Atomic.
+    """Writes an mp4 (H.264, yuv420p, index at the front for streaming), atomically.
 
     Args:
-        path: where.
-        clips: in order, all of one size with even sides.
-        frames_per_second: of all clips.
-        metadata: the title goes into the container's, all else into its comment, for mp4 knows few tags.
+        path: the file to write.
+        clips: clips in order, all of one size with even sides.
+        frames_per_second: frame rate of all clips.
+        metadata: `title` becomes the title tag, all other entries part of the comment, as mp4 has few tags.
 
     Returns:
         The number of frames.
@@ -54,9 +54,9 @@ def write_film(
     Raises:
         UserError: if the file cannot be written or a side is odd.
     """
-    said = dict(metadata or {})
-    tags = {"title": said.pop("title")} if "title" in said else {}
-    tags["comment"] = " ".join((PROVENANCE, *(f"{key}: {value}." for key, value in said.items())))
+    entries = dict(metadata or {})
+    tags = {"title": entries.pop("title")} if "title" in entries else {}
+    tags["comment"] = " ".join((PROVENANCE, *(f"{key}: {value}." for key, value in entries.items())))
     partial = path.with_name(f".{path.name}.partial")
     count = 0
     try:
@@ -70,11 +70,11 @@ def write_film(
                         stream.height, stream.width = frame.shape[:2]
                         stream.pix_fmt = "yuv420p"
                         if frame.shape[0] % 2 or frame.shape[1] % 2:
-                            raise UserError(f"{path}: frames of {frame.shape[0]} x {frame.shape[1]} pixels: H.264 needs even sides")
+                            raise UserError(f"{path}: a frame has {frame.shape[0]} x {frame.shape[1]} pixels: H.264 requires even sides")
                     container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
                     count += 1
             if stream is None:
-                raise UserError(f"{path}: a film needs at least one frame")
+                raise UserError(f"{path}: the film has no frame: give at least one")
             container.mux(stream.encode())
     except (OSError, av.error.FFmpegError) as error:
         partial.unlink(missing_ok=True)
@@ -89,9 +89,10 @@ def write_film(
 def contact_sheet(
     frames: Sequence[UInt8[Tensor, "height width 3"]], captions: Sequence[str], *, columns: int = 4
 ) -> UInt8[Tensor, "height width 3"]:
-    """All keyframes on one page, numbered, each over its caption."""
+    """All keyframes in a grid, numbered, each above its caption."""
     height, width = frames[0].shape[:2]
     font = ImageFont.load_default(max(10, height // 18))
+    # A cell is a frame with `room` pixels below it for up to three lines of caption; margins separate the cells.
     margin, room = max(8, height // 24), 3 * max(14, height // 12)
     columns = min(columns, len(frames))
     rows = -(-len(frames) // columns)

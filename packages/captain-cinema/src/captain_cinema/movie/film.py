@@ -1,4 +1,4 @@
-"""From a storyboard to a film in a folder: keyframes, clips, titles, contact sheet and the page that shows it all."""
+"""Generation of a film from a storyboard: keyframes, clips, title card, contact sheet and HTML page in one folder."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ from captain_cinema.report.storyboard_page import render_storyboard_page
 from captain_cinema.sampling import Keyframe, KeyframeSampler, Reference, SamplingConfig
 from captain_cinema.video import Clip, VideoGenerator
 from triptych.errors import UserError
-from triptych.report.render import ReportConfig, Samples
+from triptych.report import ReportConfig, Samples
 from triptych.run.provenance import provenance
 from triptych.run.session import Run
 from triptych.seeding import derive_seed
@@ -29,12 +29,12 @@ _logger = get_logger("film")
 
 @dataclass
 class ReferenceConfig:
-    """A picture from outside the film that shots may remember.
+    """An external image that enters the memory of the shots.
 
     Attributes:
-        path: PNG or JPEG; cut to the film's aspect and size.
-        caption: what it shows.
-        tags: names and places that it shows; shots that share them remember it first.
+        path: PNG or JPEG; center-cropped and resized to the film's size.
+        caption: caption of its content.
+        tags: its characters and places; it ranks high in the memory of shots with the same tags.
     """
 
     path: str = ""
@@ -44,18 +44,18 @@ class ReferenceConfig:
 
 @dataclass
 class FilmConfig:
-    """What is filmed, and how it is written.
+    """Input and format of a film.
 
     Attributes:
-        storyline: beats in plain words, with semicolons between them; null where there is a storyboard.
-        storyboard: a `storyboard.json`, written by an earlier film and perhaps edited; takes the place of the storyline.
-        references: pictures from outside.
-        keyframes_from: folder of an earlier film whose keyframes are kept, but for those in `redraw`.
-        redraw: numbers of the shots, from 1, that are drawn anew, each with a seed that derives from the run's.
+        storyline: beats in plain text, separated by semicolons; null with a storyboard.
+        storyboard: a `storyboard.json` of an earlier film, possibly edited; replaces the storyline.
+        references: external images.
+        keyframes_from: folder of an earlier film whose keyframes are reused, except those in `redraw`.
+        redraw: 1-based numbers of the shots to sample again, each with a seed derived from the run's seed.
         image_size: height and width of a keyframe in pixels.
-        frames_per_second: of the film.
-        scale: the film and the contact sheet are so many times as large as the keyframes.
-        title_seconds: of the title card; 0 for none.
+        frames_per_second: frame rate of the film.
+        scale: upscaling factor of the film and the contact sheet relative to the keyframes.
+        title_seconds: duration of the title card; 0 for none.
     """
 
     storyline: str | None = None
@@ -77,17 +77,17 @@ class FilmConfig:
         if len(self.image_size) != 2 or min(self.image_size) < 1:
             raise UserError(f"image_size is {self.image_size}: give height and width in pixels")
         if self.redraw and self.keyframes_from is None:
-            raise UserError(f"redraw is {self.redraw} but there are no keyframes to keep: set keyframes_from to an earlier film")
+            raise UserError(f"redraw is {self.redraw} without keyframes to reuse: set keyframes_from to the folder of an earlier film")
 
 
 @dataclass(frozen=True)
 class Script:
-    """Everything that a film is drawn from.
+    """The content of a film: storyboard, reused keyframes and references.
 
     Attributes:
         board: the storyboard.
-        kept: keyframes that are not drawn anew, by 0-based shot.
-        references: frames from outside.
+        kept: reused keyframes, by 0-based shot.
+        references: external frames.
     """
 
     board: Storyboard
@@ -96,35 +96,35 @@ class Script:
 
 
 def read_script(film: FilmConfig, planner: Planner, *, seed: int) -> Script:
-    """Plans or reads the storyboard and reads all pictures that a film begins with.
+    """Plans or reads the storyboard and reads all images that the film depends on.
 
     Args:
-        film: what is filmed.
-        planner: makes a storyboard of the storyline.
-        seed: of what the storyline leaves open, and of redrawn shots.
+        film: input and format.
+        planner: turns the storyline into a storyboard.
+        seed: seed of the planner and of resampled shots.
 
     Raises:
         UserError: if the storyline, the storyboard, a reference or an earlier film cannot be used.
     """
     board, kept = _kept(_storyboard(film, planner, seed), film, seed)
     size = (film.image_size[0], film.image_size[1])
-    nameless = [entry for entry in film.references if not entry.path or not entry.caption]
-    if nameless:
-        raise UserError(f"references has {nameless[0]}: each needs a path and a caption")
+    incomplete = [entry for entry in film.references if not entry.path or not entry.caption]
+    if incomplete:
+        raise UserError(f"references has {incomplete[0]}: set path and caption of every reference")
     references = tuple(Reference(read_image(Path(entry.path), size), entry.caption, tuple(entry.tags)) for entry in film.references)
     return Script(board, kept, references)
 
 
 @dataclass(frozen=True)
 class Studio:
-    """Everything that makes a film of a script.
+    """The components that generate a film from a script.
 
     Attributes:
         model: the keyframe model.
-        memory: which earlier keyframes a shot looks at.
-        sampling: how keyframes are drawn.
-        video: what draws the clips.
-        verifier: says what of a shot is right.
+        memory: memory policy of the keyframes.
+        sampling: settings of the keyframe sampler.
+        video: generator of the clips.
+        verifier: compares shots with their descriptions.
     """
 
     model: KeyframeModel
@@ -134,13 +134,15 @@ class Studio:
     verifier: Verifier = no_verdict
 
     def check(self, film: FilmConfig, script: Script) -> None:
-        """Refuses what cannot be drawn, without sampling.
+        """Validates film and script against the models, without sampling.
 
         Raises:
-            UserError: if the size, the budget or a caption does not fit the model, or the clips another size than the film.
+            UserError: if the image size, memory budget or a caption does not fit the model, or the clips have another scale.
         """
         if self.video.scale != film.scale:
-            raise UserError(f"video.scale is {self.video.scale} but the film's scale is {film.scale}: set scale alone")
+            raise UserError(
+                f"video.scale is {self.video.scale} but the film's scale is {film.scale}: set only scale, which video.scale follows"
+            )
         height, width = film.image_size
         side = self.model.space.pixels_per_token
         if height % side or width % side:
@@ -149,20 +151,20 @@ class Studio:
         self.model.encode_captions([*board.captions(), *(reference.caption for reference in script.references)])
         self.memory.plan(len(board.shots), short_side=min(height, width) // side, aspect=width / height, text_tokens=self.model.text_tokens)
         if self.sampling.mode == "joint" and script.references:
-            raise UserError("sampling.mode is joint, which remembers nothing: leave references out, or draw with mode extend")
+            raise UserError("sampling.mode is joint, which has no memory for references: remove them or set sampling.mode=extend")
 
 
 def make_film(run: Run, film: FilmConfig, script: Script, studio: Studio) -> None:
-    """RandomStreams, animates and writes a film into the run's folder; call it on every process: one draws, the others wait.
+    """Samples, animates and writes a film into the run's folder. Call it on every process: the main one samples, the others wait.
 
     Args:
-        run: not begun yet: nothing is written before all that can be refused is known.
-        film: how it is written.
-        script: what is filmed.
-        studio: what makes it.
+        run: a run that has not begun, so that invalid input is refused before anything is written.
+        film: input and format.
+        script: content.
+        studio: models and settings.
 
     Raises:
-        UserError: if the size, the budget or a caption does not fit the model.
+        UserError: see `Studio.check`.
     """
     studio.check(film, script)
     if run.world.is_main:
@@ -171,7 +173,7 @@ def make_film(run: Run, film: FilmConfig, script: Script, studio: Studio) -> Non
         keyframes = sampler.sample(script.board, fixed=script.kept, references=script.references)
         frames = [keyframe.frame for keyframe in keyframes]
         clips = studio.video.clips(script.board, frames, frames_per_second=Fraction(film.frames_per_second))
-    run.begin({})  # empties the folder of an earlier film: not before the keyframes of a new one are there
+    run.begin({})  # deletes an earlier film in the folder, hence only after the new keyframes are sampled: they may come from it
     if run.world.is_main:
         _write(run, film, script, studio, keyframes, clips)
     run.world.barrier()
@@ -183,15 +185,15 @@ def _storyboard(film: FilmConfig, planner: Planner, seed: int) -> Storyboard:
     if film.keyframes_from is not None:
         return read_storyboard(Path(film.keyframes_from) / "storyboard.json")
     if film.storyline is None:
-        raise UserError("there is nothing to film: set storyline or storyboard")
+        raise UserError("the film has no storyline: set storyline or storyboard")
     return planner(film.storyline, seed=seed)
 
 
 def _kept(board: Storyboard, film: FilmConfig, seed: int) -> tuple[Storyboard, dict[int, Float[Tensor, "3 height width"]]]:
-    """The storyboard with new seeds for the shots that are drawn anew, and the keyframes of all others."""
+    """The storyboard with new seeds for the shots in `redraw`, and the reused keyframes of all others."""
     wrong = [number for number in film.redraw if not 1 <= number <= len(board.shots)]
     if wrong:
-        raise UserError(f"redraw names shot {wrong[0]}, but the storyboard has shots 1 to {len(board.shots)}")
+        raise UserError(f"redraw names shot {wrong[0]} but the storyboard has shots 1 to {len(board.shots)}: choose among them")
     if film.keyframes_from is None:
         return board, {}
     shots = list(board.shots)
@@ -201,12 +203,15 @@ def _kept(board: Storyboard, film: FilmConfig, seed: int) -> tuple[Storyboard, d
     folder = Path(film.keyframes_from)
     earlier = read_storyboard(folder / "storyboard.json").shots
     for number, (shot, before) in enumerate(zip(shots, earlier, strict=False), start=1):
-        # A shot that shows something else than its namesake of the earlier film has no keyframe yet.
+        # A shot whose caption or tags differ from the earlier shot of that number is sampled.
         if number in film.redraw or (shot.caption, shot.tags) != (before.caption, before.tags):
             continue
         frame = read_image(folder / _keyframe_file(number), None)
         if list(frame.shape[-2:]) != film.image_size:
-            raise UserError(f"{folder / _keyframe_file(number)} has {frame.shape[-2]} x {frame.shape[-1]} pixels, not {film.image_size}")
+            raise UserError(
+                f"{folder / _keyframe_file(number)} has {frame.shape[-2]} x {frame.shape[-1]} pixels but image_size is {film.image_size}: "
+                "set image_size to that of the earlier film"
+            )
         kept[number - 1] = frame
     return replace(board, shots=tuple(shots)), kept
 
@@ -255,7 +260,7 @@ def _write_film(
     clips: Iterator[Clip],
     signed: Mapping[str, str],
 ) -> list[Mapping[str, bool]]:
-    """Writes every clip and the film as the clips come, one in memory at a time; returns the verdicts on the shots."""
+    """Writes every clip and the film in one pass, one clip in memory at a time; returns the verdicts on the shots."""
     rate = Fraction(film.frames_per_second)
     size = (film.scale * film.image_size[0], film.scale * film.image_size[1])
     verdicts: list[Mapping[str, bool]] = []
@@ -265,8 +270,8 @@ def _write_film(
         for index, clip in enumerate(clips):
             tags = {"title": board.shots[index].caption, **signed}
             write_film(run.directory / _clip_file(index + 1), [clip.frames], frames_per_second=rate, metadata=tags)
-            acting = clip if studio.video.animates else None
-            verdicts.append(studio.verifier(board, index, keyframes[index].frame, acting))
+            animated = clip if studio.video.animates else None
+            verdicts.append(studio.verifier(board, index, keyframes[index].frame, animated))
             yield clip.frames
 
     write_film(run.directory / "film.mp4", shots(), frames_per_second=rate, metadata={"title": board.title, **signed})
@@ -275,23 +280,23 @@ def _write_film(
 
 def _finish(run: Run, board: Storyboard, keyframes: Sequence[Keyframe], verdicts: Sequence[Mapping[str, bool]]) -> None:
     checks = [holds for verdict in verdicts for holds in verdict.values()]
-    drawn = [keyframe for keyframe in keyframes if keyframe.tokens]
+    sampled = [keyframe for keyframe in keyframes if keyframe.tokens]
     seconds = sum(keyframe.seconds for keyframe in keyframes)
     summary = {
         "num_shots": len(keyframes),
-        "num_drawn": len(drawn),
-        "tokens_per_shot": sum(keyframe.tokens for keyframe in drawn) / max(1, len(drawn)),
+        "num_drawn": len(sampled),
+        "tokens_per_shot": sum(keyframe.tokens for keyframe in sampled) / max(1, len(sampled)),
         "seconds": seconds,
         "checked": len(checks),
         "holds": sum(checks),
     }
     run.log({key: float(value) for key, value in summary.items()}, step=1)
     rows = [
-        (str(number), shot.caption, ", ".join(f"{what} {'holds' if holds else 'fails'}" for what, holds in verdict.items()))
+        (str(number), shot.caption, ", ".join(f"{part} {'right' if right else 'wrong'}" for part, right in verdict.items()))
         for number, (shot, verdict) in enumerate(zip(board.shots, verdicts, strict=True), start=1)
     ]
     headline = {"shots": str(len(keyframes)), "details right": f"{sum(checks)} of {len(checks)}", "seconds": f"{seconds:.1f}"}
-    report = ReportConfig(title=board.title, headline=headline, samples=[Samples("Shots", ("shot", "caption", "judge"), rows)])
+    report = ReportConfig(title=board.title, headline=headline, samples=[Samples("Shots", ("shot", "caption", "verifier"), rows)])
     run.finish(summary, report=report)
     _logger.info("shots              %d, details right %d of %d", len(keyframes), sum(checks), len(checks))
     _logger.info("film               %s", run.directory / "film.mp4")

@@ -1,1 +1,1 @@
-"""The paper's mathematics: rectified flow, hybrid masks, GoldenMem, retrieval and the curriculum; one equation, one function."""
+"""Equations of the paper as pure functions: rectified flow, hybrid masks, GoldenMem, retrieval and the curriculum."""

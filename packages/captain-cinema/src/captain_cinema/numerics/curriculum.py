@@ -1,4 +1,4 @@
-"""Training over growing contexts: stages, and the mixture of memories.
+"""Progressive training: stages of growing context length, and sampling of a memory policy per step.
 
 Source: Captain Cinema (arXiv 2507.18634), sections 3.2 and 4.2.
 """
@@ -16,12 +16,12 @@ class Stage:
     """One stage of the curriculum.
 
     Attributes:
-        num_pairs: (caption, frame) pairs of a training sequence.
+        num_pairs: (caption, frame) pairs per training sequence.
         num_steps: optimizer steps.
-        learning_rate_scale: factor of the base learning rate.
+        learning_rate_scale: factor applied to the base learning rate.
 
     Raises:
-        UserError: if a number is below 1, or the scale not positive.
+        UserError: if a number is below 1, or the scale is not positive.
     """
 
     num_pairs: int
@@ -31,15 +31,15 @@ class Stage:
     def __post_init__(self) -> None:
         if self.num_pairs < 1 or self.num_steps < 1 or not self.learning_rate_scale > 0:
             raise UserError(
-                f"a stage of {self.num_pairs} pairs over {self.num_steps} steps at scale {self.learning_rate_scale}: all must be above 0"
+                f"a stage has {self.num_pairs} pairs, {self.num_steps} steps and rate scale {self.learning_rate_scale}: all must be above 0"
             )
 
 
 def stage_at(step: int, stages: Sequence[Stage]) -> tuple[int, int]:
-    """The stage that 0-based `step` belongs to, and the step within it; past the end the last stage goes on.
+    """Index of the stage of 0-based `step`, and the step within that stage; the last stage has no end.
 
     Raises:
-        UserError: if there is no stage.
+        UserError: if there are no stages.
 
     Example:
         >>> stage_at(12, [Stage(1, 10), Stage(8, 10)])
@@ -55,13 +55,13 @@ def stage_at(step: int, stages: Sequence[Stage]) -> tuple[int, int]:
 
 
 def sample_policy(shares: Mapping[str, float], *, generator: torch.Generator) -> str:
-    """One name, drawn in proportion to its share: memory policies are mixed so that one model serves them all.
+    """A name sampled in proportion to its weight in `shares`; training mixes memory policies so that one model supports them all.
 
     Raises:
-        UserError: if no share is positive or one is negative.
+        UserError: if a weight is negative or none is positive.
     """
     if not shares or min(shares.values()) < 0 or not sum(shares.values()) > 0:
-        raise UserError(f"a mixture {dict(shares)}: give shares of 0 or more, at least one above 0")
+        raise UserError(f"the mixture is {dict(shares)}: every weight must be 0 or more, and at least one above 0")
     names = list(shares)
     weights = torch.tensor([shares[name] for name in names], dtype=torch.float64)
     return names[int(torch.multinomial(weights, 1, generator=generator))]

@@ -1,7 +1,7 @@
-"""Hybrid attention: which tokens of a packed sequence of (caption, frame) pairs see which.
+"""Masks of hybrid attention over a packed sequence of (caption, frame) pairs.
 
-Double-stream blocks are local to a pair; single-stream blocks join all pairs, each pair with itself and its past, or a
-memory with several targets that must not see one another. True means "may look at".
+Double-stream blocks are local to a pair. Single-stream blocks attend across pairs: to all, causally, or to a shared memory with
+several targets that must not attend to one another. Rows are queries, columns keys; true means that the query attends to the key.
 
 Source: Captain Cinema (arXiv 2507.18634), section 3.2.
 """
@@ -16,7 +16,7 @@ from triptych.errors import UserError
 
 
 def pair_of_tokens(tokens_per_pair: Sequence[int]) -> Int[Tensor, " tokens"]:
-    """The pair that each token of a packed sequence belongs to.
+    """The pair index of each token of a packed sequence.
 
     Example:
         >>> pair_of_tokens([2, 1])
@@ -26,23 +26,23 @@ def pair_of_tokens(tokens_per_pair: Sequence[int]) -> Int[Tensor, " tokens"]:
 
 
 def local_mask(pairs: Int[Tensor, " tokens"]) -> Bool[Tensor, "tokens tokens"]:
-    """Tokens see their own pair: block-diagonal."""
+    """Tokens attend to their own pair: block-diagonal."""
     return pairs[:, None] == pairs[None, :]
 
 
 def causal_mask(pairs: Int[Tensor, " tokens"]) -> Bool[Tensor, "tokens tokens"]:
-    """Tokens see their own pair and earlier ones."""
+    """Tokens attend to their own and earlier pairs."""
     return pairs[:, None] >= pairs[None, :]
 
 
 def shared_memory_mask(pairs: Int[Tensor, " tokens"], num_memory: int) -> Bool[Tensor, "tokens tokens"]:
-    """Several alternative next shots over one memory: everybody sees the memory, a target itself besides.
+    """Alternative next shots over one memory: all tokens attend to the memory, target tokens also to their own pair.
 
-    The memory does not see the targets, or one would leak into another through it.
+    The memory does not attend to the targets; otherwise one target would leak into another through it.
 
     Args:
-        pairs: pair of each token; the first `num_memory` pairs are the memory.
-        num_memory: pairs of the memory.
+        pairs: pair index of each token; the first `num_memory` pairs are the memory.
+        num_memory: number of pairs in the memory.
 
     Raises:
         UserError: if `num_memory` is negative.

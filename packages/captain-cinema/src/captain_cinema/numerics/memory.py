@@ -1,7 +1,6 @@
-"""GoldenMem: past frames at sides that shrink by the golden ratio, planned so that they fit a token budget.
+"""GoldenMem: past frames at sizes that shrink by the golden ratio, planned to fit a token budget.
 
-A plan says for every past frame, in order of importance (rank 0 first), at which grid of tokens it is kept. The
-baselines that it is compared with are plans of the same type.
+A plan holds the token grid of every past frame in order of importance (rank 0 first). The baselines are plans of the same type.
 
 Source: Captain Cinema (arXiv 2507.18634), section 3.3.
 """
@@ -24,14 +23,14 @@ Grid = tuple[int, int]
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """At which grid each past frame is kept.
+    """Token grids of the past frames.
 
     Attributes:
-        grids: (rows, columns) of tokens of rank 0, 1, ...; frames of later ranks are not kept.
-        text_tokens: tokens of each kept frame's caption.
-        num_dropped: frames that are not kept.
-        frames_per_level: frames on every level; 0 where there are none.
-        note: what the budget changed; empty for nothing.
+        grids: (rows, columns) of tokens of rank 0, 1, ...; frames of later ranks are dropped.
+        text_tokens: tokens of the caption of each kept frame.
+        num_dropped: number of dropped frames.
+        frames_per_level: frames at each level; 0 for an empty plan.
+        note: changes made to meet the budget; empty if there are none.
     """
 
     grids: tuple[Grid, ...] = ()
@@ -47,7 +46,7 @@ class MemoryPlan:
 
     @property
     def groups(self) -> tuple[tuple[Grid, int], ...]:
-        """(grid, number of frames) of every run of ranks with one grid, in order."""
+        """(grid, number of frames) of every run of ranks of equal grid, in order."""
         found: list[tuple[Grid, int]] = []
         for grid in self.grids:
             if found and found[-1][0] == grid:
@@ -60,22 +59,24 @@ class MemoryPlan:
 def golden_sides(short_side: int, *, num_levels: int | None = None, min_side: int = 2) -> tuple[int, ...]:
     """Short sides of the levels in tokens, `floor(short_side / phi^i)`, down to `min_side`.
 
-    The paper's token counts follow from this closed form, not from flooring the previous level.
+    This closed form reproduces the token counts of the paper; flooring the previous level does not.
 
     Args:
-        short_side: of a frame at full resolution, in tokens.
-        num_levels: at most so many levels; None for all.
-        min_side: a level below it is left out.
+        short_side: short side of a full-resolution frame, in tokens.
+        num_levels: maximum number of levels; None for all.
+        min_side: smallest side of a level, in tokens.
 
     Raises:
-        UserError: if `short_side` or `num_levels` is below 1, or `min_side` outside 1 to `short_side`.
+        UserError: if `short_side` or `num_levels` is below 1, or `min_side` is not between 1 and `short_side`.
 
     Example:
         >>> golden_sides(25)
         (25, 15, 9, 5, 3, 2)
     """
     if short_side < 1 or not 1 <= min_side <= short_side:
-        raise UserError(f"a frame of side {short_side} has no level of side {min_side} or more: the smallest side lies between 1 and it")
+        raise UserError(
+            f"min_side is {min_side} with frames of side {short_side}, which leaves no level: give a min_side of 1 to the side of a frame"
+        )
     if num_levels is not None and num_levels < 1:
         raise UserError(f"num_levels is {num_levels}: it must be 1 or more")
     sides: list[int] = []
@@ -96,61 +97,64 @@ def plan_memory(
     text_tokens: int = 0,
     budget_tokens: int | None = None,
 ) -> MemoryPlan:
-    """The plan that fills the levels in rank order and keeps to the budget.
+    """The plan that fills the levels in rank order within the budget.
 
-    Frames past the last level are dropped. Where the tokens exceed the budget, first `frames_per_level` is lowered,
-    which moves frames to coarser levels, then the last ranks are dropped; the plan's note says so.
+    Frames beyond the last level are dropped. If the tokens exceed the budget, `frames_per_level` is lowered first,
+    which moves frames to coarser levels, then the last ranks are dropped; `MemoryPlan.note` reports the change.
 
     Args:
-        num_frames: past frames.
-        sides: short sides of the levels in tokens, from `golden_sides`; one side makes a uniform memory.
+        num_frames: number of past frames.
+        sides: short sides of the levels in tokens, from `golden_sides`; a single side gives a uniform memory.
         aspect: width of a frame divided by its height.
-        frames_per_level: frames on each level; None puts all on the first.
+        frames_per_level: frames at each level; None for all frames at the first level.
         text_tokens: tokens of a caption.
-        budget_tokens: image and text tokens at most; None for no limit, 0 for no memory.
+        budget_tokens: maximum number of image and text tokens; None for no limit, 0 for no memory.
 
     Raises:
-        UserError: if a number is negative or missing, or the budget is above 0 and below one frame.
+        UserError: if a number is out of range, or the budget is above 0 and below the tokens of one frame.
 
     Example:
         >>> plan_memory(24, sides=golden_sides(25), aspect=2.0, frames_per_level=4, text_tokens=128).tokens
         10824
     """
     if num_frames < 0 or text_tokens < 0:
-        raise UserError(f"a memory of {num_frames} frames with {text_tokens} text tokens each: both must be 0 or more")
+        raise UserError(f"num_frames is {num_frames} and text_tokens {text_tokens}: both must be 0 or more")
     if not sides or min(sides) < 1 or not aspect > 0:
-        raise UserError(f"memory levels of sides {list(sides)} at aspect {aspect}: give sides of 1 or more and an aspect above 0")
+        raise UserError(f"sides is {list(sides)} and aspect {aspect}: give sides of 1 or more and an aspect above 0")
     if frames_per_level is not None and frames_per_level < 1:
         raise UserError(f"frames_per_level is {frames_per_level}: it must be 1 or more")
     levels = [grid_of(side, aspect) for side in sides]
     if budget_tokens == 0:
-        return MemoryPlan(text_tokens=text_tokens, num_dropped=num_frames, note="" if num_frames == 0 else "a budget of 0 keeps nothing")
+        return MemoryPlan(
+            text_tokens=text_tokens, num_dropped=num_frames, note="" if num_frames == 0 else "all frames dropped by a budget of 0 tokens"
+        )
     smallest = levels[0][0] * levels[0][1] + text_tokens
     if budget_tokens is not None and budget_tokens < smallest:
-        raise UserError(f"a memory budget of {budget_tokens} tokens holds not one frame of {smallest}: raise it, or set 0 for no memory")
+        raise UserError(f"budget_tokens is {budget_tokens} but one full frame has {smallest} tokens: raise it, or set 0 for no memory")
     wanted = max(1, num_frames) if frames_per_level is None else frames_per_level
     for per_level in range(wanted, 0, -1):
         plan = _fill(num_frames, levels, per_level, text_tokens)
         if budget_tokens is None or plan.tokens <= budget_tokens:
-            lowered = f"{per_level} instead of {wanted} frames a level to keep to {budget_tokens} tokens"
+            lowered = f"{per_level} instead of {wanted} frames per level for a budget of {budget_tokens} tokens"
             return plan if per_level == wanted else replace(plan, note=lowered)
+    # One frame per level is still too much: drop ranks from the end.
     assert budget_tokens is not None
     grids = plan.grids
     while MemoryPlan(grids, text_tokens).tokens > budget_tokens:
         grids = grids[:-1]
-    note = f"1 frame a level and {num_frames - len(grids)} of {num_frames} frames dropped to keep to {budget_tokens} tokens"
+    note = f"1 frame per level and {num_frames - len(grids)} of {num_frames} frames dropped for a budget of {budget_tokens} tokens"
     return replace(plan, grids=grids, num_dropped=num_frames - len(grids), note=note)
 
 
 def no_memory(num_frames: int) -> MemoryPlan:
-    """The plan that keeps nothing."""
+    """The plan that drops all frames."""
     return MemoryPlan(num_dropped=num_frames)
 
 
 def uniform_memory(num_frames: int, *, side: int, count: int | None = None, aspect: float = 1.0, text_tokens: int = 0) -> MemoryPlan:
-    """The plan that keeps the first `count` ranks (None for all) at one side: the honest rival of GoldenMem.
+    """The plan that keeps the first `count` ranks (None for all) at one side: the token-matched baseline of GoldenMem.
 
-    With the side of a full frame it is the full memory, or with a `count` the newest or best full frames.
+    With the side of a full frame it is the full memory or, with `count`, the newest or best-ranked full frames.
     """
     kept = num_frames if count is None else min(count, num_frames)
     plan = plan_memory(kept, sides=(side,), aspect=aspect, frames_per_level=None, text_tokens=text_tokens)
@@ -158,23 +162,25 @@ def uniform_memory(num_frames: int, *, side: int, count: int | None = None, aspe
 
 
 def compress(frames: Float[Tensor, "frames channels height width"], plan: MemoryPlan, *, patch: int) -> list[Float[Tensor, "..."]]:
-    """The kept frames at their sizes, one tensor per run of ranks with one grid.
+    """The kept frames, resized to their grids, one tensor per run of ranks of equal grid.
 
-    Resizing averages areas of pixels; a frame that keeps its size is left as it is.
+    Resizing averages pixel areas; a frame at its own size is returned unchanged.
 
     Args:
         frames: past frames in rank order, at full resolution.
-        plan: of as many frames.
-        patch: pixels per side of a token.
+        plan: a plan for that number of frames.
+        patch: side of a token, in pixels.
 
     Returns:
-        Tensors (number, channels, rows * patch, columns * patch).
+        Tensors (frames, channels, rows * patch, columns * patch).
 
     Raises:
-        UserError: if the plan is about another number of frames.
+        UserError: if the plan is for another number of frames.
     """
     if len(frames) != len(plan.grids) + plan.num_dropped:
-        raise UserError(f"a plan for {len(plan.grids) + plan.num_dropped} frames was given {len(frames)}: plan for these")
+        raise UserError(
+            f"the memory plan is for {len(plan.grids) + plan.num_dropped} frames but there are {len(frames)}: plan for {len(frames)} frames"
+        )
     groups, begin = [], 0
     for (rows, columns), count in plan.groups:
         size = (rows * patch, columns * patch)

@@ -4,12 +4,12 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch.nn import functional
 
 from captain_cinema.data.storyboard import Storyboard
-from captain_cinema.images import png_uri, to_bytes
+from captain_cinema.images import encode_image, to_bytes
 from captain_cinema.sampling import Keyframe, Reference
+from triptych.report.page import environment, png_uri
 
 _THUMBNAIL = 72
 
@@ -59,9 +59,6 @@ def render_storyboard_page(
         patch: pixels per side of a token.
         settings: shown in a table.
     """
-    environment = Environment(
-        loader=PackageLoader("captain_cinema", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     rows = []
     for number, (shot, keyframe, clip, verdict) in enumerate(zip(storyboard.shots, keyframes, clips, verdicts, strict=True), start=1):
         memory = []
@@ -71,12 +68,17 @@ def render_storyboard_page(
             share = kept.grid[0] * patch / source.shape[-2]
             label = f"shot {kept.source + 1}" if kept.source >= 0 else f"reference {-kept.source}"
             memory.append(
-                _Memory(png_uri(to_bytes(small)[0]), label, max(10, round(_THUMBNAIL * share)), f"{kept.grid[0]} x {kept.grid[1]} tokens")
+                _Memory(
+                    png_uri(encode_image(to_bytes(small)[0])),
+                    label,
+                    max(10, round(_THUMBNAIL * share)),
+                    f"{kept.grid[0]} x {kept.grid[1]} tokens",
+                )
             )
         rows.append(
             _Row(
                 number=number,
-                uri=png_uri(to_bytes(keyframe.frame[None])[0]),
+                uri=png_uri(encode_image(to_bytes(keyframe.frame[None])[0])),
                 clip=None if clip is None else "data:video/mp4;base64," + base64.b64encode(clip).decode(),
                 caption=shot.caption,
                 tags=list(shot.tags),
@@ -87,10 +89,14 @@ def render_storyboard_page(
                 memory=memory,
             )
         )
-    return environment.get_template("storyboard.html").render(
-        title=storyboard.title,
-        rows=rows,
-        characters=dict(storyboard.characters),
-        places=dict(storyboard.places),
-        settings=dict(settings),
+    return (
+        environment("captain_cinema")
+        .get_template("storyboard.html")
+        .render(
+            title=storyboard.title,
+            rows=rows,
+            characters=dict(storyboard.characters),
+            places=dict(storyboard.places),
+            settings=dict(settings),
+        )
     )

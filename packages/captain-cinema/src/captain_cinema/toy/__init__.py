@@ -1,6 +1,6 @@
-"""Tiny cinema: drawn stories whose every detail can be checked, captions, a planner, a verifier, and small models.
+"""Tiny cinema: rendered stories with verifiable details, captions, a planner, a verifier and small models.
 
-The names below are loaded when they are first used.
+The names below are imported lazily, on first use.
 """
 
 from typing import TYPE_CHECKING

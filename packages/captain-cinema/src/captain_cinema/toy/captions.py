@@ -1,7 +1,7 @@
-"""Captions of tiny cinema: what they say, how they read, and how they are read back.
+"""Captions of tiny cinema: their fields, text form, parser and indices.
 
-A caption names a character and a place without describing them; a description of how they look is given at most once,
-where they first appear.
+A caption names a character and a place without describing them; their descriptions are given at most once, at their first
+appearance.
 """
 
 import re
@@ -36,7 +36,7 @@ PLACES = ("kitchen", "attic", "garden", "cellar", "station", "library")
 
 @dataclass(frozen=True)
 class Caption:
-    """What a caption says; None is left unsaid.
+    """The fields of a caption; None for an unset field.
 
     Attributes:
         name: one of `NAMES`.
@@ -45,8 +45,8 @@ class Caption:
         position: one of `POSITIONS`.
         prop: one of `PROPS`.
         action: one of `ACTIONS`.
-        colour, shape, hat, badge: of the character, where it is described.
-        wall, ground, decoration: of the place, where it is described.
+        colour, shape, hat, badge: description of the character.
+        wall, ground, decoration: description of the place.
     """
 
     name: str | None = None
@@ -65,14 +65,14 @@ class Caption:
 
     @property
     def text(self) -> str:
-        """The caption in words, which `parse_caption` reads back."""
+        """The caption as text, the inverse of `parse_caption`."""
         words = {
             field.name: _WORDS[field.name][getattr(self, field.name)] for field in fields(self) if getattr(self, field.name) is not None
         }
-        person = [words[key] for key in ("colour", "shape", "hat", "badge") if key in words]
+        look = [words[key] for key in ("colour", "shape", "hat", "badge") if key in words]
         scenery = [words[key] for key in ("wall", "ground", "decoration") if key in words]
         parts = [words["name"]] if "name" in words else []
-        parts += [f"({', '.join(person)})"] if person else []
+        parts += [f"({', '.join(look)})"] if look else []
         parts += [f"in the {words['place']}"] if "place" in words else []
         parts += [f"({', '.join(scenery)})"] if scenery else []
         tail = [words[key] for key in ("size", "position", "prop", "action") if words.get(key)]
@@ -80,14 +80,14 @@ class Caption:
 
     def described(self, identity: Identity | None, setting: Setting | None) -> "Caption":
         """The caption with a description of the character, the place, or both."""
-        said = {field.name: getattr(self, field.name) for field in fields(self)}
-        said |= vars(identity) if identity is not None else {}
-        said |= vars(setting) if setting is not None else {}
-        return Caption(**said)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values |= vars(identity) if identity is not None else {}
+        values |= vars(setting) if setting is not None else {}
+        return Caption(**values)
 
 
 def look_text(identity: Identity | None, setting: Setting | None) -> str:
-    """How a character or a place looks, in the words of captions."""
+    """The description of a character or a place as caption text."""
     return Caption().described(identity, setting).text.strip("(), ")
 
 
@@ -95,7 +95,7 @@ def _plain(values: Sequence[str], pattern: str = "{}", **special: str) -> dict[s
     return {value: special.get(value.replace(" ", "_"), pattern.format(value)) for value in values}
 
 
-# How every value is written. "none" of a prop and "still" go without saying; nothing else does.
+# Text of every value. Prop "none" and action "still" have no text.
 _WORDS: Mapping[str, Mapping[str, str]] = {
     "name": _plain(NAMES),
     "place": _plain(PLACES),
@@ -114,59 +114,61 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
 CAPTION_FIELDS = tuple(_WORDS)
 VOCABULARY_SIZES = tuple(1 + len(words) for words in _WORDS.values())
 
-# What a caption means by silence: these values are written as nothing.
-_WITHOUT_SAYING = {"prop": "none", "action": "still"}
+# Values of fields that a text leaves unset.
+_DEFAULTS = {"prop": "none", "action": "still"}
 
-# Phrases of several words first, so that the red box makes nobody red and who walks left stands where she stood.
+# Props and actions first: "red box" must not set the colour, and "walks left" not the position.
 _PHRASES = [
     (phrase, field, value)
     for field, words in sorted(_WORDS.items(), key=lambda item: item[0] not in ("prop", "action"))
     for value, phrase in words.items()
     if phrase
 ]
-_SILENT_WORDS = {"a", "an", "and", "at", "in", "of", "on", "shot", "still", "the", "with", "to"}
+_IGNORED_WORDS = {"a", "an", "and", "at", "in", "of", "on", "shot", "still", "the", "with", "to"}
 
 
+# Cached: training, sampling and verification parse the same captions again and again.
 @lru_cache(maxsize=100_000)
 def parse_caption(text: str) -> Caption:
-    """Reads a caption back.
+    """The fields of a caption text.
 
     Raises:
-        UserError: at the first word that tiny cinema does not know, and where two things are said of one field.
+        UserError: if a word is not in the vocabulary, or a field has two values.
 
     Example:
         >>> parse_caption("ada in the attic, wide shot, on the left, with the red box").prop
         'red'
     """
-    left = " ".join(re.findall(r"\w+", text.lower()))
-    said: dict[str, str] = {}
+    # Each phrase that occurs is removed; what remains may only consist of ignored words.
+    rest = " ".join(re.findall(r"\w+", text.lower()))
+    values: dict[str, str] = {}
     for phrase, field, value in _PHRASES:
         pattern = rf"\b{phrase}\b"
-        # A framing may be named without its little words: "wide, left".
+        # A framing or set may be given as bare values: "wide, left".
         short = rf"\b{value}\b" if field in ("size", "position", "wall", "ground") else pattern
         for candidate in (pattern, short):
-            if re.search(candidate, left):
-                if said.get(field, value) != value:
-                    raise UserError(f"caption '{text}' says both {said[field]} and {value} for the {field}: keep one")
-                said[field] = value
-                left = re.sub(candidate, " ", left)
-    unknown = [word for word in left.split() if word not in _SILENT_WORDS]
+            if re.search(candidate, rest):
+                if values.get(field, value) != value:
+                    raise UserError(f"caption '{text}' has both {values[field]} and {value} as {field}: keep one")
+                values[field] = value
+                rest = re.sub(candidate, " ", rest)
+    unknown = [word for word in rest.split() if word not in _IGNORED_WORDS]
     if unknown:
-        raise UserError(f"caption '{text}' says '{unknown[0]}', which tiny cinema does not know: {vocabulary()}")
-    return Caption(**said)
+        raise UserError(f"caption '{text}' has '{unknown[0]}', which is not in the vocabulary of tiny cinema: {vocabulary()}")
+    return Caption(**values)
 
 
 def vocabulary() -> str:
-    """What captions may say, in one line."""
+    """All values of all caption fields, in one line."""
     return "; ".join(f"{field} {', '.join(words)}" for field, words in _WORDS.items())
 
 
 def caption_indices(captions: Sequence[Caption]) -> Int[Tensor, "captions fields"]:
-    """What captions say as indices, 0 for unsaid; columns as in `CAPTION_FIELDS`, sizes as in `VOCABULARY_SIZES`, int64."""
+    """Field values as int64 indices, 0 for unset; columns in the order of `CAPTION_FIELDS`, sizes in `VOCABULARY_SIZES`."""
     rows = [[_index(caption, field) for field in CAPTION_FIELDS] for caption in captions]
     return torch.tensor(rows, dtype=torch.long).reshape(-1, len(CAPTION_FIELDS))
 
 
 def _index(caption: Caption, field: str) -> int:
-    value = getattr(caption, field) or _WITHOUT_SAYING.get(field)
+    value = getattr(caption, field) or _DEFAULTS.get(field)
     return 0 if value is None else 1 + list(_WORDS[field]).index(value)

@@ -1,4 +1,4 @@
-"""Clips of tiny cinema as training data: one shot in motion, and the keyframes of the shots around it."""
+"""Training data of the video model: rendered clips of tiny cinema with the keyframes of all shots of their story."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from triptych.seeding import generator
 
 @dataclass(frozen=True)
 class TinyClip:
-    """A shot of a story.
+    """The clip of one shot of a story.
 
     Attributes:
-        story: all shots.
-        index: which of them moves.
-        keyframes: of all shots, in [-1, 1].
-        clip: the frames of the shot, its keyframe first.
+        story: the whole story.
+        index: index of the shot.
+        keyframes: keyframes of all shots, in [-1, 1].
+        clip: frames of the shot, its keyframe first.
     """
 
     story: Story
@@ -32,29 +32,29 @@ class TinyClip:
 
     @property
     def storyboard(self) -> Storyboard:
-        """Captions of all shots; see `ClipExample`."""
+        """Storyboard of all shots; see `ClipExample`."""
         return storyboard_of(self.story, title="tiny cinema", seed=0, described=True)
 
 
 class TinyClips:
-    """Shots by index, drawn when they are asked for.
+    """Clips by index, rendered on access.
 
     Args:
-        num_examples: shots, each of a story of its own.
-        num_shots: shots of a story.
-        num_frames: frames of a clip.
-        image_size: pixels of a side.
-        seed: shots of different seeds have nothing in common.
+        num_examples: number of clips, each from another story.
+        num_shots: shots per story.
+        num_frames: frames per clip.
+        image_size: side of a frame, in pixels.
+        seed: seed of the stories; different seeds give independent data.
 
     Raises:
-        UserError: if a number is below 1, or a clip has no second frame.
+        UserError: if `num_examples` or `num_shots` is below 1, or `num_frames` below 2.
     """
 
     def __init__(
         self, num_examples: int, *, num_shots: int = 5, num_frames: int = CLIP_FRAMES, image_size: int = 64, seed: int = 0
     ) -> None:
         if min(num_examples, num_shots) < 1 or num_frames < 2:
-            raise UserError(f"{num_examples} stories of {num_shots} shots in {num_frames} frames: need 1, 1 and 2 or more")
+            raise UserError(f"num_examples is {num_examples}, num_shots {num_shots} and num_frames {num_frames}: give 1, 1 and 2 or more")
         self.num_examples = num_examples
         self.num_shots = num_shots
         self.num_frames = num_frames
@@ -62,14 +62,14 @@ class TinyClips:
         self._seed = seed
 
     def examples(self, indices: Sequence[int]) -> list[TinyClip]:
-        """The shots of `indices`."""
+        """The clips of `indices`."""
         return [self._example(index) for index in indices]
 
     def _example(self, index: int) -> TinyClip:
         stream = generator(self._seed, "clip", index)
         story = sample_story(self.num_shots, generator=stream)
-        place = int(torch.randint(self.num_shots, (), generator=stream))
-        scenes = [story.scene(shot) for shot in story.shots]
+        shot = int(torch.randint(self.num_shots, (), generator=stream))
+        scenes = [story.scene(other) for other in story.shots]
         keyframes = render_images(scenes, image_size=self.image_size)
-        clip = render_clip(scenes[place], story.shots[place].action, image_size=self.image_size, num_frames=self.num_frames)
-        return TinyClip(story, place, keyframes, clip)
+        clip = render_clip(scenes[shot], story.shots[shot].action, image_size=self.image_size, num_frames=self.num_frames)
+        return TinyClip(story, shot, keyframes, clip)

@@ -1,4 +1,4 @@
-"""The encoder of tiny cinema's captions: an embedding for everything that a caption may say."""
+"""The caption encoder of tiny cinema: an embedding for every value of every caption field."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from captain_cinema.toy.captions import CAPTION_FIELDS, VOCABULARY_SIZES, caption_indices, parse_caption
 
-# Words of one token are added up: a name with what is said of its looks, a place likewise.
+# Embeddings of fields with the same token are summed: a name with its description, a place with its description.
 _TOKEN_OF_FIELD = {
     "name": 0, "colour": 0, "shape": 0, "hat": 0, "badge": 0, "place": 1, "wall": 1, "ground": 1, "decoration": 1,
     "size": 2, "position": 3, "prop": 4, "action": 5,
@@ -16,7 +16,12 @@ _TOKEN_OF_FIELD = {
 
 
 class TinyCaptionEncoder(nn.Module):
-    """Embeddings of what captions say, a fixed number of tokens each."""
+    """Learned embeddings of caption fields, a fixed number of tokens per caption.
+
+    Args:
+        width: channels of a token.
+        says_action: whether the action is encoded, as a sixth token.
+    """
 
     def __init__(self, width: int, *, says_action: bool) -> None:
         super().__init__()
@@ -33,16 +38,16 @@ class TinyCaptionEncoder(nn.Module):
             nn.init.normal_(embedding.weight, std=0.5)
 
     def tokenize(self, captions: Sequence[str]) -> Int[Tensor, "captions fields"]:
-        """What captions of tiny cinema say, as indices; see `CaptionEncoder`."""
+        """Field values as indices, see `caption_indices` and `CaptionEncoder`."""
         return caption_indices([parse_caption(caption) for caption in captions])
 
     def forward(self, indices: Int[Tensor, "*rest fields"]) -> Float[Tensor, "*rest tokens width"]:
-        """Tokens of captions given by `caption_indices`."""
+        """Tokens of field values from `caption_indices`."""
         tokens: list[Tensor | None] = [None] * self.num_tokens
         for field, embedding in self.embeddings.items():
-            place, index = _TOKEN_OF_FIELD[field], CAPTION_FIELDS.index(field)
-            value = embedding(indices[..., index])
-            # What is left unsaid adds nothing to what is said beside it.
-            known = tokens[place]
-            tokens[place] = value if known is None else known + value * (indices[..., index, None] > 0)
+            token, column = _TOKEN_OF_FIELD[field], CAPTION_FIELDS.index(field)
+            value = embedding(indices[..., column])
+            # Name and place open their token; unset fields of a description (index 0) add nothing to it.
+            total = tokens[token]
+            tokens[token] = value if total is None else total + value * (indices[..., column, None] > 0)
         return torch.stack([token for token in tokens if token is not None], dim=-2)

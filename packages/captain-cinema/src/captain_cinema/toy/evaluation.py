@@ -21,7 +21,7 @@ from captain_cinema.video import VideoGenerator
 from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.evaluation.statistics import bootstrap_interval, paired_difference
-from triptych.report.render import Figure, ReportConfig, Samples
+from triptych.report import Figure, ReportConfig, Samples
 from triptych.seeding import derive_seed, generator
 
 GAPS = ((1, 1), (2, 3), (4, 7), (8, 15), (16, 1000))

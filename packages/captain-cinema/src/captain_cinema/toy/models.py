@@ -1,13 +1,10 @@
-"""Tiny cinema's models: what the package ships, or what `make train-cinema` wrote."""
+"""Models of tiny cinema: architectures, and loading of the shipped weights or of a folder that `make train-cinema` wrote."""
 
 from functools import partial
-from importlib.resources import as_file, files
-from pathlib import Path
 
 import torch
 
-from captain_cinema.models import folder as folders
-from captain_cinema.models.folder import STAGE_OF
+from captain_cinema.models.folder import PARTS
 from captain_cinema.models.mmdit import MMDiTConfig, SmallMMDiT
 from captain_cinema.toy.encoder import TinyCaptionEncoder
 from captain_cinema.toy.rendering import CLIP_FRAMES
@@ -16,21 +13,7 @@ from triptych.checkpoint.model_folder import CONFIG_FILE, ModelFolder
 from triptych.checkpoint.packing import ShippedModel
 from triptych.errors import UserError
 
-
-def model_folder(path: str | Path | None = None) -> ModelFolder:
-    """A folder that `make train-cinema` writes; None for the one that the package ships."""
-    if path is None:
-        return folders.model_folder(shipped_folder(), hint="the installation lacks its weights")
-    return folders.model_folder(Path(path), hint="leave model.path out for the shipped one")
-
-
-def shipped_folder() -> Path:
-    """Where the package keeps the weights of tiny cinema."""
-    with as_file(files("captain_cinema.toy") / "weights") as path:
-        return Path(path)
-
-
-SHIPPED = ShippedModel(model_folder, STAGE_OF, key="model")
+SHIPPED = ShippedModel(PARTS, "captain_cinema.toy", key="model")
 
 
 def keyframe_mmdit(
@@ -43,7 +26,7 @@ def keyframe_mmdit(
     patch: int = 8,
     shift: float = 1.0,
 ) -> SmallMMDiT:
-    """A keyframe model of tiny cinema with fresh weights; its captions tell no action. See `MMDiTConfig`."""
+    """A keyframe model of tiny cinema with untrained weights; its captions have no action. See `MMDiTConfig`."""
     config = MMDiTConfig(width, num_heads, num_double, num_single, image_size, patch)
     return SmallMMDiT(config, TinyCaptionEncoder(width, says_action=False), shift=shift)
 
@@ -58,32 +41,32 @@ def clip_mmdit(
     patch: int = 8,
     shift: float = 1.0,
 ) -> SmallMMDiT:
-    """A video model of tiny cinema with fresh weights: captions tell the action, frames their moment. See `MMDiTConfig`."""
+    """A video model of tiny cinema with untrained weights; its captions have an action, its frames times. See `MMDiTConfig`."""
     config = MMDiTConfig(width, num_heads, num_double, num_single, image_size, patch, moments=True)
     return SmallMMDiT(config, TinyCaptionEncoder(width, says_action=True), shift=shift)
 
 
 def load_keyframe_model(path: str | None = None, *, shift: float = 1.0, device: str | torch.device = "cpu") -> SmallMMDiT:
-    """The keyframe model of tiny cinema: what the package ships, or a folder that `make train-cinema` wrote.
+    """The keyframe model of tiny cinema, shipped or from a folder that `make train-cinema` wrote.
 
     Args:
         path: the folder; None for the shipped one.
-        shift: of the sampler's timesteps towards noise; 1 for none.
-        device: where the model computes.
+        shift: shift of the sampling times towards noise; 1 for none.
+        device: device of the model.
 
     Raises:
-        UserError: if there is no model, or a file is damaged or of another shape.
+        UserError: if there is no model, a file is damaged, or a tensor has another shape.
     """
-    return _load(model_folder(path), "keyframes", shift=shift).to(device)
+    return _load(SHIPPED.folder(path), "keyframes", shift=shift).to(device)
 
 
 def load_video_model(path: str | None = None, *, shift: float = 1.0, device: str | torch.device = "cpu") -> SmallMMDiT:
-    """The video model of tiny cinema, likewise.
+    """The video model of tiny cinema; see `load_keyframe_model`.
 
     Raises:
-        UserError: if there is no model, or a file is damaged or of another shape.
+        UserError: if there is no model, a file is damaged, or a tensor has another shape.
     """
-    return _load(model_folder(path), "video", shift=shift).to(device)
+    return _load(SHIPPED.folder(path), "video", shift=shift).to(device)
 
 
 def load_clips(
@@ -95,18 +78,18 @@ def load_clips(
     scale: int = 1,
     device: str | torch.device = "cpu",
 ) -> DiffusionClips:
-    """The video model as what draws the clips of a film.
+    """The video model as a generator of clips.
 
     Args:
         path: the folder; None for the shipped one.
-        conditioning: other shots' keyframes.
+        conditioning: selection of the keyframes of other shots.
         num_steps: Euler steps.
-        shift: of the sampler's timesteps towards noise; 1 for none.
-        scale: frames are so many times as large as the keyframes.
-        device: where the model computes.
+        shift: shift of the sampling times towards noise; 1 for none.
+        scale: upscaling factor of the frames relative to the keyframes.
+        device: device of the model.
 
     Raises:
-        UserError: if there is no model, a file is damaged or of another shape, or a number is out of range.
+        UserError: if there is no model, a file is damaged, a tensor has another shape, or a number is out of range.
     """
     model = load_video_model(path, shift=shift, device=device)
     return DiffusionClips(model, frames_per_clip=CLIP_FRAMES, conditioning=conditioning, num_steps=num_steps, scale=scale)
@@ -115,9 +98,9 @@ def load_clips(
 def _load(folder: ModelFolder, part: str, *, shift: float) -> SmallMMDiT:
     build, says_action = (keyframe_mmdit, False) if part == "keyframes" else (clip_mmdit, True)
     sizes = folder.sizes_of(part)
-    # Folders of the first version say so among the sizes.
+    # Folders of the first version have this key among the sizes.
     if sizes.pop("says_action", says_action) != says_action:
-        raise UserError(f"{folder.path / CONFIG_FILE}: the {part} model has says_action {not says_action}: train it again")
+        raise UserError(f"{folder.path / CONFIG_FILE}: says_action of the {part} model is {not says_action}: train it again")
     model = folder.config_of(part, partial(build, shift=shift), sizes)
     folder.load(part, model)
     return model

@@ -1,6 +1,6 @@
-"""A storyline in plain words becomes a storyboard of tiny cinema, by a grammar; no model, no network.
+"""The planner of tiny cinema: a grammar that maps plain text to a storyboard, without a model or network access.
 
-Every beat of the storyline becomes a shot for each character it names, or two where it names one who finds something.
+Every beat of the storyline gives one shot per named character, or two shots if its only character finds a box.
 """
 
 import re
@@ -26,13 +26,13 @@ _DROPS = ("drops", "loses", "hides", "gives")
 
 
 def plan_storyboard(storyline: str, *, seed: int = 0) -> Storyboard:
-    """The storyboard of a storyline: beats between semicolons, full stops or line ends.
+    """The storyboard of a storyline, whose beats are separated by semicolons, full stops or line ends.
 
-    A beat names at least one character; a place ("in the attic") holds until another is named; who finds "the red box"
-    carries it until it is dropped. Looks are dealt by `seed`.
+    A beat names at least one character. A place ("in the attic") holds until another is named. A character that finds "the red
+    box" carries it until it is dropped. Looks are sampled with `seed`.
 
     Raises:
-        UserError: if a beat names nobody, or a place or box that tiny cinema does not know.
+        UserError: if a beat names no character, or a place or box that tiny cinema does not have.
 
     Example:
         >>> board = plan_storyboard("ada meets bo in the kitchen; bo leaves")
@@ -41,19 +41,21 @@ def plan_storyboard(storyline: str, *, seed: int = 0) -> Storyboard:
     """
     beats = [beat.strip() for beat in re.split(r"[;.\n]+", storyline) if beat.strip()]
     if not beats:
-        raise UserError("the storyline is empty: tell what happens, one beat after another, with semicolons between them")
+        raise UserError("the storyline is empty: give beats, separated by semicolons")
     stream = generator(seed, "storyboard")
-    place = _first_place(beats, stream)
+    # Places are parsed once per beat; the first named one also holds for the beats before it.
+    spots = [_place_of(beat, number) for number, beat in enumerate(beats, start=1)]
+    place = next((spot for spot in spots if spot is not None), None) or PLACES[int(torch.randint(len(PLACES), (), generator=stream))]
     carried: dict[str, str] = {}
     cast: list[str] = []
     scenery: list[str] = []
     shots: list[Shot] = []
-    for number, beat in enumerate(beats, start=1):
+    for number, (beat, spot) in enumerate(zip(beats, spots, strict=True), start=1):
         words = re.findall(r"[a-z]+", beat.lower())
         names = list(dict.fromkeys(word for word in words if word in NAMES))
         if not names:
-            raise UserError(f"beat {number} of the storyline ('{beat}') names nobody: tiny cinema knows {', '.join(NAMES)}")
-        place = _place_of(beat, number) or place
+            raise UserError(f"beat {number} of the storyline ('{beat}') names no character: name one of {', '.join(NAMES)}")
+        place = spot or place
         prop = _prop_of(beat, number)
         if prop is not None:
             carried[names[0]] = prop
@@ -62,7 +64,7 @@ def plan_storyboard(storyline: str, *, seed: int = 0) -> Storyboard:
         action = next((action for action, verbs in _ACTIONS.items() if any(verb in words for verb in verbs)), "still")
         cast += [name for name in names if name not in cast]
         scenery += [place] if place not in scenery else []
-        # Who finds something is first seen at the place, then close with it.
+        # A find has two shots: wide without the box, then close with it.
         views = [(names[0], "wide"), (names[0], "close")] if prop is not None and len(names) == 1 else [(name, "") for name in names]
         for index, (name, size) in enumerate(views):
             held = "none" if prop is not None and size == "wide" else carried.get(name, "none")
@@ -74,27 +76,27 @@ def plan_storyboard(storyline: str, *, seed: int = 0) -> Storyboard:
     return Storyboard(
         title=textwrap.shorten(storyline, 80, placeholder=" ..."),
         characters={
-            name: look_text(Identity(*look), None) for name, look in zip(cast, _deal(IDENTITY_VALUES, len(cast), stream), strict=True)
+            name: look_text(Identity(*look), None)
+            for name, look in zip(cast, _sample_looks(IDENTITY_VALUES, len(cast), stream), strict=True)
         },
         places={
-            spot: look_text(None, Setting(*look)) for spot, look in zip(scenery, _deal(SETTING_VALUES, len(scenery), stream), strict=True)
+            spot: look_text(None, Setting(*look))
+            for spot, look in zip(scenery, _sample_looks(SETTING_VALUES, len(scenery), stream), strict=True)
         },
         shots=tuple(shots),
         seed=seed,
     )
 
 
-def _first_place(beats: Sequence[str], stream: torch.Generator) -> str:
-    named = [place for number, beat in enumerate(beats, start=1) if (place := _place_of(beat, number)) is not None]
-    return named[0] if named else PLACES[int(torch.randint(len(PLACES), (), generator=stream))]
-
-
 def _place_of(beat: str, number: int) -> str | None:
     words = re.findall(r"[a-z]+", beat.lower())
     known = next((word for word in words if word in PLACES), None)
-    told = re.search(r"\b(?:in|into|at|to|inside)\s+(?:the|a|an)\s+([a-z]+)", beat.lower())
-    if known is None and told is not None:
-        raise UserError(f"beat {number} of the storyline ('{beat}') is at '{told.group(1)}': tiny cinema knows {', '.join(PLACES)}")
+    phrase = re.search(r"\b(?:in|into|at|to|inside)\s+(?:the|a|an)\s+([a-z]+)", beat.lower())
+    if known is None and phrase is not None:
+        raise UserError(
+            f"beat {number} of the storyline ('{beat}') is at '{phrase.group(1)}', which is not a place of tiny cinema: "
+            f"choose one of {', '.join(PLACES)}"
+        )
     return known
 
 
@@ -103,18 +105,21 @@ def _prop_of(beat: str, number: int) -> str | None:
     if match is None:
         return None
     if match.group(1) not in BODY_COLOURS:
-        raise UserError(f"beat {number} of the storyline ('{beat}') has a {match.group(1)} box: boxes are {', '.join(BODY_COLOURS)}")
+        raise UserError(
+            f"beat {number} of the storyline ('{beat}') has a {match.group(1)} box, which tiny cinema does not have: "
+            f"choose one of {', '.join(BODY_COLOURS)}"
+        )
     return match.group(1)
 
 
-def _deal(values: Sequence[Sequence[str]], count: int, stream: torch.Generator) -> list[tuple[str, ...]]:
-    """Looks for `count` of a kind, in no detail alike while the values last."""
-    dealt = [torch.randperm(len(options), generator=stream).tolist() for options in values]
-    return [tuple(options[order[index % len(order)]] for options, order in zip(values, dealt, strict=True)) for index in range(count)]
+def _sample_looks(values: Sequence[Sequence[str]], count: int, stream: torch.Generator) -> list[tuple[str, ...]]:
+    """`count` looks; no two share a value of any detail until the values are used up."""
+    orders = [torch.randperm(len(options), generator=stream).tolist() for options in values]
+    return [tuple(options[order[index % len(order)]] for options, order in zip(values, orders, strict=True)) for index in range(count)]
 
 
 class TemplatePlanner:
-    """Tiny cinema's `Planner`; see `plan_storyboard`."""
+    """The `Planner` of tiny cinema; see `plan_storyboard`."""
 
     def __call__(self, storyline: str, *, seed: int) -> Storyboard:
         """The storyboard of a storyline."""

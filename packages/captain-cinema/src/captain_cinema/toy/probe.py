@@ -1,7 +1,7 @@
-"""The memory probe: a story's true past, one shot drawn after it, and what of it is right.
+"""The memory probe: accuracy of one shot that is sampled after the true past of a story.
 
-Whoever returns is named, not described: only the memory can tell the model how "ada" looked. The ceiling says what the
-best reader of the same memory could know.
+The caption names the reappearing character without describing it, so that its look follows from the memory only. The upper
+bound is the accuracy of an ideal reader of the same memory.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,12 +36,12 @@ SETTING_PARTS = ("wall", "ground", "decoration")
 
 @dataclass(frozen=True)
 class Reappearance:
-    """A story and the shot in which somebody returns to some place.
+    """A story and a next shot in which a character and a place reappear.
 
     Attributes:
-        story: with the past as its shots.
-        shot: what comes next.
-        seed: of the noise.
+        story: the story, whose shots are the past.
+        shot: the next shot.
+        seed: seed of the noise.
     """
 
     story: Story
@@ -50,36 +50,36 @@ class Reappearance:
 
     @property
     def scene(self) -> Scene:
-        """What the keyframe of the shot should show."""
+        """The true scene of the next shot."""
         return self.story.scene(self.shot)
 
     @property
     def past(self) -> list[Scene]:
-        """What the keyframes of the past show."""
+        """The scenes of the past."""
         return [self.story.scene(shot) for shot in self.story.shots]
 
     @property
     def storyboard(self) -> Storyboard:
-        """The story as captions alone; nobody is described."""
+        """The storyboard of past and next shot, without descriptions."""
         whole = replace(self.story, shots=(*self.story.shots, self.shot))
         return storyboard_of(whole, title="probe", seed=self.seed, described=False)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one drawn return came to.
+    """The result of one sampled reappearance.
 
     Attributes:
-        right: of every part of identity and set whether it is right.
-        character_gap: shots since the character was last shown.
-        place_gap: shots since the place was.
-        residual: distance to the nearest frame of this world, see `Reading`.
-        tokens: of memory and shot.
-        seconds: of sampling.
-        identity_upper_bound, set_upper_bound: whether the best reader of the memory would know, 1 or 0; chance where it holds
+        right: whether each detail of identity and set is right, by name.
+        character_gap: number of shots since the last one with the character.
+        place_gap: number of shots since the last one at the place.
+        residual: distance to the nearest rendered frame, see `Reading`.
+        tokens: image and text tokens of memory and shot.
+        seconds: time of sampling.
+        identity_upper_bound, set_upper_bound: whether the ideal reader of the memory is right, 1 or 0; chance if the memory has
             no view.
-        colour_upper_bound: likewise for the colour.
-        covered: whether the memory shows both the character and the place.
+        colour_upper_bound: the same for the colour.
+        covered: whether the memory contains both the character and the place.
     """
 
     right: dict[str, bool]
@@ -105,7 +105,7 @@ class Outcome:
 
 
 def fractions_right(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Share of the outcomes in which each part, the identity and the set are right."""
+    """Fraction of the outcomes in which each detail, the identity and the set are right."""
     found = {part: fmean(outcome.right[part] for outcome in outcomes) for part in (*IDENTITY_PARTS, *SETTING_PARTS)}
     return found | {"identity": fmean(outcome.identity for outcome in outcomes), "set": fmean(outcome.set for outcome in outcomes)}
 
@@ -113,14 +113,14 @@ def fractions_right(outcomes: Sequence[Outcome]) -> dict[str, float]:
 def sample_reappearances(
     count: int, num_past: int, *, seed: int, gap_distribution: str = "uniform", min_gap: int = 1
 ) -> list[Reappearance]:
-    """Stories of `num_past` shots after which somebody returns, from streams that no training uses.
+    """Stories of `num_past` shots with a reappearance, from random streams that training does not use.
 
     Args:
-        count: how many.
+        count: number of stories.
         num_past: shots of the past.
-        seed: of the stories.
+        seed: seed of the stories.
         gap_distribution: see `next_shots`.
-        min_gap: the character was last shown at least so many shots ago; 2 for somebody who was absent.
+        min_gap: smallest number of shots since the last one with the character; 2 for a character absent from the newest shot.
     """
     found: list[Reappearance] = []
     index = 0
@@ -139,39 +139,40 @@ def sample_reappearances(
 def measure_reappearances(
     sampler: KeyframeSampler, returns: Sequence[Reappearance], *, batch_size: int = 20, upper_bounds: bool = True
 ) -> tuple[list[Outcome], Float[Tensor, "returns 3 height width"]]:
-    """Samples the return of every story over its true past and reads it.
+    """Samples the next shot of every story over its true past and verifies it.
 
     Args:
-        sampler: the model and its memory.
-        returns: stories of equally long pasts.
-        batch_size: stories drawn side by side.
-        upper_bounds: whether to read the memories; else all upper_bounds are chance.
+        sampler: the model and its memory policy.
+        returns: stories with pasts of equal length.
+        batch_size: stories per batch.
+        upper_bounds: whether to compute upper bounds; otherwise all are chance.
 
     Returns:
-        Outcomes and drawn frames.
+        Outcomes and sampled frames.
     """
     patch, context_noise = sampler.pixels_per_token, sampler.sampling.context_noise
     outcomes: list[Outcome] = []
     frames: list[Tensor] = []
     for begin in range(0, len(returns), batch_size):
         part = returns[begin : begin + batch_size]
+        # The true past (stories, past, 3, side, side) is fixed; only the keyframe after it is sampled.
         pasts = torch.stack([render_images(item.past) for item in part])
         num_past = pasts.shape[1]
-        drawn = [
+        sampled = [
             keyframes[num_past]
             for keyframes in sampler.sample_many(
                 [item.storyboard for item in part], fixed={index: pasts[:, index] for index in range(num_past)}
             )
         ]
         scenes = [item.scene for item in part]
-        readings = read_frames(torch.stack([keyframe.frame for keyframe in drawn]), scenes)
-        for item, keyframe, reading in zip(part, drawn, readings, strict=True):
+        readings = read_frames(torch.stack([keyframe.frame for keyframe in sampled]), scenes)
+        for item, keyframe, reading in zip(part, sampled, readings, strict=True):
             wanted = item.scene
             right = {name: getattr(reading.identity, name) == getattr(wanted.identity, name) for name in IDENTITY_PARTS}
             right |= {name: getattr(reading.setting, name) == getattr(wanted.setting, name) for name in SETTING_PARTS}
             kept = {entry.source: entry.grid for entry in keyframe.remembered}
-            known_identity = read_identity(item, kept, patch=patch, context_noise=context_noise) if upper_bounds else None
-            known_setting = read_setting(item, kept, patch=patch, context_noise=context_noise) if upper_bounds else None
+            best_identity = read_identity(item, kept, patch=patch, context_noise=context_noise) if upper_bounds else None
+            best_setting = read_setting(item, kept, patch=patch, context_noise=context_noise) if upper_bounds else None
             name_gap, place_gap = (gap_of(item.story.shots, tag) for tag in item.shot.tags)
             assert name_gap is not None
             assert place_gap is not None
@@ -183,9 +184,9 @@ def measure_reappearances(
                     reading.residual,
                     keyframe.tokens,
                     keyframe.seconds,
-                    _chance(known_identity, wanted.identity, len(IDENTITIES)),
-                    _chance(known_setting, wanted.setting, len(SETTINGS)),
-                    _chance(known_identity and known_identity.colour, wanted.identity.colour, len(BODY_COLOURS)),
+                    _chance(best_identity, wanted.identity, len(IDENTITIES)),
+                    _chance(best_setting, wanted.setting, len(SETTINGS)),
+                    _chance(best_identity and best_identity.colour, wanted.identity.colour, len(BODY_COLOURS)),
                     is_covered(list(kept), [shot.tags for shot in item.story.shots], item.shot.tags, len(kept)),
                 )
             )
@@ -193,25 +194,25 @@ def measure_reappearances(
     return outcomes, torch.stack(frames)
 
 
-def _chance(known: object | None, wanted: object, count: int) -> float:
-    """How likely the best guess is right: one of `count` where nothing is known."""
-    return 1 / count if known is None else float(known == wanted)
+def _chance(best: object | None, wanted: object, count: int) -> float:
+    """Accuracy of the best guess: chance among `count` values without one."""
+    return 1 / count if best is None else float(best == wanted)
 
 
 def read_identity(
     item: Reappearance, kept: Mapping[int, Grid], *, patch: int, context_noise: float, image_size: int = 64
 ) -> Identity | None:
-    """The identity that fits best what a memory holds of the returning character; None where it holds nothing.
+    """The most likely identity given the memory frames of the reappearing character; None if there are none.
 
-    The reader knows everything else of the remembered shots, and no prop is in its way, so that no model can do better;
-    only the memory's size and its noise stand between.
+    All other details of the memory frames are given and their props are left out, so that no model can do better: only the size
+    and the noise of the memory limit the result.
 
     Args:
-        item: the return.
-        kept: rows and columns of tokens by index of the remembered shots.
-        patch: pixels per side of a token.
-        context_noise: noise level of the remembered frames.
-        image_size: pixels of a side of a full frame.
+        item: the reappearance.
+        kept: rows and columns of tokens of the memory frames, by index of the shot.
+        patch: side of a token, in pixels.
+        context_noise: noise level of the memory frames.
+        image_size: side of a full frame, in pixels.
     """
     shown = {index: grid for index, grid in kept.items() if index >= 0 and item.story.shots[index].name == item.shot.name}
     best = _most_likely(item, shown, IDENTITIES, item.scene.identity, every_identity, patch, context_noise, image_size)
@@ -219,7 +220,7 @@ def read_identity(
 
 
 def read_setting(item: Reappearance, kept: Mapping[int, Grid], *, patch: int, context_noise: float, image_size: int = 64) -> Setting | None:
-    """The set that fits best what a memory holds of the place; None where it holds nothing. See `read_identity`."""
+    """The most likely set given the memory frames of the place; None if there are none. See `read_identity`."""
     shown = {index: grid for index, grid in kept.items() if index >= 0 and item.story.shots[index].place == item.shot.place}
     best = _most_likely(item, shown, SETTINGS, item.scene.setting, every_setting, patch, context_noise, image_size)
     return None if best is None else SETTINGS[best]
@@ -235,31 +236,33 @@ def _most_likely(
     context_noise: float,
     image_size: int,
 ) -> int | None:
-    """Index of the candidate under which the noisy remembered frames are most likely."""
+    """Index of the candidate under which the noisy memory frames are most likely."""
     if context_noise <= 1 / 3 and any(grid[0] * patch == image_size for grid in shown.values()):
-        # The judge reads a frame in full at such noise without an error.
+        # Shortcut: the verifier is exact on a full-size frame at this noise level.
         return candidates.index(truth)
+    # Gaussian noise: the log-likelihood is a sum of squared distances over all memory frames, one per candidate. All candidates
+    # (candidates, 3, side, side) are rendered at full size and then resized and scaled like the memory frame (1, 3, rows, columns).
     cost: Tensor | None = None
     for index, grid in sorted(shown.items()):
         scene = item.story.scene(item.story.shots[index])
         size = (grid[0] * patch, grid[1] * patch)
-        scenes = functional.interpolate(every(scene, image_size=image_size), size, mode="area")
+        rendered = functional.interpolate(every(scene, image_size=image_size), size, mode="area")
         frame = functional.interpolate(render_images([replace(scene, prop="none")], image_size=image_size), size, mode="area")
         noise = torch.randn(frame.shape, generator=generator(item.seed, "reader", index))
-        seen = (1 - context_noise) * frame + context_noise * noise
-        distances = ((1 - context_noise) * scenes - seen).square().flatten(1).sum(1)
+        noisy = (1 - context_noise) * frame + context_noise * noise
+        distances = ((1 - context_noise) * rendered - noisy).square().flatten(1).sum(1)
         cost = distances if cost is None else cost + distances
     return None if cost is None else int(cost.argmin())
 
 
 class MemoryProbe:
-    """How often somebody who was absent comes back as they were, by memory: the probe of a training.
+    """Accuracy of reappearing characters and places by memory policy, measured after training.
 
     Args:
-        num_stories: returns that are drawn.
+        num_stories: number of sampled reappearances.
         num_past: shots before each.
-        memories: names of the memories that are compared.
-        seed: of the stories; training never sees them.
+        memories: names of the compared memory policies.
+        seed: seed of the stories, which training does not use.
 
     Raises:
         UserError: if a number is out of range.
@@ -274,13 +277,13 @@ class MemoryProbe:
         self._seed = seed
 
     def __call__(self, model: KeyframeModel, memories: Mapping[str, MemoryPolicy], sampling: SamplingConfig) -> ProbeResult:
-        """Samples and reads the returns under every memory of the probe; see `Probe`."""
+        """Samples and verifies the reappearances under every memory policy; see `Probe`."""
         returns = sample_reappearances(self._num_stories, self._num_past, seed=self._seed, min_gap=2)
-        shares: dict[str, dict[str, float]] = {}
+        fractions: dict[str, dict[str, float]] = {}
         for name in self.memories:
             sampler = KeyframeSampler(model, memories[name], sampling, image_size=(IMAGE_SIZE, IMAGE_SIZE))
             outcomes, _ = measure_reappearances(sampler, returns, upper_bounds=False)
-            shares[name] = fractions_right(outcomes)
-            _logger.info("memory %-11s %s", name, ", ".join(f"{key} {value:.2f}" for key, value in shares[name].items()))
-        headline = {f"colour of who returns, memory {name}": found["colour"] for name, found in shares.items()}
-        return ProbeResult({"returns": shares}, headline)
+            fractions[name] = fractions_right(outcomes)
+            _logger.info("memory %-11s %s", name, ", ".join(f"{key} {value:.2f}" for key, value in fractions[name].items()))
+        headline = {f"colour of reappearing characters, memory {name}": found["colour"] for name, found in fractions.items()}
+        return ProbeResult({"returns": fractions}, headline)

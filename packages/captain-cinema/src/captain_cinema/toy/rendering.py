@@ -1,6 +1,6 @@
-"""Frames of tiny cinema: one character, with or without a prop, before a set; anti-aliased, from signed distances.
+"""Renderer of tiny cinema: one character, with or without a prop, in front of a set; anti-aliased signed distance functions.
 
-Lengths are in units of 1/64 of the frame, whatever its number of pixels; y grows downwards.
+Lengths are in units of 1/64 of the frame side, independent of the number of pixels; y increases downwards.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# sRGB in [0, 1]. Walls are pale and grounds dull, bodies are saturated: a coarse pixel still names its colour.
+# sRGB in [0, 1]. Walls are pale, grounds dull and bodies saturated, so that colours differ at low resolution too.
 BODY_COLOURS = {
     "red": (0.88, 0.12, 0.14),
     "orange": (0.98, 0.55, 0.05),
@@ -40,15 +40,15 @@ ACTIONS = ("still", "walk left", "walk right", "jump", "approach")
 IMAGE_SIZE = 64
 HORIZON = 44.0
 CLIP_FRAMES = 9
-_FLOOR = 56.0  # where a body stands
+_FLOOR = 56.0  # bottom of a body
 _WALK, _JUMP, _APPROACH = 10.0, 9.0, 0.4
 _DARK, _LIGHT = (0.13, 0.12, 0.16), (0.98, 0.98, 0.98)
-_DECORATION_PLACES = ((8.0, 10.0), (56.0, 10.0))  # both upper corners: a close shot hides one of them
+_DECORATION_CENTRES = ((8.0, 10.0), (56.0, 10.0))  # both upper corners, as a close shot hides one of them
 
 
 @dataclass(frozen=True)
 class Identity:
-    """How a character looks.
+    """The look of a character.
 
     Attributes:
         colour: one of `BODY_COLOURS`.
@@ -65,7 +65,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Setting:
-    """How a place looks.
+    """The look of a place.
 
     Attributes:
         wall: one of `WALL_COLOURS`.
@@ -80,14 +80,14 @@ class Setting:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that one frame shows.
+    """The full content of one frame.
 
     Attributes:
-        identity: of the character.
-        setting: of the place.
+        identity: look of the character.
+        setting: look of the place.
         size: one of `SIZES`.
         position: one of `POSITIONS`.
-        prop: one of `PROPS`: the colour of the box that the character carries, or none.
+        prop: one of `PROPS`: the colour of the box that the character carries, or `none`.
     """
 
     identity: Identity
@@ -107,56 +107,56 @@ Frames = Float[Tensor, "frames 3 height width"]
 
 
 def looks_of(scenes: Sequence[Scene]) -> Looks:
-    """Indices into `LOOK_VALUES` of what the pictures show: colour, shape, hat, badge, wall, ground, decoration, prop."""
+    """Indices into `LOOK_VALUES` per scene: colour, shape, hat, badge, wall, ground, decoration, prop."""
     rows = [(*astuple(scene.identity), *astuple(scene.setting), scene.prop) for scene in scenes]
     indices = [[values.index(value) for values, value in zip(LOOK_VALUES, row, strict=True)] for row in rows]
     return torch.tensor(indices, dtype=torch.long).reshape(-1, len(LOOK_VALUES))
 
 
 def places_of(scenes: Sequence[Scene]) -> Places:
-    """Centre (x, y) and radius of every body."""
+    """Centre (x, y) and radius of the body of every scene."""
     rows = [(POSITIONS[scene.position], _FLOOR - SIZES[scene.size], SIZES[scene.size]) for scene in scenes]
     return torch.tensor(rows).reshape(-1, 3)
 
 
 def render_images(scenes: Sequence[Scene], *, image_size: int = 64) -> Frames:
-    """Frames in [-1, 1], float32."""
+    """Frames of scenes, float32 in [-1, 1]."""
     return render(looks_of(scenes), places_of(scenes), image_size=image_size)
 
 
 def render_clip(scene: Scene, action: str, *, image_size: int = 64, num_frames: int = CLIP_FRAMES) -> Frames:
-    """The frames of an action that begins with `picture`, in [-1, 1].
+    """The frames of an action that starts from `scene`, float32 in [-1, 1].
 
     Args:
-        picture: the first frame.
+        scene: scene of the first frame.
         action: one of `ACTIONS`.
-        image_size: pixels of a side.
-        num_frames: frames, evenly spaced from the beginning of the action to its end.
+        image_size: side of a frame, in pixels.
+        num_frames: number of frames, evenly spaced from the start of the action to its end.
     """
     return render(looks_of([scene] * num_frames), action_places(scene, action, num_frames), image_size=image_size)
 
 
 def action_places(scene: Scene, action: str, num_frames: int = CLIP_FRAMES) -> Places:
     """Centre and radius of the body in every frame of an action."""
-    places = places_of([scene]).repeat(num_frames, 1)
+    locations = places_of([scene]).repeat(num_frames, 1)
     progress = torch.linspace(0, 1, num_frames)
     if action in ("walk left", "walk right"):
-        places[:, 0] += _WALK * progress * (1 if action == "walk right" else -1)
+        locations[:, 0] += _WALK * progress * (1 if action == "walk right" else -1)
     elif action == "jump":
-        places[:, 1] -= _JUMP * 4 * progress * (1 - progress)
+        locations[:, 1] -= _JUMP * 4 * progress * (1 - progress)
     elif action == "approach":
-        places[:, 2] *= 1 + _APPROACH * progress
-        places[:, 1] = _FLOOR - places[:, 2]
-    return places
+        locations[:, 2] *= 1 + _APPROACH * progress
+        locations[:, 1] = _FLOOR - locations[:, 2]
+    return locations
 
 
 def render(looks: Looks, places: Places, *, image_size: int = 64) -> Frames:
-    """Frames of given looks and places.
+    """Frames of looks at given locations.
 
     Args:
         looks: indices from `looks_of`.
         places: centres and radii from `places_of`.
-        image_size: pixels of a side.
+        image_size: side of a frame, in pixels.
 
     Returns:
         Float32 in [-1, 1].
@@ -168,11 +168,12 @@ def render(looks: Looks, places: Places, *, image_size: int = 64) -> Frames:
 
 
 def render_settings(settings: Int[Tensor, "frames 3"], *, image_size: int = 64) -> Frames:
-    """Empty sets: wall, ground and decoration by index."""
+    """Sets without a character, from indices of wall, ground and decoration."""
     walls, grounds = _colours(WALL_COLOURS)[settings[:, 0]], _colours(GROUND_COLOURS)[settings[:, 1]]
     canvas = Canvas(walls[:, :, None, None].expand(-1, -1, image_size, image_size), image_size)
     canvas.fill(HORIZON - canvas.y, grounds)
-    for x, y in _DECORATION_PLACES:
+    for x, y in _DECORATION_CENTRES:
+        # Coordinates relative to the decoration; every decoration is filled in all frames and masked by `shown` (frames, 1, 1).
         across, down = canvas.x - x, canvas.y - y
         shown = [(settings[:, 2] == index)[:, None, None] for index in range(len(DECORATIONS))]
         frame = torch.maximum(across.abs() - 5.0, down.abs() - 6.0)
@@ -187,16 +188,17 @@ def render_settings(settings: Int[Tensor, "frames 3"], *, image_size: int = 64) 
 
 
 class Canvas:
-    """Frames that shapes are laid on, one after another."""
+    """Frames (frames, 3, side, side) onto which shapes are composited in order; `x` and `y` are pixel centres."""
 
     def __init__(self, background: Tensor, image_size: int) -> None:
         self.frames = background
-        self._softness = image_size / 64  # an edge is one pixel wide
+        self._softness = image_size / 64  # pixels per unit of length: the anti-aliased edge is one pixel wide
         centres = (torch.arange(image_size) + 0.5) / self._softness
         self.x, self.y = centres.view(1, 1, -1), centres.view(1, -1, 1)
 
     def fill(self, distance: Tensor, colours: Tensor | tuple[float, float, float], shown: Tensor | None = None) -> None:
-        """Lays a colour in [0, 1], or one per frame in [-1, 1], over what lies inside (negative distance)."""
+        """Composites a colour in [0, 1], or one per frame in [-1, 1], over all pixels inside a shape (negative distance)."""
+        # distance is (frames or 1, side, side) in units of length; coverage is the alpha of every pixel.
         coverage = (0.5 - distance * self._softness).clamp(0, 1)
         if shown is not None:
             coverage = coverage * shown
@@ -204,9 +206,11 @@ class Canvas:
         self.frames = self.frames + coverage[:, None] * (values[:, :, None, None] - self.frames)
 
     def render_character(self, identities: Tensor, places: Tensor) -> None:
-        """Body, badge and hat."""
+        """Renders body, badge and hat."""
+        # Coordinates (frames, side, side) in units of the radius; distances are scaled back by the radius before filling.
         cx, cy, radius = (places[:, index, None, None] for index in range(3))
         x, y = (self.x - cx) / radius, (self.y - cy) / radius
+        # Signed distances of all shapes (frames, shapes, side, side), in the order of BODY_SHAPES, from which each frame takes its own.
         bodies = torch.stack(
             [
                 x.hypot(y) - 1.0,
@@ -219,7 +223,7 @@ class Canvas:
         shape, hat, badge = identities[:, 1], identities[:, 2], identities[:, 3]
         body = bodies[torch.arange(len(bodies)), shape]
         self.fill(body * radius, _colours(BODY_COLOURS)[identities[:, 0]])
-        # The stroke lies where every body is wide, the triangle's too.
+        # Badge strokes, in the order of BADGES, at a height at which every body is wide, including the triangle.
         down = y - 0.25
         strokes = torch.stack(
             [
@@ -231,8 +235,9 @@ class Canvas:
             dim=1,
         )
         self.fill(strokes[torch.arange(len(strokes)), badge] * radius, _LIGHT)
+        # Hats are placed relative to the top of the body shape.
         tops = torch.tensor((-1.0, -0.88, -1.2, -1.0))[shape][:, None, None]
-        above = y - tops - 0.12  # a hat sits a little into the head
+        above = y - tops - 0.12  # hats overlap the head slightly
         cap = torch.minimum(torch.maximum(x.hypot(above) - 0.5, above), torch.maximum((x - 0.25).abs() - 0.7, (above + 0.02).abs() - 0.09))
         teeth = ((x + 1.0).remainder(0.4) - 0.2).abs() * 2.0 - (above + 0.62)
         crown = torch.maximum(torch.maximum(x.abs() - 0.6, above), torch.maximum(-(above + 0.62), teeth * 0.45))
@@ -241,7 +246,7 @@ class Canvas:
             self.fill(distance * radius, _DARK, (hat == index)[:, None, None])
 
     def render_prop(self, props: Tensor, places: Tensor) -> None:
-        """A box at the character's feet."""
+        """Renders a box at the feet of the character, in frames with a prop index above 0."""
         cx, cy, radius = (places[:, index, None, None] for index in range(3))
         x, y = (self.x - cx) / radius, (self.y - cy) / radius - 1.02
         box = torch.maximum(x.abs(), y.abs()) - 0.28

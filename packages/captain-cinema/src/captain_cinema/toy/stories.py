@@ -1,7 +1,6 @@
-"""Stories of tiny cinema: who is where in every shot, and what everybody looks like in this story alone.
+"""Stories of tiny cinema: characters, places and framing of every shot, and the looks of the story.
 
-Looks are dealt anew to names and places for every story, so that nothing but the frames seen so far (or a description
-in a caption) can tell how "ada" looks.
+Looks are sampled per story, so that the look of "ada" follows only from earlier frames or from a description in a caption.
 """
 
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from triptych.errors import UserError
 GAP_DISTRIBUTIONS = ("uniform", "recent")
 
 _CAST, _SCENERY = 4, 3
-_PROP_SHARE = 0.15
+_PROP_FRACTION = 0.15
 
 
 @dataclass(frozen=True)
@@ -26,10 +25,10 @@ class StoryShot:
 
     Attributes:
         name: the character.
-        place: where.
+        place: the location.
         size, position: framing.
-        prop: what the character carries.
-        action: what happens.
+        prop: box that the character carries.
+        action: action of the character.
     """
 
     name: str
@@ -41,12 +40,12 @@ class StoryShot:
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """What another shot may have in common with this one: its character, then its place."""
+        """Keys for retrieval: the character, then the place."""
         return (self.name, self.place)
 
     @property
     def caption(self) -> Caption:
-        """The caption that names and does not describe."""
+        """The caption without descriptions."""
         return Caption(self.name, self.place, self.size, self.position, self.prop, self.action)
 
 
@@ -65,11 +64,11 @@ class Story:
     shots: tuple[StoryShot, ...]
 
     def scene(self, shot: StoryShot) -> Scene:
-        """What the keyframe of a shot of this story shows."""
+        """The scene of the keyframe of a shot of this story."""
         return Scene(self.characters[shot.name], self.places[shot.place], shot.size, shot.position, shot.prop)
 
     def captions(self, *, describe_first: bool) -> list[Caption]:
-        """Captions of all shots; with `describe_first` everybody and every place is described where it first appears."""
+        """Captions of all shots; with `describe_first` the first caption of a character or place describes it."""
         seen: set[str] = set()
         captions = []
         for shot in self.shots:
@@ -81,32 +80,34 @@ class Story:
 
 
 def storyboard_of(story: Story, *, title: str, seed: int, described: bool) -> Storyboard:
-    """A story as captions alone.
+    """The storyboard of a story.
 
     Args:
-        story: with all its shots.
-        title: of the storyboard.
-        seed: of the storyboard.
-        described: whether its tables say how everybody and every place looks, which joins the caption where they first
-            appear.
+        story: the story.
+        title: title of the storyboard.
+        seed: seed of the storyboard.
+        described: whether its tables hold the descriptions of characters and places, which `Storyboard.captions` appends
+            at their first appearance; otherwise they are empty.
     """
-    people = {name: look_text(story.characters[name], None) if described else "" for name in sorted({shot.name for shot in story.shots})}
+    characters = {
+        name: look_text(story.characters[name], None) if described else "" for name in sorted({shot.name for shot in story.shots})
+    }
     places = {name: look_text(None, story.places[name]) if described else "" for name in sorted({shot.place for shot in story.shots})}
     shots = tuple(Shot(shot.caption.text, (shot.name,), shot.place) for shot in story.shots)
-    return Storyboard(title, people, places, shots, seed)
+    return Storyboard(title, characters, places, shots, seed)
 
 
 def sample_story(num_shots: int, *, generator: torch.Generator) -> Story:
-    """A story of scenes: 2 to 4 shots at one place with a cast of 2; the place changes at every scene.
+    """A story of scenes: 2 to 4 shots at one place with 2 characters; consecutive scenes have different places.
 
     Raises:
-        UserError: if there is no shot.
+        UserError: if `num_shots` is below 1.
     """
     if num_shots < 1:
-        raise UserError(f"a story of {num_shots} shots: it needs 1 or more")
+        raise UserError(f"num_shots is {num_shots}: it must be 1 or more")
     names, places = _choose(NAMES, _CAST, generator), _choose(PLACES, _SCENERY, generator)
-    characters = {name: Identity(*_deal(IDENTITY_VALUES, generator)) for name in names}
-    scenery = {place: Setting(*_deal(SETTING_VALUES, generator)) for place in places}
+    characters = {name: Identity(*_sample_look(IDENTITY_VALUES, generator)) for name in names}
+    scenery = {place: Setting(*_sample_look(SETTING_VALUES, generator)) for place in places}
     props = {name: _prop(generator) for name in names}
     shots: list[StoryShot] = []
     place = ""
@@ -120,33 +121,34 @@ def sample_story(num_shots: int, *, generator: torch.Generator) -> Story:
 
 
 def next_shots(story: Story, count: int, *, gap_distribution: str = "uniform", generator: torch.Generator) -> list[StoryShot]:
-    """Alternative next shots of a story: one character returns to one place, in several framings.
+    """Alternative next shots of a story: one reappearing character at one earlier place, in several framings.
 
     Args:
         story: the past.
-        count: alternatives.
-        gap_distribution: `uniform` draws character and place with equal chances, however long ago they were last shown;
-            `recent` in inverse proportion to that gap.
+        count: number of alternatives.
+        gap_distribution: `uniform` samples character and place independently of their last appearance; `recent` in inverse
+            proportion to the number of shots since.
         generator: the random stream.
 
     Raises:
-        UserError: if the law is unknown.
+        UserError: if `gap_distribution` is unknown.
     """
     if gap_distribution not in GAP_DISTRIBUTIONS:
         raise UserError(f"gap_distribution is '{gap_distribution}': choose one of {', '.join(GAP_DISTRIBUTIONS)}")
-    name = _returning([shot.name for shot in story.shots], gap_distribution, generator)
-    place = _returning([shot.place for shot in story.shots], gap_distribution, generator)
+    name = _reappearing([shot.name for shot in story.shots], gap_distribution, generator)
+    place = _reappearing([shot.place for shot in story.shots], gap_distribution, generator)
     carried = next(shot.prop for shot in reversed(story.shots) if shot.name == name)
     return [_shot(name, place, carried, generator) for _ in range(count)]
 
 
 def gap_of(shots: Sequence[StoryShot], tag: str) -> int | None:
-    """Shots since a name or place was last shown, 1 for the newest; None where it never was."""
+    """Number of shots since the last one with a tag, 1 for the newest shot; None if there is none."""
     return next((gap for gap, shot in enumerate(reversed(shots), start=1) if tag in shot.tags), None)
 
 
-def _returning(shown: Sequence[str], gap_distribution: str, generator: torch.Generator) -> str:
-    gaps = {tag: len(shown) - index for index, tag in enumerate(shown)}
+def _reappearing(tags: Sequence[str], gap_distribution: str, generator: torch.Generator) -> str:
+    # Later occurrences overwrite earlier ones: the gap to the last appearance.
+    gaps = {tag: len(tags) - index for index, tag in enumerate(tags)}
     weights = torch.tensor([1.0 if gap_distribution == "uniform" else 1 / gap for gap in gaps.values()])
     return list(gaps)[int(torch.multinomial(weights, 1, generator=generator))]
 
@@ -157,10 +159,10 @@ def _shot(name: str, place: str, prop: str, generator: torch.Generator) -> Story
 
 
 def _prop(generator: torch.Generator) -> str:
-    return _one(PROPS[1:], generator) if float(torch.rand((), generator=generator)) < _PROP_SHARE else "none"
+    return _one(PROPS[1:], generator) if float(torch.rand((), generator=generator)) < _PROP_FRACTION else "none"
 
 
-def _deal(values: Sequence[Sequence[str]], generator: torch.Generator) -> list[str]:
+def _sample_look(values: Sequence[Sequence[str]], generator: torch.Generator) -> list[str]:
     return [_one(options, generator) for options in values]
 
 

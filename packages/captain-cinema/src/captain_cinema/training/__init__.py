@@ -1,1 +1,1 @@
-"""Training of the keyframe model and of the video model, typed on contracts."""
+"""Training stages of the keyframe model and the video model, which depend on contracts only."""

@@ -1,4 +1,4 @@
-"""Training of the keyframe model: alternative next shots over one memory, or whole sequences with a noise level per frame."""
+"""Training stage of the keyframe model: alternative next shots over one memory, or sequences with a noise level per frame."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,18 +20,18 @@ REGIMES = ("extend", "forcing", "causal")
 
 @dataclass
 class KeyframeLossConfig(NoiseLevels):
-    """What a training step shows the model.
+    """Settings of the keyframe loss and of the sequences of a training step.
 
     Attributes:
-        regimes: shares of the kinds of steps. `extend`: alternative next shots share a memory that carries no loss.
-            `forcing`: every frame of a sequence has its own noise level and is a target, all see all (the paper's).
-            `causal`: likewise, but a frame sees itself and earlier ones.
-        policies: shares of the memories of `extend` steps, by name in the config's `memories`.
-        context_noise: largest noise level of a memory frame; the paper's best is 0.25.
-        position_gap: memory slots skip up to so many places at a time, so that longer memories than those of training are
-            no news.
-        described: share of the targets whose caption describes character and place although there is a memory.
-        described_alone: share of those without a memory: nothing else could tell.
+        regimes: sampling weights of the kinds of steps. `extend`: alternative next shots over one memory without a loss.
+            `forcing`: every frame of a sequence is a target with its own noise level, under joint attention (the paper).
+            `causal`: the same under causal attention.
+        policies: sampling weights of the memories of `extend` steps, by name in the config's `memories`.
+        context_noise: largest noise level of a memory frame; best value of the paper: 0.25.
+        position_gap: largest number of position ids skipped between consecutive ranks of a memory, so that the position ids
+            of longer memories occur in training.
+        described: fraction of targets with a memory whose caption describes character and place.
+        described_alone: the same for targets without a memory.
     """
 
     regimes: dict[str, float] = field(default_factory=lambda: {"extend": 1.0})
@@ -45,24 +45,24 @@ class KeyframeLossConfig(NoiseLevels):
         super().__post_init__()
         unknown = [name for name in self.regimes if name not in REGIMES]
         if unknown or not sum(self.regimes.values()) > 0 or min(self.regimes.values()) < 0:
-            raise UserError(f"loss.regimes is {dict(self.regimes)}: give shares of {', '.join(REGIMES)}, at least one above 0")
+            raise UserError(f"loss.regimes is {dict(self.regimes)}: give weights of {', '.join(REGIMES)}, at least one above 0")
         for name in ("context_noise", "described", "described_alone"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"loss.{name} is {getattr(self, name)}: it must lie between 0 and 1")
+                raise UserError(f"loss.{name} is {getattr(self, name)}: it must be between 0 and 1")
         if self.position_gap < 0:
             raise UserError(f"loss.position_gap is {self.position_gap}: it must be 0 or more")
 
 
 class KeyframeStage:
-    """Keyframes from their captions and a memory.
+    """Trains a model to predict keyframes from their captions and a memory.
 
     Args:
         model: the keyframe model.
         data: stories.
         memories: policies by name.
-        curriculum: lengths of the sequences over the steps; a sequence of one pair has no past.
+        curriculum: sequence lengths over the steps; a sequence of one pair has no past.
         loss: settings.
-        seed: seed of noise, noise levels and the choice of memories.
+        seed: seed of the noise, the noise levels, the regimes and the memory policies.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class KeyframeStage:
         self._short_side = data.image_size // model.space.pixels_per_token
 
     def losses(self, model: nn.Module, indices: Sequence[int], *, step: int, first: int, batch_size: int) -> Mapping[str, Tensor]:
-        """Weighted mean squared error of the data that the targets are predicted to be."""
+        """Weighted mean squared error of the predicted data of the targets."""
         num_past = self._curriculum[stage_at(step, self._curriculum)[0]].num_pairs - 1
         examples = self._data.examples(indices, num_past=num_past)
-        # One stream per example: what befalls it does not depend on the rank that holds it.
-        streams = [generator(self._seed, "keyframes", step, first + place) for place in range(len(examples))]
+        # One random stream per example, so that its noise does not depend on the rank that holds it.
+        streams = [generator(self._seed, "keyframes", step, first + index) for index in range(len(examples))]
         regime = sample_policy(self._loss.regimes, generator=generator(self._seed, "regime", step))
         device = next(model.parameters()).device
         memory: list[Frames] = []
@@ -117,12 +117,13 @@ class KeyframeStage:
         plan = policy.plan(num_past, short_side=self._short_side, text_tokens=self._text_tokens)
         pasts = [example.storyboard.shots[:num_past] for example in examples]
         captions = self._captions([[shot.caption for shot in shots] for shots in pasts])
-        # The alternatives ask the past for the same, so that the first one's tags stand for all.
+        # All alternatives have the same tags: those of the first rank the past for all.
         wanted = [example.storyboard.shots[num_past].tags for example in examples]
         ranks = [policy.ranks([shot.tags for shot in shots], tags) for shots, tags in zip(pasts, wanted, strict=True)]
+        # Noise levels and position ids (batch, past) by rank; gaps of 1 or more keep the position ids increasing.
         noise = torch.stack([self._loss.context_noise * torch.rand(num_past, generator=stream) for stream in streams])
-        steps = [1 + _integers(num_past, self._loss.position_gap, stream) for stream in streams]
-        position_ids = torch.stack(steps).cumsum(1)
+        gaps = [1 + _integers(num_past, self._loss.position_gap, stream) for stream in streams]
+        position_ids = torch.stack(gaps).cumsum(1)
         past = Frames(torch.stack([example.past_frames for example in examples]), captions, noise, position_ids)
         return remembered_frames(past, ranks, plan, self._space, generators=streams)
 
@@ -138,13 +139,13 @@ class KeyframeStage:
         return Frames(noisy, self._captions(texts), times, torch.zeros_like(times)), data
 
     def _sequence(self, examples: Sequence[KeyframeExample], num_past: int, streams: Sequence[torch.Generator]) -> tuple[Frames, Tensor]:
-        """The past and the first next shot; looks are described where they first appear, or nobody could draw them."""
+        """The past and the first next shot as one sequence of targets; captions describe looks at their first appearance."""
         frames = torch.stack([torch.cat((example.past_frames, example.next_frames[:1])) for example in examples])
         data = encode_frames(self._space, frames)
         boards = [example.storyboard for example in examples]
         texts = [replace(board, shots=board.shots[: num_past + 1]).captions() for board in boards]
         noisy, times = self._noised(data, streams)
-        position_ids = torch.arange(num_past, -1, -1).float().expand_as(times)  # the newest pair stands at 0, as a target does
+        position_ids = torch.arange(num_past, -1, -1).float().expand_as(times)  # 0 for the newest pair, as for a target
         return Frames(noisy, self._captions(texts), times, position_ids), data
 
     def _captions(self, texts: Sequence[Sequence[str]]) -> CaptionEmbeddings:
@@ -155,8 +156,8 @@ class KeyframeStage:
         for stream in streams:
             times.append(self._loss.sample(data.shape[1], generator=stream))
             noise.append(torch.randn(data.shape[1:], generator=stream))
-        found, drawn = torch.stack(times).to(data), torch.stack(noise).to(data)
-        return interpolate(data.flatten(0, 1), drawn.flatten(0, 1), found.flatten()).view_as(data), found
+        levels, sampled = torch.stack(times).to(data), torch.stack(noise).to(data)  # (batch, frames), and the shape of the data
+        return interpolate(data.flatten(0, 1), sampled.flatten(0, 1), levels.flatten()).view_as(data), levels
 
 
 def _caption(example: KeyframeExample, shot: Shot, stream: torch.Generator, described: float) -> str:
@@ -166,6 +167,6 @@ def _caption(example: KeyframeExample, shot: Shot, stream: torch.Generator, desc
 
 
 def _integers(count: int, largest: int, stream: torch.Generator) -> Tensor:
-    """`count` whole numbers from 0 to a bound that is itself drawn from 0 to `largest`."""
+    """`count` integers from 0 to a bound that is sampled from 0 to `largest`."""
     bound = int(torch.randint(largest + 1, (), generator=stream))
     return torch.randint(bound + 1, (count,), generator=stream)

@@ -1,4 +1,4 @@
-"""Training of the video model: the frames of a shot after its keyframe, all at the shot's noise level."""
+"""Training stage of the video model: the frames of a shot after its keyframe, at one noise level per shot."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from triptych.seeding import generator
 
 @dataclass
 class VideoLossConfig(NoiseLevels):
-    """What a training step shows the video model.
+    """Settings of the video loss and of the frames of a training step.
 
     Attributes:
-        keyframe_noise: largest noise level of the shot's own keyframe: drawn ones are not perfect.
-        whole_clips: share of the steps that show all frames of a clip. The others show the keyframe and `some_frames`
-            later ones, drawn for each clip: frames of one clip are much alike, so more clips teach more.
-        some_frames: how many.
+        keyframe_noise: largest noise level of the keyframe of the shot, as sampled keyframes have errors.
+        whole_clips: fraction of the steps with all frames of a clip. The others have the keyframe and `some_frames` later
+            ones, sampled per clip: frames of one clip are redundant, so more clips per step are more informative.
+        some_frames: number of later frames in those steps.
     """
 
     keyframe_noise: float = 0.1
@@ -33,20 +33,20 @@ class VideoLossConfig(NoiseLevels):
         super().__post_init__()
         for name in ("keyframe_noise", "whole_clips"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"loss.{name} is {getattr(self, name)}: it must lie between 0 and 1")
+                raise UserError(f"loss.{name} is {getattr(self, name)}: it must be between 0 and 1")
         if self.some_frames < 1:
             raise UserError(f"loss.some_frames is {self.some_frames}: it must be 1 or more")
 
 
 class VideoStage:
-    """Clips from their keyframe, their caption and the keyframes around them.
+    """Trains a model to predict clips from their keyframe, their caption and the keyframes of other shots.
 
     Args:
         model: the video model.
-        data: shots.
-        conditioning: other shots' keyframes.
+        data: clips.
+        conditioning: selection of the keyframes of other shots.
         loss: settings.
-        seed: seed of noise and noise levels.
+        seed: seed of the noise, the noise levels and the selected frames.
     """
 
     def __init__(
@@ -65,13 +65,14 @@ class VideoStage:
     def losses(self, model: nn.Module, indices: Sequence[int], *, step: int, first: int, batch_size: int) -> Mapping[str, Tensor]:
         """Weighted mean squared error of the frames after the keyframe."""
         examples = self._data.examples(indices)
-        streams = [generator(self._seed, "video", step, first + place) for place in range(len(examples))]
+        streams = [generator(self._seed, "video", step, first + index) for index in range(len(examples))]
         device = next(model.parameters()).device
         keyframes = torch.stack([example.keyframes for example in examples]).to(device)
         boards = [example.storyboard for example in examples]
         captions = CaptionEmbeddings.stack([self._encode([shot.caption for shot in board.shots]) for board in boards]).to(device)
         shots = [example.index for example in examples]
         around = self._conditioning.frames(keyframes, captions, shots, self._space)
+        # moments (batch, frames) are indices into each clip, and the position ids of the target.
         moments = torch.stack([self._moments(examples[0].clip.shape[0], step, stream) for stream in streams])
         clips = torch.stack([example.clip[own] for example, own in zip(examples, moments, strict=True)])
         data = encode_frames(self._space, clips)
@@ -86,7 +87,7 @@ class VideoStage:
         return {"loss": (weights * errors).mean(), "error": errors.detach().mean()}
 
     def _moments(self, num_frames: int, step: int, stream: torch.Generator) -> Tensor:
-        """The frames of a clip that are shown, in order, the keyframe first; equally many for all clips of a step."""
+        """Indices of the frames of a clip in a step, increasing, the keyframe first; their number is the same for all clips of a step."""
         whole = float(torch.rand((), generator=generator(self._seed, "whole clips", step))) < self._loss.whole_clips
         if whole or self._loss.some_frames >= num_frames - 1:
             return torch.arange(num_frames)
@@ -94,7 +95,7 @@ class VideoStage:
         return torch.cat((torch.zeros(1, dtype=torch.long), later.sort().values))
 
     def _times(self, num_frames: int, stream: torch.Generator) -> Tensor:
-        """One noise level for the shot, another for its keyframe."""
+        """Noise levels (frames,): one for the shot, a lower one for its keyframe."""
         (level,) = self._loss.sample(1, generator=stream)
         times = level.expand(num_frames).clone()
         times[0] = torch.minimum(level, self._loss.keyframe_noise * torch.rand((), generator=stream))

@@ -1,4 +1,4 @@
-"""The contract of a video generator: keyframes and a storyboard in, one clip per shot out."""
+"""The contract of video generators, which animate the keyframes of a storyboard, one clip per shot."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from captain_cinema.data.storyboard import Storyboard
 
 @dataclass(frozen=True)
 class Clip:
-    """One shot in motion.
+    """The clip of one shot.
 
     Attributes:
-        frames: RGB, all clips of a film in one size.
-        sound: samples in [-1, 1], where the generator makes some.
-        sample_rate: of the sound, in samples per second.
+        frames: RGB frames, of one size for all clips of a film.
+        sound: samples in [-1, 1]; None without sound.
+        sample_rate: samples per second; None without sound.
     """
 
     frames: UInt8[Tensor, "frames height width 3"]
@@ -30,37 +30,37 @@ class VideoGenerator(Protocol):
     """Samples the frames between keyframes; each keyframe is the first frame of its shot (arXiv 2507.18634, section 3.4).
 
     Attributes:
-        animates: whether characters act; else only the camera moves.
-        scale: a clip's frames are so many times as large as the keyframes.
+        animates: whether characters act; otherwise only the camera moves.
+        scale: upscaling factor of the frames relative to the keyframes.
     """
 
     animates: bool
     scale: int
 
     def num_frames(self, seconds: float, frames_per_second: Fraction) -> int:
-        """Frames of a shot of that length, at least one: which lengths are possible is the generator's to say."""
+        """Number of frames of a shot of that duration, at least one; generators may support only some numbers."""
         ...
 
     def clips(
         self, storyboard: Storyboard, keyframes: Sequence[Float[Tensor, "3 height width"]], *, frames_per_second: Fraction
     ) -> Iterator[Clip]:
-        """The clips of all shots in order, each made when it is asked for: a film is never whole in memory.
+        """The clips of all shots in order, generated lazily so that a film is never in memory as a whole.
 
-        What can be refused is refused by the call itself, before the first clip is asked for.
+        The call itself validates its arguments, before the first clip is requested.
 
         Args:
-            storyboard: captions, lengths and seeds.
+            storyboard: captions, durations and seeds.
             keyframes: one per shot, in [-1, 1].
-            frames_per_second: of the film.
+            frames_per_second: frame rate of the film.
 
         Raises:
-            UserError: if a caption cannot be read.
+            UserError: if a caption cannot be parsed.
         """
         ...
 
 
 def num_clip_frames(seconds: float, frames_per_second: Fraction) -> int:
-    """Frames of a shot where any number is possible, at least one.
+    """Number of frames of a shot, rounded, at least one; for generators without restrictions.
 
     Example:
         >>> num_clip_frames(1.5, Fraction(24))

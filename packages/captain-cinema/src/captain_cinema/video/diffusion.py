@@ -1,4 +1,4 @@
-"""Clips by a small diffusion transformer: the frames of a shot, its own keyframe first, beside the keyframes of other shots.
+"""Clips from a diffusion transformer, conditioned on the keyframe of the shot (its first frame) and those of other shots.
 
 Source: Captain Cinema (arXiv 2507.18634), section 3.4: interleaved conditioning on many keyframes.
 """
@@ -21,20 +21,20 @@ from captain_cinema.video import Clip, num_clip_frames
 from triptych.errors import UserError
 from triptych.seeding import derive_seed, generator
 
-# Frames from the beginning of one shot to that of the next on the axis of time.
+# Distance in position ids (frames) between the keyframes of consecutive shots.
 _SHOT_LENGTH = 16
 
 
 @dataclass
 class ClipConditioning:
-    """Which keyframes of other shots a clip sees.
+    """Selection and size of the keyframes of other shots that condition a clip.
 
     Attributes:
-        num_keyframes: the nearest in time, before and after alike; 0 for none.
-        frames_per_level: keyframes at each size; sizes shrink by the golden ratio from half a frame downwards.
+        num_keyframes: number of keyframes, the nearest in time, before and after; 0 for none.
+        frames_per_level: keyframes at each size; sizes shrink by the golden ratio, starting one level below a full frame.
 
     Raises:
-        UserError: if a number is negative, or no frame goes on a level.
+        UserError: if `num_keyframes` is negative or `frames_per_level` below 1.
     """
 
     num_keyframes: int = 4
@@ -54,7 +54,7 @@ class ClipConditioning:
         indices: Sequence[int],
         space: LatentSpace,
     ) -> list[Frames]:
-        """The keyframes around each story's shot `indices`, nearest first, as clean frames at their places in time."""
+        """The keyframes nearest to shot `indices` of each story, nearest first, as clean frames with their times as position ids."""
         patch = space.pixels_per_token
         num_shots = keyframes.shape[1]
         kept = min(self.num_keyframes, num_shots - 1)
@@ -68,9 +68,10 @@ class ClipConditioning:
             sorted((other for other in range(num_shots) if other != index), key=lambda other: (abs(other - index), other))[:kept]
             for index in indices
         ]
+        # (batch, kept) shot indices; rows (batch, 1) gathers frames and captions in rank order. Position ids are signed offsets.
         order = torch.tensor(ranked, device=keyframes.device)[:, : len(plan.grids)]
         rows = torch.arange(len(keyframes), device=keyframes.device)[:, None]
-        chosen, known = keyframes[rows, order], captions[rows, order]
+        chosen, chosen_captions = keyframes[rows, order], captions[rows, order]
         position_ids = _SHOT_LENGTH * (order - torch.tensor(list(indices), device=order.device)[:, None]).to(keyframes)
         found, begin = [], 0
         for grid, count in plan.groups:
@@ -79,22 +80,22 @@ class ClipConditioning:
             size = (grid[0] * patch, grid[1] * patch)
             small = functional.interpolate(part.flatten(0, 1), size, mode="area").unflatten(0, part.shape[:2])
             times = torch.zeros(part.shape[:2]).to(keyframes)
-            found.append(Frames(encode_frames(space, small), known[:, span], times, position_ids[:, span], is_memory=True))
+            found.append(Frames(encode_frames(space, small), chosen_captions[:, span], times, position_ids[:, span], is_memory=True))
             begin += count
         return found
 
 
 class DiffusionClips:
-    """A `VideoGenerator`: every shot's clip from its keyframe, its caption and the keyframes around it.
+    """A `VideoGenerator` that samples every clip from its keyframe, its caption and the keyframes of other shots.
 
-    The model draws a fixed number of frames; a longer or faster shot holds or skips frames.
+    The model samples a fixed number of frames; longer shots repeat frames, shorter ones skip frames.
 
     Args:
-        model: trained on clips.
-        conditioning: other shots' keyframes.
-        frames_per_clip: frames that the model was trained on.
+        model: a model trained on clips.
+        conditioning: selection of the keyframes of other shots.
+        frames_per_clip: frames per clip in training.
         num_steps: Euler steps.
-        scale: frames are so many times as large as the keyframes.
+        scale: upscaling factor of the frames relative to the keyframes.
 
     Raises:
         UserError: if a number is out of range.
@@ -122,7 +123,7 @@ class DiffusionClips:
         self._num_steps = num_steps
 
     def num_frames(self, seconds: float, frames_per_second: Fraction) -> int:
-        """Any number of frames, since frames are held; see `VideoGenerator`."""
+        """Any number of frames, as frames are repeated; see `VideoGenerator`."""
         return num_clip_frames(seconds, frames_per_second)
 
     def clips(
@@ -138,7 +139,7 @@ class DiffusionClips:
         seed = derive_seed(storyboard.seed, "clip", index) if shot.seed is None else derive_seed(shot.seed, "clip")
         clip = self.animate(frames[None], captions[None], [index], seeds=[seed])[0]
         count = self.num_frames(shot.seconds, frames_per_second)
-        # Whole frames are held: a mixture of two would show nobody as a ghost.
+        # Whole frames are repeated: blending two of them would show a moving character twice.
         held = clip[(torch.arange(count) * self._frames_per_clip).div(count, rounding_mode="floor")]
         return Clip(to_bytes(held, scale=self.scale))
 
@@ -156,22 +157,24 @@ class DiffusionClips:
         Args:
             keyframes: of all shots.
             captions: of all shots, from the model's `encode_captions`.
-            indices: the shot of each story.
-            seeds: of the noise, one per story.
+            indices: index of the shot of each story.
+            seeds: seeds of the noise, one per story.
         """
         space, count = self._model.space, self._frames_per_clip
         batch, rows = len(keyframes), torch.arange(len(keyframes))
-        own, spoken = keyframes[rows, list(indices)], captions[rows, list(indices)].map(lambda tensor: repeat_frames(tensor, count))
+        own = keyframes[rows, list(indices)]
+        own_captions = captions[rows, list(indices)].map(lambda tensor: repeat_frames(tensor, count))
         around = self._conditioning.frames(keyframes, captions, indices, space)
         first = space.encode(own)
         noise = torch.stack([torch.randn(count, *first.shape[1:], generator=generator(seed, "noise")) for seed in seeds]).to(first)
+        # Frame 0 of (batch, frames, channels, rows, columns) is the clean keyframe and stays fixed.
         free = torch.ones(batch, count).to(first)
         free[:, 0] = 0
         noisy = torch.where(free[:, :, None, None, None] > 0, noise, first[:, None])
         position_ids = torch.arange(count).to(first).expand(batch, -1)
 
         def velocity(points: Tensor, times: Tensor) -> Tensor:
-            return self._model.velocity([*around, Frames(points, spoken, times, position_ids)], attention="joint")[-1]
+            return self._model.velocity([*around, Frames(points, own_captions, times, position_ids)], attention="joint")[-1]
 
         num_tokens = own.shape[-2] * own.shape[-1] // space.pixels_per_token**2
         latents = euler_sample(velocity, noisy, self._model.sigmas(self._num_steps, num_tokens).tolist(), free=free)
@@ -179,5 +182,5 @@ class DiffusionClips:
 
 
 def repeat_frames(tensor: Shaped[Tensor, "batch ..."], count: int) -> Shaped[Tensor, "batch frames ..."]:
-    """One row per sequence as the same for all its frames."""
+    """One row per sequence, expanded to all its frames."""
     return tensor[:, None].expand(-1, count, *tensor.shape[1:])

@@ -1,4 +1,4 @@
-"""Motion without a model: a slow camera over every keyframe, and cross-fades where the place stays the same."""
+"""Clips without a model: a slow zoom into every keyframe, and cross-fades between shots at the same place."""
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -16,18 +16,18 @@ from triptych.seeding import derive_seed, generator
 
 
 class CameraMoves:
-    """Pans and zooms; the next shot at the same place fades in.
+    """A `VideoGenerator` that pans and zooms, with a cross-fade into a next shot at the same place.
 
     The first frame of every clip is the keyframe itself.
 
     Args:
-        zoom: how much of the frame's side a move crosses, as a share.
-        fade_seconds: length of a cross-fade at the end of a shot; 0 for none.
-        scale: frames are so many times as large as the keyframes.
-        device: where frames are resampled.
+        zoom: fraction of the frame side that is cropped at the end of a clip.
+        fade_seconds: duration of a cross-fade at the end of a shot; 0 for none.
+        scale: upscaling factor of the frames relative to the keyframes.
+        device: device on which frames are resampled.
 
     Raises:
-        UserError: if the zoom lies outside 0 to 0.5, the fade is negative, or the scale below 1.
+        UserError: if the zoom is below 0 or at least 0.5, the fade is negative, or the scale is below 1.
     """
 
     animates = False
@@ -61,15 +61,16 @@ class CameraMoves:
         follows = index + 1 < len(storyboard.shots) and shot.place is not None and storyboard.shots[index + 1].place == shot.place
         fading = min(count - 1, round(self._fade * frames_per_second)) if follows else 0
         if fading > 0:
-            share = torch.linspace(0, 1, fading + 1)[1:].view(-1, 1, 1, 1).to(frame)
-            clip[-fading:] = torch.lerp(clip[-fading:], keyframes[index + 1].expand_as(clip[-fading:]), share)
+            weight = torch.linspace(0, 1, fading + 1)[1:].view(-1, 1, 1, 1).to(frame)
+            clip[-fading:] = torch.lerp(clip[-fading:], keyframes[index + 1].expand_as(clip[-fading:]), weight)
         return clip
 
     def _move(self, frame: Tensor, count: int, seed: int) -> Tensor:
-        """Zooms in towards a random point of the middle, with an ease at both ends."""
+        """A zoom (frames, 3, height, width) towards a random point near the centre, with smooth start and end."""
         towards = 0.5 * (torch.rand(2, generator=generator(seed, "point")) - 0.5)
         progress = torch.linspace(0, 1, count)
         eased = self._zoom * (3 * progress.square() - 2 * progress**3)
+        # One affine map per frame: scale 1 - eased on the diagonal, translation towards the point in the last column.
         theta = torch.zeros(count, 2, 3)
         theta[:, 0, 0] = theta[:, 1, 1] = 1 - eased
         theta[:, :, 2] = eased[:, None] * towards[None] * 2

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent: written aside, hashed, then renamed."""
+"""Atomic checkpoints: written to a temporary folder, hashed, then renamed."""
 
 import hashlib
 import json
@@ -21,12 +21,12 @@ _MANIFEST = "manifest.json"
 
 @dataclass
 class CheckpointConfig:
-    """When checkpoints are written and how many stay.
+    """When checkpoints are written and how many are kept.
 
     Attributes:
         every_steps: write after each multiple of this many steps, and after the last step.
-        keep: how many of the newest complete checkpoints stay on disk.
-        asynchronous: write beside the training, which waits for the copy of its state alone; false waits for the disk.
+        keep: number of newest complete checkpoints kept on disk.
+        asynchronous: write in a background thread, so that training only waits for the copy of its state; false waits for the disk.
     """
 
     every_steps: int = 10
@@ -37,21 +37,21 @@ class CheckpointConfig:
         if self.every_steps < 1:
             raise UserError(f"checkpoint.every_steps is {self.every_steps}: it must be 1 or more")
         if self.keep < 1:
-            raise UserError(f"checkpoint.keep is {self.keep}: at least 1 checkpoint must stay")
+            raise UserError(f"checkpoint.keep is {self.keep}: it must be 1 or more")
 
 
 class Checkpointer:
     """Step folders below one directory.
 
     A folder `step_00000010` is complete by construction: it was written as `step_00000010.partial`, every file
-    was hashed (SHA-256) into `manifest.json` and synced to disk, and only then was the folder renamed. Which
-    checkpoint is the latest is a fact of the directory, not of a pointer file.
+    was hashed (SHA-256) into `manifest.json` and synced to disk, and only then was the folder renamed. The latest
+    checkpoint is found from the folder names; there is no pointer file.
 
     Args:
-        directory: where the step folders live; created at the first save.
+        directory: parent of the step folders; created at the first save.
         world: the processes that save and load together.
-        keep: how many of the newest complete checkpoints stay.
-        asynchronous: whether `save` returns when the state is copied; what then fails is told by the next `save` or `wait`.
+        keep: number of newest complete checkpoints that are kept.
+        asynchronous: whether `save` returns when the state is copied; the next `save` or `wait` raises an error of the write.
     """
 
     def __init__(self, directory: Path, world: World, *, keep: int = 2, asynchronous: bool = False) -> None:
@@ -74,14 +74,14 @@ class Checkpointer:
         return self._directory / f"step_{step:08d}"
 
     def save(self, step: int, state: Mapping[str, Saveable]) -> None:
-        """Writes every component and commits them together; older checkpoints beyond `keep` are removed after that.
+        """Writes every component and commits them together, then removes older checkpoints beyond `keep`.
 
-        An asynchronous one waits for the one before it, copies the state, and returns. A kill meanwhile leaves the earlier
-        checkpoint, as at any other moment of a save.
+        An asynchronous save waits for the previous one, copies the state, and returns. A kill at any moment of a save
+        leaves the earlier checkpoint intact.
 
         Raises:
-            UserError: if the files cannot be written (a full or read-only disk). Nothing half-written stays, and
-                earlier checkpoints are untouched.
+            UserError: if the files cannot be written (a full or read-only disk). The partial folder is
+                removed, and earlier checkpoints are unchanged.
         """
         self.wait()
         partial = self._directory / f"step_{step:08d}.partial"
@@ -94,7 +94,7 @@ class Checkpointer:
                     (partial / name).mkdir(parents=True)
         except OSError as error:
             failure = describe_disk_error(error)
-        # Every rank learns of any rank's failure before the next collective, so that none waits for another.
+        # Failures are gathered before the next collective, so that no rank waits for one that has failed.
         failure = self._first_failure(failure, group)
         writers: list[Writer] = []
         if failure is None:
@@ -110,10 +110,10 @@ class Checkpointer:
         self._thread.start()
 
     def wait(self) -> None:
-        """Returns when the checkpoint that is being written is committed.
+        """Returns when the pending checkpoint is committed.
 
         Raises:
-            UserError: if it could not be written; on every rank alike.
+            UserError: if it could not be written; raised on every rank.
         """
         if self._thread is not None:
             self._thread.join()
@@ -133,7 +133,7 @@ class Checkpointer:
             try:
                 for writer in writers:
                     writer()
-            except BaseException as error:  # torch.distributed.checkpoint wraps what a rank raised into a BaseException
+            except BaseException as error:  # torch.distributed.checkpoint raises a BaseException
                 failure = _disk_failure(error)
         failure = self._first_failure(failure, group)
         if failure is None and self._world.is_main:
@@ -149,7 +149,7 @@ class Checkpointer:
                 self._remove(self.path(old))
 
     def restore(self, state: Mapping[str, Saveable], step: int | None = None) -> int | None:
-        """Loads the newest checkpoint (or that of `step`) into every component and returns its step.
+        """Loads the newest checkpoint, or that of `step`, into every component.
 
         Every file is compared with the manifest before anything is loaded. Leftovers of interrupted saves are
         removed; checkpoints newer than a chosen `step` are set aside as `step_XXXXXXXX.abandoned`.
@@ -159,7 +159,7 @@ class Checkpointer:
 
         Raises:
             UserError: if the chosen step does not exist, or a file is missing, truncated or altered; the message
-                names the newest earlier checkpoint that is whole.
+                names the newest earlier checkpoint that is intact.
         """
         self.wait()
         with self._world.main_first() as is_main:
@@ -177,11 +177,11 @@ class Checkpointer:
         return chosen
 
     def choose(self, step: int | None, *, option: str = "resume_step") -> int | None:
-        """The newest complete checkpoint, or that of `step`; None where there is none.
+        """The step of the newest complete checkpoint, or `step` itself if it has one; None where there is none.
 
         Args:
-            step: which; None for the newest.
-            option: what the message calls the setting that asked for it.
+            step: of the checkpoint; None for the newest.
+            option: name of the setting, for the error message.
 
         Raises:
             UserError: if there is no complete checkpoint of `step`.
@@ -189,13 +189,13 @@ class Checkpointer:
         steps = self.steps()
         if step is not None and step not in steps:
             listed = ", ".join(map(str, steps)) or "none"
-            raise UserError(f"{option} is {step} but {self._directory} holds checkpoints of steps {listed}: choose one")
+            raise UserError(f"{option} is {step} but {self._directory} holds checkpoints of steps {listed}: choose one of them")
         if step is None and steps:
             return steps[-1]
         return step
 
     def damage(self, step: int) -> str | None:
-        """What is wrong with the checkpoint of `step`, in a few words that begin with the file; None if it is whole."""
+        """Damage of the checkpoint of `step`, in a few words that begin with the file; None if it is intact."""
         folder = self.path(step)
         try:
             manifest = json.loads((folder / _MANIFEST).read_text())
@@ -217,11 +217,13 @@ class Checkpointer:
         if damage is None:
             return
         good = next((step for step in reversed(self.steps()) if step < chosen and self.damage(step) is None), None)
-        mend = "overwrite=true starts over" if good is None else f"resume_step={good}, given once, goes on from the previous good one"
-        raise UserError(f"checkpoint {self.path(chosen)} is damaged ({damage}): {mend}")
+        remedy = (
+            "add overwrite=true to start over" if good is None else f"add resume_step={good} once to resume from the previous intact one"
+        )
+        raise UserError(f"checkpoint {self.path(chosen)} is damaged ({damage}): {remedy}")
 
     def _put_back(self) -> None:
-        """A checkpoint that was to be replaced, and is whole, where a kill came before its successor."""
+        """Restores a checkpoint that was moved aside for its replacement, where a kill prevented the replacement."""
         for replaced in self._directory.glob("*.replaced"):
             if replaced.with_suffix("").exists():
                 shutil.rmtree(replaced, ignore_errors=True)
@@ -255,7 +257,7 @@ class Checkpointer:
         shutil.rmtree(replaced, ignore_errors=True)
 
     def _remove(self, folder: Path) -> None:
-        # Renamed before it is emptied: a kill in between must not leave half a folder under a complete one's name.
+        # Renamed before it is emptied: a kill in between must not leave a partial folder under a complete name.
         removed = folder.with_name(f"{folder.name}.removed")
         folder.rename(removed)
         shutil.rmtree(removed, ignore_errors=True)
@@ -267,13 +269,13 @@ class Checkpointer:
     def _abandon(self, step: int, partial: Path, reason: str, group: Any) -> None:
         if self._world.is_main:
             shutil.rmtree(partial, ignore_errors=True)
-        self._first_failure(None, group)  # nobody tells what is intact before it is
+        self._first_failure(None, group)  # a barrier: rank 0 has removed the partial folder
         steps = self.steps()
-        kept = f"step {steps[-1]} is intact" if steps else "there is no earlier one"
+        kept = f"the checkpoint of step {steps[-1]} is intact" if steps else "there is no earlier one"
         free = shutil.disk_usage(_existing(self._directory)).free / 1e6
         raise UserError(
             f"checkpoint of step {step} could not be written to {self._directory} ({reason}; {free:.1f} MB free): "
-            f"the last good checkpoint, {kept}; make room and run the same command again"
+            f"{kept}; make room and rerun the same command"
         )
 
 
@@ -289,10 +291,10 @@ def _sha256(path: Path) -> str:
 
 
 def _disk_failure(error: BaseException) -> str:
-    """The reason of a failed save in a few words; a defect of ours is raised again."""
+    """The reason of a failed save in a few words; an error that the disk did not cause is raised again."""
     failures = getattr(error, "failures", None)  # torch.distributed.checkpoint: rank -> (error, traceback)
     causes = [error] if not isinstance(failures, dict) else [cause for cause, _ in failures.values()]
-    # safetensors and torch.save report a full disk as errors of their own kinds.
+    # safetensors and torch.save report a full disk by their own exception types.
     for cause in causes:
         if is_disk_error(cause):
             return describe_disk_error(cause)

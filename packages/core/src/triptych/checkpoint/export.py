@@ -1,6 +1,6 @@
-"""A checkpoint of any strategy becomes a model folder that other programs read.
+"""Export of a checkpoint of any strategy to a model folder.
 
-A run leaves what belongs beside its weights (sizes, a tokenizer) in `model_files/` once; its checkpoints hold the weights alone.
+A run writes what an exporter needs beside the weights (sizes, a tokenizer) to `model_files/` once; its checkpoints hold weights only.
 """
 
 import json
@@ -25,7 +25,7 @@ from triptych.errors import UserError
 from triptych.files import write_atomically
 
 FILES = "model_files"
-"""In a run's folder: what an exporter needs beside the weights."""
+"""Subfolder of a run with the files that an exporter needs beside the weights."""
 
 _INDEX = "weights.json"
 _ORIGIN = "export.json"
@@ -48,13 +48,13 @@ class Exporter(Protocol):
 
 @dataclass(frozen=True)
 class Exportable:
-    """What makes the checkpoints of a run a model.
+    """Description of the model in the checkpoints of a run.
 
     Attributes:
         exporter: name of an entry point of the group `triptych.exporters`.
-        component: of the checkpoints, the one that a strategy saved.
+        component: name of the checkpoint component that a strategy saved.
         model: the module given to that strategy's `prepare`.
-        write: writes what the exporter needs beside the weights into an existing folder.
+        write: writes the files that the exporter needs beside the weights into an existing folder.
     """
 
     exporter: str
@@ -63,7 +63,7 @@ class Exportable:
     write: Callable[[Path], None]
 
     def leave(self, run: Path) -> None:
-        """Writes `model_files/` into the folder of a run, whole or not at all."""
+        """Writes `model_files/` into the folder of a run, atomically."""
         partial = run / f".{FILES}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
@@ -110,14 +110,14 @@ def export(folder: Path, output: Path | None = None, step: int | None = None) ->
     Args:
         folder: of a run, or of a training whose stages are runs below it; parts of a model that no stage trained are taken
             from its `model/`.
-        output: the model folder; None for `export` below `folder`. An earlier export there is replaced, anything else not.
-        step: which checkpoint; None for the newest.
+        output: the model folder; None for `export` below `folder`. An earlier export there is replaced, other content refused.
+        step: of the checkpoint; None for the newest.
 
     Returns:
         The model folder, and the step of each run in it.
 
     Raises:
-        UserError: if there is no such run or checkpoint, it is damaged, or `output` holds something else.
+        UserError: if there is no such run or checkpoint, it is damaged, or `output` has other content.
     """
     runs = [folder] if (folder / FILES).is_dir() else [path.parent for path in sorted(folder.glob(f"*/{FILES}"))]
     if not runs:
@@ -129,7 +129,7 @@ def export(folder: Path, output: Path | None = None, step: int | None = None) ->
         raise UserError(f"{folder} holds {len(runs)} stages: --step chooses a checkpoint of one of them, such as {runs[-1]}")
     target = folder / "export" if output is None else output
     if target.exists() and not (target / _ORIGIN).is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} holds something else than an earlier export: choose another --output")
+        raise UserError(f"{target} holds files that are not an earlier export: choose another --output")
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -151,24 +151,24 @@ def _export_run(run: Path, index: Mapping[str, Any], output: Path, step: int | N
     checkpointer = Checkpointer(run / "checkpoints", World())
     chosen = checkpointer.choose(step, option="--step")
     if chosen is None:
-        raise UserError(f"{run} holds no checkpoint yet: wait for its first")
+        raise UserError(f"{run} holds no checkpoint yet: wait until it has written one")
     damage = checkpointer.damage(chosen)
     if damage is not None:
         raise UserError(f"checkpoint {checkpointer.path(chosen)} is damaged or has just been removed ({damage}): choose another by --step")
     exporters = entry_points(group="triptych.exporters", name=index["exporter"])
     if not exporters:
-        raise UserError(f"nothing installed exports '{index['exporter']}', which {run} is made for: install the package that trained it")
+        raise UserError(f"no installed package provides the exporter '{index['exporter']}' of {run}: install the package that trained it")
     exporter: Exporter = next(iter(exporters)).load()
     try:
         weights = read_weights(checkpointer.path(chosen) / index["component"], index["weights"])
-    except FileNotFoundError:  # a run that goes on keeps but the newest
-        raise UserError(f"checkpoint {checkpointer.path(chosen)} was removed while it was read: run the same command again") from None
+    except FileNotFoundError:  # a running training removes old checkpoints
+        raise UserError(f"checkpoint {checkpointer.path(chosen)} was removed while it was read: rerun the same command") from None
     exporter(run / FILES, weights, output)
     return chosen
 
 
 def _add_parts(model: Path, output: Path) -> None:
-    """Copies from one model folder to another the parts that the second does not have."""
+    """Copies the parts of the model folder `model` that `output` does not have."""
     if not (model / CONFIG_FILE).is_file():
         return
     known = json.loads((output / CONFIG_FILE).read_text())
@@ -181,11 +181,11 @@ def _add_parts(model: Path, output: Path) -> None:
 
 
 def read_weights(directory: Path, shapes: Mapping[str, tuple[list[int], str]]) -> dict[str, Tensor]:
-    """The model's state from what any strategy saved, whole, in host memory.
+    """The full state dict of a model, in host memory, from the files of any strategy.
 
     Args:
         directory: what `Strategy.save` filled: safetensors files, of whole tensors or of shards.
-        shapes: as `state_shapes` gives them.
+        shapes: the result of `state_shapes`.
 
     Raises:
         UserError: if a tensor is missing or has another shape.
@@ -195,11 +195,11 @@ def read_weights(directory: Path, shapes: Mapping[str, tuple[list[int], str]]) -
     missing = next((name for name in state if name not in saved), None)
     if missing is not None:
         raise UserError(f"{directory} does not hold the model of this run: it has no '{missing}'")
-    # Sharding makes vectors of scalars.
+    # Sharding strategies save scalars with the shape (1,).
     table = {saved[name][0]: tensor.view(1) if saved[name][1] == (1,) and tensor.dim() == 0 else tensor for name, tensor in state.items()}
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is what is meant
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is intended
             load(table, storage_reader=HuggingFaceStorageReader(str(directory)), no_dist=True)
     except CheckpointException as error:
         reason = str(next(iter(error.failures.values()))[0]).splitlines()[0]
@@ -208,7 +208,7 @@ def read_weights(directory: Path, shapes: Mapping[str, tuple[list[int], str]]) -
 
 
 def _saved_names(directory: Path) -> Iterator[tuple[str, tuple[str, torch.Size]]]:
-    """Under which name, and in which shape, a tensor of the model lies in a strategy's files; optimizers have names of their own."""
+    """For each tensor of the model, its name and shape in a strategy's files; optimizer states have other prefixes and are skipped."""
     metadata: Any = HuggingFaceStorageReader(str(directory)).read_metadata()
     for name, entry in metadata.state_dict_metadata.items():
         kind, slash, rest = name.partition("/")

@@ -1,8 +1,9 @@
-"""Folders of model parts: weights of each part, and the sizes of all."""
+"""Model folders: the weights of each part of a model, the sizes of all, and the command that trains them."""
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ SizesT = TypeVar("SizesT")
 
 
 def write_part(folder: Path, part: str, state: Mapping[str, Tensor], sizes: Mapping[str, Any]) -> None:
-    """Writes one part of a `ModelFolder`, and notes its sizes beside those of the others; each file whole or not at all."""
+    """Writes one part of a `ModelFolder` and adds its sizes to those of the others; each file atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(folder / f"{part}.safetensors", state)
     path = folder / CONFIG_FILE
@@ -27,22 +28,56 @@ def write_part(folder: Path, part: str, state: Mapping[str, Tensor], sizes: Mapp
     write_atomically(path, json.dumps({**known, part: dict(sizes)}, indent=1))
 
 
+@dataclass(frozen=True)
+class ModelParts:
+    """The parts of a model and the command that trains them.
+
+    Attributes:
+        command: the training, such as `make train-<panel>`.
+        stage_of: name of a part -> the stage of the training that makes it.
+    """
+
+    command: str
+    stage_of: Mapping[str, str]
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages, in the order of their first parts."""
+        return tuple(dict.fromkeys(self.stage_of.values()))
+
+    def folder(self, path: Path, *, hint: str = "give a folder that it wrote") -> "ModelFolder":
+        """The model folder at `path`; `hint` completes the error message of a folder without a model."""
+        return ModelFolder(path, self, hint=hint)
+
+    def train_command(self, part: str | None = None) -> str:
+        """The command that trains one part; the whole model for None or an unknown part."""
+        return self.command if part is None or part not in self.stage_of else f'{self.command} ARGS="stages=[{self.stage_of[part]}]"'
+
+    def made_by(self, stage: str) -> list[str]:
+        """The parts that a stage makes."""
+        return [part for part, own in self.stage_of.items() if own == stage]
+
+
 class ModelFolder:
     """A model as files: `<part>.safetensors` for each of its parts, and their sizes in `config.json`.
 
     Args:
         path: the folder.
-        train: says how a part is trained, for messages; called with the part, or without one for the whole model.
-        hint: what else could be done where the folder holds no model.
+        parts: named in error messages with the command that trains them.
+        hint: the remedy besides training, if the folder holds no model.
     """
 
-    def __init__(self, path: Path, *, train: Callable[..., str], hint: str) -> None:
+    def __init__(self, path: Path, parts: ModelParts, *, hint: str) -> None:
         self.path = path
-        self._train = train
+        self._parts = parts
         self._hint = hint
 
+    def has(self, part: str) -> bool:
+        """Whether the weights of a part are there."""
+        return (self.path / f"{part}.safetensors").is_file()
+
     def save(self, part: str, module: nn.Module, sizes: Mapping[str, Any]) -> None:
-        """Writes the weights of one part and notes its sizes; each file whole or not at all."""
+        """Writes the weights of one part and its sizes; each file atomically."""
         write_part(self.path, part, module.state_dict(), sizes)
 
     def load(self, part: str, module: nn.Module) -> None:
@@ -63,7 +98,7 @@ class ModelFolder:
         """
         path = self.path / CONFIG_FILE
         if not path.is_file():
-            raise UserError(f"{self.path} holds no model (no {CONFIG_FILE}): train one with '{self._train()}'; {self._hint}")
+            raise UserError(f"{self.path} holds no model (no {CONFIG_FILE}): train one with '{self._parts.train_command()}'; {self._hint}")
         try:
             sizes = json.loads(path.read_text())
         except ValueError as error:
@@ -80,11 +115,11 @@ class ModelFolder:
         """
         sizes = self.sizes()
         if part not in sizes:
-            raise UserError(f"{self.path / CONFIG_FILE} says nothing of the {part}: train it with '{self._train(part)}'")
+            raise UserError(f"{self.path / CONFIG_FILE} has no entry for the {part}: train it with '{self._parts.train_command(part)}'")
         return dict(sizes[part])
 
     def config_of(self, part: str, kind: Callable[..., SizesT], sizes: Mapping[str, Any] | None = None) -> SizesT:
-        """What `kind` makes of the sizes of one part.
+        """The settings of one part, made by `kind` from its sizes.
 
         Args:
             part: which.
@@ -98,10 +133,10 @@ class ModelFolder:
         known = set(signature(kind).parameters)
         unknown = sorted(set(sizes) - known)
         if unknown:
-            raise UserError(f"{self.path / CONFIG_FILE} gives the {part} the size '{unknown[0]}': it knows {', '.join(sorted(known))}")
+            raise UserError(f"{self.path / CONFIG_FILE} gives the {part} the size '{unknown[0]}': it has {', '.join(sorted(known))}")
         wrong = [key for key, value in sizes.items() if not isinstance(value, bool | int | float | list)]
         if wrong:
-            raise UserError(f"{self.path / CONFIG_FILE} says {wrong[0]}={sizes[wrong[0]]!r} of the {part}: it must be a number")
+            raise UserError(f"{self.path / CONFIG_FILE} gives the {part} {wrong[0]}={sizes[wrong[0]]!r}: it must be a number")
         return kind(**sizes)
 
     def hash(self, part: str) -> str:
@@ -113,5 +148,5 @@ class ModelFolder:
         self.sizes_of(part)
         path = self.path / f"{part}.safetensors"
         if not path.is_file():
-            raise UserError(f"there are no weights at {path}: train them with '{self._train(part)}'")
+            raise UserError(f"there are no weights at {path}: train them with '{self._parts.train_command(part)}'")
         return hashlib.sha256(path.read_bytes()).hexdigest()

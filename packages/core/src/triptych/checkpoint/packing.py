@@ -1,19 +1,20 @@
 """A trained model as the small folder that a package can ship: weights in half precision, their sizes, and a record.
 
-`record.json` says who made each part, and, once the packed weights have been evaluated, how good they are.
+`record.json` holds the run of each part and, after an evaluation of the packed weights, its result.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from triptych.checkpoint.model_folder import CONFIG_FILE, ModelFolder
+from triptych.checkpoint.model_folder import CONFIG_FILE, ModelFolder, ModelParts
 from triptych.checkpoint.weights import read_safetensors, write_safetensors
 from triptych.errors import UserError
 from triptych.files import write_atomically
@@ -25,17 +26,24 @@ SHIPPED_MODELS = "triptych.shipped_models"
 
 @dataclass(frozen=True)
 class ShippedModel:
-    """A model that a package ships.
+    """A model that a package ships in its folder `weights`.
 
     Attributes:
-        folder_of: the model folder at a path; None for the shipped one.
-        stage_of: the stage of a training that makes each part.
-        key: the setting of an evaluation that holds the path of the model.
+        parts: its parts and the command that trains them.
+        package: import name of the package that holds `weights`.
+        key: the setting of a command that selects the model, such as `generator`.
     """
 
-    folder_of: Callable[[Path | None], ModelFolder]
-    stage_of: Mapping[str, str]
+    parts: ModelParts
+    package: str
     key: str
+
+    def folder(self, path: str | Path | None = None) -> ModelFolder:
+        """The model folder at a path; None for the shipped one."""
+        if path is not None:
+            return self.parts.folder(Path(path), hint=f"leave {self.key}.path out for the shipped one")
+        with as_file(files(self.package) / "weights") as shipped:
+            return self.parts.folder(shipped, hint="the installation lacks its weights")
 
 
 def pack(run: Path, model: ModelFolder, target: Path, *, stage_of: Mapping[str, str]) -> dict[str, Any]:
@@ -52,23 +60,23 @@ def pack(run: Path, model: ModelFolder, target: Path, *, stage_of: Mapping[str, 
     """
     sizes = model.sizes()
     made = {stage: _made(run / stage) for stage in dict.fromkeys(stage_of.values())}
-    missing = [part for part in stage_of if not (model.path / f"{part}.safetensors").is_file()]
+    missing = [part for part in stage_of if not model.has(part)]
     if missing:
         raise UserError(f"{model.path} has no {missing[0]}.safetensors: train it first")
     target.mkdir(parents=True, exist_ok=True)
-    files = {}
+    written = {}
     for part in stage_of:
         path = target / f"{part}.safetensors"
         write_safetensors(path, {name: value.to(torch.float16) for name, value in read_safetensors(model.path / path.name).items()})
-        files[path.name] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
-    record = {"made": made, "files": files}
+        written[path.name] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
+    record = {"made": made, "files": written}
     write_atomically(target / CONFIG_FILE, json.dumps(sizes, indent=1) + "\n")
     write_atomically(target / RECORD_FILE, json.dumps(record, indent=1) + "\n")
     return record
 
 
 def add_evaluation(target: Path, evaluation: Path, *, key: str, shipped: Path) -> dict[str, Any]:
-    """Writes into the record of a packed folder what an evaluation of this folder came to.
+    """Writes the result of an evaluation of a packed folder into its record.
 
     Args:
         target: the packed folder.

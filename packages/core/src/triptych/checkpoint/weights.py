@@ -1,4 +1,4 @@
-"""Weights as safetensors files: they fit the model, or are refused."""
+"""Reading and writing weights as safetensors, with strict loading."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,21 +14,21 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file.
 
     Raises:
-        UserError: if there is no such file, or it is not whole.
+        UserError: if there is no such file, or it is truncated or corrupt.
     """
     if not path.is_file():
         raise UserError(f"there are no weights at {path}: give a safetensors file")
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise UserError(f"{path} is no whole safetensors file ({error}): fetch it again") from error
+        raise UserError(f"{path} is not a complete safetensors file ({error}): copy or download it again") from error
 
 
 def write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Writes tensors to a file that everybody may read, whole or not at all."""
+    """Writes tensors atomically to a file that is readable by all users."""
     partial = path.with_name(f".{path.name}.partial")
     save_file({key: value.detach().contiguous().cpu() for key, value in state.items()}, partial)
-    partial.chmod(0o644)  # safetensors leaves it to its owner alone
+    partial.chmod(0o644)  # safetensors creates it readable by its owner only
     partial.replace(path)
 
 
@@ -36,12 +36,12 @@ def fill_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) ->
     """Copies `state` into `model` in place, in the model's own precision.
 
     Args:
-        model: what is filled.
+        model: the module to fill.
         state: tensors by name.
-        source: what the message calls them.
+        source: name of the tensors' origin, for the error message.
 
     Raises:
-        UserError: if a tensor is missing, left over or of another shape; the first of each kind is named.
+        UserError: if a tensor is missing, unexpected or of another shape; the message names the first of each kind.
     """
     own = model.state_dict()
     missing = [key for key in own if key not in state]
@@ -54,7 +54,7 @@ def fill_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) ->
             f"{_and_others(misfit)}: choose the weights that belong to this model"
         )
     if missing or extra:
-        what = f"{missing[0]} is missing{_and_others(missing)}" if missing else f"{extra[0]} is left over{_and_others(extra)}"
+        what = f"{missing[0]} is missing{_and_others(missing)}" if missing else f"{extra[0]} is unexpected{_and_others(extra)}"
         raise UserError(f"{source} does not fit: {what}: choose the weights that belong to this model")
     model.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()})
 

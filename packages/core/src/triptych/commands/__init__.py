@@ -1,1 +1,1 @@
-"""Entry points: Hydra, printing, and the verbs of `triptych`."""
+"""Hydra entry points, error messages, and the subcommands of `triptych`."""

@@ -1,4 +1,4 @@
-"""Arguments of `_target_` nodes that could not be built, held against what their class or function says that it takes."""
+"""Type errors in the arguments of `_target_` nodes, found by comparison with the annotations of the target."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +18,10 @@ _PLAIN = (int, float, str, bool, list[int], list[float], list[str])
 
 @contextmanager
 def explaining_arguments(config: DictConfig) -> Iterator[None]:
-    """Names the argument at fault where something of `config` fails because of its type.
+    """Names the argument at fault if its body fails because of a type in `config`.
 
-    Settings of a dataclass are checked while they are composed; those of a choice fail when it is built or called. They are not looked
-    at earlier, since that would import what a command may never need.
+    Settings of a dataclass are checked while they are composed; those of a choice fail when it is built or called. They are not checked
+    earlier, since that would import modules that a command may never use.
 
     Raises:
         UserError: naming the first argument of a wrong type.
@@ -30,13 +30,13 @@ def explaining_arguments(config: DictConfig) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (InstantiationException, TypeError, ValueError):  # a partial one fails when it is first called
+    except (InstantiationException, TypeError, ValueError):  # a `_partial_` node fails when it is first called
         check_arguments(config)
         raise
 
 
 def check_arguments(config: DictConfig) -> None:
-    """Refuses numbers and texts of another type than the parameter that they are for; anything else is the target's to judge.
+    """Refuses numbers and strings of another type than their parameter; other types are left to the target.
 
     Raises:
         UserError: naming the first such argument.
@@ -51,7 +51,7 @@ def check_arguments(config: DictConfig) -> None:
 
 
 def _choices(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
-    """All nodes with a `_target_`, and where they stand, such as `policy.`."""
+    """All nodes with a `_target_`, each after its path, such as `policy.`."""
     if isinstance(node, ListConfig) and not node._is_none():
         for index in range(len(node)):
             yield from _choices(node._get_node(index), f"{path}{index}.")
@@ -63,12 +63,12 @@ def _choices(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
 
 
 def _plain_parameters(target: str) -> dict[str, Any]:
-    """The parameters of one plain type, or None, with that type."""
+    """Annotations of the parameters that take one plain type, or that type and None."""
     try:
         found = get_object(target)
         hints = get_type_hints(vars(found)["__init__"] if isinstance(found, type) else found)
     except Exception:
-        return {}  # what cannot be found is told when it is built
+        return {}  # a target that cannot be imported is reported when it is built
     return {name: hint for name, hint in hints.items() if _is_plain(hint)}
 
 

@@ -1,4 +1,4 @@
-"""Where configs are found: a command sees those of its panel and the shared ones, and lists the groups that it accepts."""
+"""Search path of configs: a command composes those of its panel and the shared ones, and lists the groups that it accepts."""
 
 import os
 from pathlib import Path
@@ -24,7 +24,7 @@ def find_configs() -> Path:
     named = os.environ.get("TRIPTYCH_CONFIGS")
     if named:
         if not Path(named).is_dir():
-            raise UserError(f"TRIPTYCH_CONFIGS is '{named}', which is no folder: point it at the configs/ of a checkout")
+            raise UserError(f"TRIPTYCH_CONFIGS is '{named}', which is not a folder: set it to the configs/ of a checkout")
         return Path(named).resolve()
     here = Path.cwd()
     for folder in (here, *here.parents):
@@ -46,7 +46,7 @@ def accepted_groups(primary: Path) -> set[str]:
 class _CommandConfigs(FileConfigSource):
     """A folder of configs of which only the groups that a command accepts are listed: `triptych://<folder>#<group>,<group>`.
 
-    Help, completion and the message of an unknown choice are made from such lists; what is loaded by name is not restricted.
+    Help, completion and the message for an unknown choice use these lists; loading by name is not restricted.
     """
 
     def __init__(self, provider: str, path: str) -> None:
@@ -84,7 +84,7 @@ class CommandSearchPath(SearchPathPlugin):
 
 
 def use_configs(panel: str, name: str) -> None:
-    """Makes Hydra compose with the configs of one command from now on."""
+    """Makes Hydra compose the configs of one command."""
     Plugins.instance().register(_CommandConfigs)
     Plugins.instance().register(CommandSearchPath)
     CommandSearchPath.panel, CommandSearchPath.name = panel, name

@@ -44,7 +44,7 @@ class Command(Generic[ConfigT]):
         self.schema = schema
         self._function = function
         self._check = check
-        self._wants_traceback = False
+        self._shows_traceback = False
 
     @property
     def schema_name(self) -> str:
@@ -52,15 +52,15 @@ class Command(Generic[ConfigT]):
         return f"{self.panel}_{self.name}_schema"
 
     def register(self) -> None:
-        """Makes Hydra compose this command's configs: its dataclass under `schema_name`, its panel's folder and the shared one."""
+        """Makes Hydra compose this command's configs: its dataclass under `schema_name`, its panel's folder and the shared folder."""
         ConfigStore.instance().store(name=self.schema_name, node=self.schema)
         use_configs(self.panel, self.name)
 
     def __call__(self) -> None:
         """Runs the command with the arguments in `sys.argv`."""
-        # Hydra would print its own, longer account of an error and exit with 1; asked for the full error it
-        # lets the exception through, and the line below is ours.
-        self._wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
+        # By default Hydra prints a longer report of an error and exits with 1; with HYDRA_FULL_ERROR it raises the
+        # exception, which is reported in one line below.
+        self._shows_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
         os.environ["HYDRA_FULL_ERROR"] = "1"
         try:
             self.register()
@@ -68,26 +68,26 @@ class Command(Generic[ConfigT]):
                 prepare_sweep(self.name, self._check)
             else:
                 sys.argv[1:] = [quote_text(argument, self.schema) for argument in sys.argv[1:]]
-            # Hydra takes the job's name from the function.
+            # Hydra names the job after the function.
             task = functools.update_wrapper(lambda config: self._run(config), self._function)
             hydra.main(version_base="1.3", config_path=None, config_name=self.name)(task)()
         except (UserError, HydraException, OmegaConfBaseException) as error:
-            refuse(error, self.schema, self._wants_traceback)
+            refuse(error, self.schema, self._shows_traceback)
         except Exception as error:
             lost = lost_member(error)
-            if lost is None or self._wants_traceback:
+            if lost is None or self._shows_traceback:
                 raise
             print(f"error: {lost}", file=sys.stderr)
             sys.exit(EXIT_LOST_MEMBER)
         except KeyboardInterrupt:
-            print("interrupted: the same command goes on from the last checkpoint, where it has one", file=sys.stderr)
+            print("interrupted: rerun the same command to resume from the last checkpoint, if there is one", file=sys.stderr)
             sys.exit(130)
 
     def _run(self, config: DictConfig) -> Any:
         try:
             settings = cast(ConfigT, OmegaConf.to_object(config))
             if is_member():
-                # A member of a sweep is named by its overrides, so that a requeued member finds itself.
+                # A sweep member is named by its overrides, so that a requeued member finds its own folder.
                 member = member_name(HydraConfig.get().job.override_dirname)
                 object.__setattr__(settings, "name", f"{settings.name}/{member}")
             with explaining_arguments(config):
@@ -100,28 +100,29 @@ class Command(Generic[ConfigT]):
                 print(interrupted, file=sys.stderr)
             sys.exit(128 + interrupted.signal_number)
         except Exception as error:
-            # Reported here and not above, because Hydra would print a line of its own before handing it on.
-            refuse(error, self.schema, self._wants_traceback)
+            # Reported here and not in `__call__`, because Hydra would print a line of its own before raising it there.
+            refuse(error, self.schema, self._shows_traceback)
 
 
 def entry_point(
     panel: str, name: str, schema: type[ConfigT], *, check: Callable[[ConfigT], object] | None = None
 ) -> Callable[[Callable[[ConfigT], Any]], Command[ConfigT]]:
-    """Makes a command of a function that takes a config dataclass.
+    """Decorator that makes a command of a function of a config dataclass.
 
     The primary config `configs/<panel>/<name>.yaml` lists `<panel>_<name>_schema` first among its defaults; that name is
-    registered when the command runs and holds `schema`. So a wrong key or type fails while composing, before anything is
-    loaded. Beside its panel's configs a command sees those of `configs/shared`, and no others.
+    registered for `schema` when the command runs. So a wrong key or type fails while composing, before anything is
+    loaded. A command composes the configs of its panel and of `configs/shared`, and no others.
 
-    Bad input (a `UserError`, or whatever Hydra finds wrong with the overrides) ends the process with one line on
+    Bad input (a `UserError`, or an override that Hydra rejects) ends the process with one line on
     standard error and exit code 2. `HYDRA_FULL_ERROR=1` shows tracebacks instead.
 
-    Of a sweep all members are composed and checked before the first is started or queued.
+    All members of a sweep are composed and checked before the first is started or queued.
 
     Args:
         panel: folder of the configs.
         name: name of the primary config, without `.yaml`.
         schema: dataclass of its settings.
-        check: refuses what the dataclass itself cannot, such as a choice's arguments; quick, and without effects.
+        check: raises a `UserError` for settings that the dataclass cannot validate, such as a choice's arguments; has no
+            side effects.
     """
     return lambda function: Command(function, panel, name, schema, check)

@@ -1,4 +1,4 @@
-"""`triptych export`: a model folder of a run's newest checkpoint, whatever strategy wrote it."""
+"""`triptych export`: writes a checkpoint of a run, of any strategy, as a model folder."""
 
 import argparse
 from pathlib import Path
@@ -13,9 +13,9 @@ def _export(arguments: argparse.Namespace) -> str:
 
 
 def register(verbs: Verbs) -> None:
-    """Adds `triptych export`."""
-    parser = verbs.add_parser("export", help="a model folder of a run's checkpoint, whatever strategy wrote it")
+    """Adds the subcommand `export`."""
+    parser = verbs.add_parser("export", help="write a checkpoint of a run, of any strategy, as a model folder")
     parser.add_argument("run", type=Path)
-    parser.add_argument("--output", type=Path, help="the model folder; without it 'export' in the run's folder")
-    parser.add_argument("--step", type=int, help="which checkpoint; without it the newest")
+    parser.add_argument("--output", type=Path, help="the model folder; default 'export' in the run's folder")
+    parser.add_argument("--step", type=int, help="step of the checkpoint; default the newest")
     parser.set_defaults(answer=_export)

@@ -1,4 +1,4 @@
-"""The command `triptych`; its verbs are entry points of the group `triptych.commands`, of the core and of any panel."""
+"""The command `triptych`; its subcommands are entry points of the group `triptych.commands`, of any installed package."""
 
 import argparse
 import sys
@@ -16,10 +16,10 @@ GROUP = "triptych.commands"
 
 
 def main() -> None:
-    """Runs one verb: it returns the text that is printed.
+    """Runs one subcommand and prints the text that it returns.
 
-    A verb registers itself: its entry point is called with the subparsers, adds one of its own, and sets `answer` to a
-    function from the parsed arguments to that text.
+    The entry point of a subcommand is called with the subparsers, adds one, and sets its default `answer` to a function
+    from the parsed arguments to that text.
     """
     parser = argparse.ArgumentParser(prog="triptych", description="Runs, models and sweeps of Triptych.")
     verbs = parser.add_subparsers(required=True, metavar="command")
@@ -28,10 +28,13 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         print(arguments.answer(arguments))
-    except (UserError, OSError) as error:
-        told = error if isinstance(error, UserError) else f"{error.filename} cannot be used ({error.strerror}): see its owner and its disk"
-        print(f"error: {told}", file=sys.stderr)
-        sys.exit(2)
+        return
+    except UserError as error:
+        message = str(error)
+    except OSError as error:
+        message = f"cannot access {error.filename} ({error.strerror}): check its permissions and its disk"
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

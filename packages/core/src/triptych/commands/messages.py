@@ -1,4 +1,4 @@
-"""Bad input in one line: what Hydra, the disk and a lost process report, in words for whoever typed the command."""
+"""One-line messages for bad input: errors of Hydra, the disk and lost processes, reworded for the user."""
 
 import difflib
 import errno
@@ -23,12 +23,12 @@ _OUT_OF_REACH = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EP
 
 
 def refuse(error: Exception, schema: type[RunConfig], wants_traceback: bool) -> NoReturn:
-    """Ends the process with one line if the error is the user's, and hands it on if it is ours."""
+    """Exits with a one-line message if the user caused the error; raises it if it is a bug."""
     if not wants_traceback and is_lost_process(error):
-        if "TRIPTYCH_ERROR_MARKER" not in os.environ:  # our launcher knows better who was lost, and how
+        if "TRIPTYCH_ERROR_MARKER" not in os.environ:  # else the launcher reports which process was lost
             print(
-                f"error: another process of this run has died or does not answer ({str(error).splitlines()[0][:120]}): "
-                "the same command goes on from the last checkpoint",
+                f"error: another process of this run has died or does not respond ({str(error).splitlines()[0][:120]}); "
+                "rerun the same command to resume from the last checkpoint",
                 file=sys.stderr,
             )
         sys.exit(EXIT_LOST_PROCESS)
@@ -41,13 +41,13 @@ def refuse(error: Exception, schema: type[RunConfig], wants_traceback: bool) -> 
 
 
 def is_lost_process(error: BaseException) -> bool:
-    """Whether a collective failed because a peer has gone or stays away: what gloo and NCCL make of it."""
+    """Whether a collective failed because a peer has died or hangs, from the messages of gloo and NCCL."""
     signs = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe", "remote process exited")
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
 def is_first_to_report() -> bool:
-    """Whether no other process of this run has told its error yet; most errors come to all of them alike."""
+    """Whether no other process of this run has reported an error yet; most errors occur on all of them."""
     marker = os.environ.get("TRIPTYCH_ERROR_MARKER")
     if marker is None:
         return True
@@ -59,48 +59,50 @@ def is_first_to_report() -> bool:
 
 
 def explain(error: BaseException, schema: type[RunConfig]) -> str | None:
-    """One line for whoever typed the command; None if the error is a defect of ours and deserves its traceback."""
+    """One line for the user; None if the error is a bug and needs its traceback."""
     chain = list(causes(error))
     for link in chain:
         if isinstance(link, UserError):
             return " ".join(str(link).split())
         if (isinstance(link, OSError) and link.errno in _OUT_OF_REACH) or (not isinstance(link, OSError) and is_disk_error(link)):
             where = f" ({link.filename})" if isinstance(link, OSError) and link.filename else ""
-            mend = "make room or choose another output_root, and run the same command again"
-            return f"the disk refuses to be written{where}: {describe_disk_error(link)}; {mend}"
+            remedy = "make room or choose another output_root, and rerun the same command"
+            return f"cannot write to the disk{where}: {describe_disk_error(link)}; {remedy}"
         if isinstance(link, ModuleNotFoundError):
             return f"the library '{link.name}' is not installed: install it (the package's extra of that name), or choose another option"
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
-    # Building an object from the config failed for a reason of its own: that is no matter of the config's wording.
+    # Another exception in the chain: building an object failed for a reason that is not in the config.
     if any(not isinstance(link, HydraException | OmegaConfBaseException | OSError) for link in chain):
         return None
-    told, cause = str(error), str(chain[-1])
+    message, cause = str(error), str(chain[-1])
     if isinstance(error, OverrideParseException):
         return f"cannot read '{error.override}': write key=value, and quote values that hold spaces, commas or brackets"
-    unknown = re.search(r"Could not override '([^']+)'", told)
+    unknown = re.search(r"Could not override '([^']+)'", message)
     if unknown:
-        table = re.search(r"To append to your config use \+(\S+)=\{\s*([^:\s]+)\s*:\s*([^,}]+)", told)
+        table = re.search(r"To append to your config use \+(\S+)=\{\s*([^:\s]+)\s*:\s*([^,}]+)", message)
         if table:
-            return f"{table.group(1)} has no such key: add keys one by one, as in +{table.group(1)}.{table.group(2)}={table.group(3)}"
-        placed = re.search(r"Did you mean to override (?:one of )?(\S+@[^?]+)\?", told)
-        if placed:  # a group that this command has in a place of its own, or in several
-            return f"{unknown.group(1)} is chosen here as {' or '.join(placed.group(1).split(', '))}"
+            return f"{table.group(1)} has no such key: add its keys separately, as in +{table.group(1)}.{table.group(2)}={table.group(3)}"
+        placed = re.search(r"Did you mean to override (?:one of )?(\S+@[^?]+)\?", message)
+        if placed:  # a group that this command has in another package, or in several
+            return f"this command selects {unknown.group(1)} as {' or '.join(placed.group(1).split(', '))}"
         return renamed_key(unknown.group(1), schema.RENAMED) or f"unknown setting {unknown.group(1)}{_suggest(unknown.group(1), schema)}"
     missing_group = re.search(
-        r"Could not find '([^']+)'\s+Available options in '([^']+)':\s+(.*?)(?:Config search path|$)", told, re.DOTALL
+        r"Could not find '([^']+)'\s+Available options in '([^']+)':\s+(.*?)(?:Config search path|$)", message, re.DOTALL
     )
     if missing_group:
         return _unknown_choice(missing_group.group(1), missing_group.group(3).split(), schema.RENAMED)
-    merging = re.search(r"Error merging override (.+)", told)
+    merging = re.search(r"Error merging override (.+)", message)
     if merging:
         return f"{merging.group(1)}: {cause.splitlines()[0]}"
-    lines = [line.strip() for line in told.splitlines() if line.strip() and not line.strip().startswith(("object_type", "reference_type"))]
+    lines = [
+        line.strip() for line in message.splitlines() if line.strip() and not line.strip().startswith(("object_type", "reference_type"))
+    ]
     return "; ".join(lines[:3])
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, what it was raised from, and so on to the first."""
+    """The error and its chain of causes, outermost first."""
     link: BaseException | None = error
     while link is not None:
         yield link
@@ -111,8 +113,8 @@ def renamed_key(key: str, renamed: Mapping[str, str]) -> str | None:
     """The message for a setting under its former name; None if it never had that name.
 
     Example:
-        >>> renamed_key("loss.share", {"loss.share": "loss.fraction"})
-        'loss.share was renamed: use loss.fraction'
+        >>> renamed_key("loss.decay", {"loss.decay": "loss.weight_decay"})
+        'loss.decay was renamed: use loss.weight_decay'
     """
     for was, now in renamed.items():
         if key == was or key.startswith(f"{was}."):
@@ -120,16 +122,16 @@ def renamed_key(key: str, renamed: Mapping[str, str]) -> str | None:
     return None
 
 
-def _unknown_choice(wanted: str, options: Sequence[str], renamed: Mapping[str, str]) -> str:
-    """A choice that is not there: another spelling of one that is, or the list of all."""
-    group, _, name = wanted.partition("/")
+def _unknown_choice(choice: str, options: Sequence[str], renamed: Mapping[str, str]) -> str:
+    """The message for an unknown choice: its present name, the option it contains, or the list of options."""
+    group, _, name = choice.partition("/")
     if f"{group}={name}" in renamed:
         return f"{group}={name} was renamed: use {renamed[f'{group}={name}']}"
     # A panel's own folder needs no prefix of the panel: experiment=<panel>/<name> is experiment=<name>.
     shorter = [option for option in options if name.endswith((f"/{option}", f"_{option}"))]
     if shorter:
-        return f"unknown choice {wanted}: it is {group}={max(shorter, key=len)}"
-    return f"unknown choice {wanted}: {group} is one of {', '.join(options) or 'none'}"
+        return f"unknown choice {choice}: it is {group}={max(shorter, key=len)}"
+    return f"unknown choice {choice}: {group} is one of {', '.join(options) or 'none'}"
 
 
 def _suggest(key: str, schema: type[Any]) -> str:
@@ -145,10 +147,10 @@ def _setting_names(schema: Any, prefix: str = "") -> Iterator[str]:
 
 
 def quote_text(argument: str, schema: type[Any]) -> str:
-    """The override in quotes where its value is a text that Hydra would take for something else, or could not read.
+    """The override with its value quoted, if it is a string that Hydra would parse as another type or not at all.
 
-    Only for top-level settings of type `str`: a storyline holds semicolons, commas and brackets, and a shell takes away the
-    quotes that were meant for Hydra.
+    Only for top-level settings of type `str`: a storyline contains semicolons, commas and brackets, and the shell removes
+    the quotes that Hydra needs.
 
     Example:
         >>> from triptych.run.config import RunConfig
@@ -161,14 +163,14 @@ def quote_text(argument: str, schema: type[Any]) -> str:
         return argument
     try:
         override = OverridesParser.create().parse_override(argument)
-        # A text may be read and yet lose a backslash.
+        # A string may parse and still lose a backslash.
         plain = not override.is_sweep_override() and (not isinstance(override.value(), str) or override.value() == value)
     except HydraException:
         plain = False
-    # Hydra takes a backslash for itself unless a quote follows, or the end.
+    # Hydra unescapes backslashes only before a quote: double those, and those before the closing quote.
     return argument if plain else key + "='" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value) + "'"
 
 
 def choice_name(node: Mapping[str, Any] | None) -> str:
-    """A short name for a config's choice node: the last part of its `_target_`, or `none`."""
+    """A short name of a choice node of a config: the last part of its `_target_`, or `none`."""
     return "none" if node is None else str(node["_target_"]).rsplit(".", 1)[-1]

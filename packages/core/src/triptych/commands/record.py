@@ -1,4 +1,4 @@
-"""`triptych record`: keeps what a finished run came to."""
+"""`triptych record`: adds the results of finished runs to a claim in `experiments/`."""
 
 import argparse
 import json
@@ -13,7 +13,10 @@ from triptych.files import write_atomically
 def record(runs: list[Path], claim: Path) -> Path:
     """Writes `results.json` of a claim: one entry per run, with its summary and provenance.
 
-    Entries of runs recorded earlier under the same name are replaced; the others stay.
+    Entries of earlier runs of the same name are replaced; the others are kept.
+
+    Returns:
+        The path of `results.json`.
 
     Args:
         runs: folders of finished runs.
@@ -26,7 +29,7 @@ def record(runs: list[Path], claim: Path) -> Path:
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     for run in runs:
         if not (run / "summary.json").exists():
-            raise UserError(f"{run} holds no summary.json: it is no finished run")
+            raise UserError(f"{run} holds no summary.json: give the folder of a finished run")
         results[run.name] = {
             "summary": json.loads((run / "summary.json").read_text()),
             "provenance": json.loads((run / "provenance.json").read_text()),
@@ -41,8 +44,8 @@ def _record(arguments: argparse.Namespace) -> str:
 
 
 def register(verbs: Verbs) -> None:
-    """Adds `triptych record`."""
-    parser = verbs.add_parser("record", help="keep what finished runs came to, in a claim's results.json")
+    """Adds the subcommand `record`."""
+    parser = verbs.add_parser("record", help="add the results of finished runs to the results.json of a claim")
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs")
     parser.add_argument("claim", type=Path, help="experiments/<panel>/<claim>")
     parser.set_defaults(answer=_record)

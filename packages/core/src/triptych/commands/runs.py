@@ -1,4 +1,4 @@
-"""`triptych runs` and `triptych tail`: every run below a folder with its state, and the last rows of one."""
+"""`triptych runs` and `triptych tail`: the runs below a folder with their states, and the last metrics of one run."""
 
 import argparse
 import fcntl
@@ -20,13 +20,13 @@ from triptych.telemetry.tracking.jsonl import read_rows
 
 @dataclass(frozen=True)
 class RunState:
-    """One run as its folder tells it.
+    """State of one run, read from its folder.
 
     Attributes:
         folder: the run's folder.
-        state: `running`, `finished`, or `dead at step N`, from where the same command goes on.
+        state: `running`, `finished`, or `dead at step N`, from which the same command resumes.
         step: the last step in its metrics; None where there is none.
-        summary: what it came to; empty unless it is finished.
+        summary: content of `summary.json`; empty unless the run is finished.
     """
 
     folder: Path
@@ -42,9 +42,9 @@ def find_runs(root: Path) -> list[RunState]:
         UserError: if there is no such folder.
     """
     if not root.is_dir():
-        raise UserError(f"there is no folder {root}: name the one that holds the runs (output_root)")
+        raise UserError(f"there is no folder {root}: give the folder that holds the runs (output_root)")
     found = []
-    for folder, below, files in os.walk(root):  # passes over what a run that goes on removes meanwhile
+    for folder, below, files in os.walk(root):  # ignores folders that a live run removes meanwhile
         below[:] = sorted(set(below) - {"checkpoints", "cache", FILES})
         if {"config.yaml", "provenance.json"} <= set(files):
             found.append(Path(folder))
@@ -52,7 +52,7 @@ def find_runs(root: Path) -> list[RunState]:
 
 
 def read_state(folder: Path) -> RunState:
-    """The state of one run; a run counts as running while a process of this machine or a shared file system holds its lock."""
+    """The state of one run, which is `running` while a process of this machine, or of its shared file system, holds its lock."""
     rows = read_rows(folder / "metrics.jsonl")
     summary = json.loads((folder / "summary.json").read_text()) if (folder / "summary.json").exists() else {}
     if _is_locked(folder / LOCK):
@@ -78,7 +78,7 @@ def _is_locked(lock: Path) -> bool:
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Rows under their columns, aligned for a terminal."""
-    widths = [max(len(row[place]) for row in (columns, *rows)) for place in range(len(columns))]
+    widths = [max(len(row[index]) for row in (columns, *rows)) for index in range(len(columns))]
     return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in (columns, *rows))
 
 
@@ -91,21 +91,21 @@ def _runs(arguments: argparse.Namespace) -> str:
 def _tail(arguments: argparse.Namespace) -> str:
     rows = read_rows(arguments.run / "metrics.jsonl")
     if not rows:
-        raise UserError(f"{arguments.run} has no metrics.jsonl with a row in it: give the folder of a run")
+        raise UserError(f"{arguments.run} has no metrics.jsonl, or an empty one: give the folder of a run")
     timings = {row["step"]: row for row in read_rows(arguments.run / "timings.jsonl")}
     return "\n".join(json.dumps({**row, **timings.get(row["step"], {})}) for row in rows[-arguments.lines :])
 
 
 def register_runs(verbs: Verbs) -> None:
-    """Adds `triptych runs`."""
-    parser = verbs.add_parser("runs", help="every run below a folder, and its state")
+    """Adds the subcommand `runs`."""
+    parser = verbs.add_parser("runs", help="list the runs below a folder and their states")
     parser.add_argument("folder", type=Path, nargs="?", default=Path("outputs"))
     parser.set_defaults(answer=_runs)
 
 
 def register_tail(verbs: Verbs) -> None:
-    """Adds `triptych tail`."""
-    parser = verbs.add_parser("tail", help="the last rows of a run's metrics")
+    """Adds the subcommand `tail`."""
+    parser = verbs.add_parser("tail", help="print the last rows of a run's metrics")
     parser.add_argument("run", type=Path)
     parser.add_argument("--lines", type=int, default=10)
     parser.set_defaults(answer=_tail)

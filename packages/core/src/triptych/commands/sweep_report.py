@@ -1,4 +1,4 @@
-"""`triptych sweep-report`: one table and one page of a sweep."""
+"""`triptych sweep-report`: a sweep as one table and one HTML page."""
 
 import argparse
 import csv
@@ -13,7 +13,8 @@ from triptych.commands.main import Verbs
 from triptych.commands.runs import find_runs, text_table
 from triptych.errors import UserError
 from triptych.files import write_atomically
-from triptych.report.render import ReportConfig, Samples, render_report
+from triptych.report import ReportConfig, Samples
+from triptych.report.render import render_report
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,9 @@ class Sweep:
     """A sweep's members as a table.
 
     Attributes:
-        columns: what differs among the members, `state`, `step`, and the metrics.
-        rows: one per member, in order; a cell that a member does not have is empty.
-        means: likewise over members that differ in the seed alone: mean and, of three or more, standard error.
+        columns: the settings that differ among the members, `state`, `step`, and the metrics.
+        rows: one per member, in order; missing values are empty.
+        means: one row per group of members that differ in the seed only: mean and, of three or more, standard error.
     """
 
     columns: list[str]
@@ -32,11 +33,11 @@ class Sweep:
 
 
 def read_sweep(folder: Path, metrics: Sequence[str] | None = None) -> Sweep:
-    """The table of a sweep.
+    """Reads the table of a sweep from the folders of its members.
 
     Args:
         folder: the sweep's folder, `<output_root>/<name>`; each run below it is a member, named by its overrides.
-        metrics: keys of `summary.json`, such as `accuracy_after`; None for all numbers that are there.
+        metrics: keys of `summary.json`, such as `accuracy_after`; None for all numbers.
 
     Raises:
         UserError: if there is no run, or no member has one of the metrics.
@@ -61,6 +62,7 @@ def read_sweep(folder: Path, metrics: Sequence[str] | None = None) -> Sweep:
         ]
         for member, found, own in zip(members, settings, numbers, strict=True)
     ]
+    # Finished members that agree in all settings but the seed form one group: settings -> summaries.
     groups: dict[tuple[str, ...], list[dict[str, float]]] = {}
     for found, own in zip(settings, numbers, strict=True):
         if own:
@@ -89,12 +91,12 @@ def write_sweep(folder: Path, sweep: Sweep) -> Path:
 
 
 def _mean_columns(sweep: Sweep) -> tuple[str, ...]:
-    place = sweep.columns.index("state")
-    return (*(key for key in sweep.columns[:place] if key != "seed"), "members", *sweep.columns[place + 2 :])
+    state = sweep.columns.index("state")
+    return (*(key for key in sweep.columns[:state] if key != "seed"), "members", *sweep.columns[state + 2 :])
 
 
 def _settings(member: Path) -> dict[str, str]:
-    """What a member's folder says of it: `objective=gspo,seed=1`; a stage below it is a setting of its own."""
+    """Settings of a member from its folder name, `objective=gspo,seed=1`; a stage below it becomes the setting `stage`."""
     found: dict[str, str] = {}
     for part in member.parts[0].split(",") if member.parts else []:
         key, equals, value = part.partition("=")
@@ -125,13 +127,13 @@ def _mean(values: list[float]) -> str:
 def _sweep_report(arguments: argparse.Namespace) -> str:
     sweep = read_sweep(arguments.sweep, arguments.metrics.split(",") if arguments.metrics else None)
     page = write_sweep(arguments.sweep, sweep)
-    told = text_table(_mean_columns(sweep), sweep.means) if sweep.means else text_table(sweep.columns, sweep.rows)
-    return f"{told}\n\npage  {page}"
+    table = text_table(_mean_columns(sweep), sweep.means) if sweep.means else text_table(sweep.columns, sweep.rows)
+    return f"{table}\n\npage  {page}"
 
 
 def register(verbs: Verbs) -> None:
-    """Adds `triptych sweep-report`."""
-    parser = verbs.add_parser("sweep-report", help="one table and one page of a sweep")
+    """Adds the subcommand `sweep-report`."""
+    parser = verbs.add_parser("sweep-report", help="write one table and one HTML page of a sweep")
     parser.add_argument("sweep", type=Path)
     parser.add_argument("--metrics", help="keys of summary.json, separated by commas")
     parser.set_defaults(answer=_sweep_report)

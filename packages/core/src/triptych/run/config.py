@@ -1,12 +1,14 @@
 """Settings that every command has."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from triptych.checkpoint.checkpointer import CheckpointConfig
 from triptych.errors import UserError
+
+NestedT = TypeVar("NestedT", bound="RunConfig")
 
 RESUME_MODES = ("auto", "never", "must")
 
@@ -19,17 +21,17 @@ class RunConfig:
         name: the run's identity; its folder is `<output_root>/<name>`. A relative path.
         seed: the one seed that all random streams derive from.
         output_root: folder that holds all runs.
-        resume: `auto` goes on from the newest checkpoint if there is one, `must` refuses to start without one,
-            `never` refuses to touch a folder that holds a run.
-        resume_step: go on from this checkpoint instead of the newest; later results are set aside.
-        overwrite: delete what an earlier run of this name left, and start over.
+        resume: `auto` resumes from the newest checkpoint if there is one, `must` refuses to start without one,
+            `never` refuses a folder that holds a run.
+        resume_step: resume from this checkpoint instead of the newest; later results are set aside.
+        overwrite: delete the files of an earlier run of this name, and start over.
         device: `auto`, `cpu`, `cuda` or `cuda:<index>`.
         timeout_seconds: how long a process waits for another before the run ends with an error.
-        checkpoint: when checkpoints are written and how many stay.
-        tracker: an extra tracker beside metrics.jsonl and the terminal, as a Hydra node; None for none.
+        checkpoint: when checkpoints are written and how many are kept.
+        tracker: Hydra node of a tracker in addition to metrics.jsonl and the terminal; None for none.
         profile: write a trace of the third to the fifth step to `profile/`, one file per rank, for chrome://tracing or Perfetto,
-            and how much of them was communication.
-        peak_teraflops: 1e12 operations per second that model FLOPs utilisation is a share of; null for what is known of the device.
+            with a summary of communication time.
+        peak_teraflops: peak of the device for model FLOPs utilisation, in 1e12 operations per second; null to look it up by name.
     """
 
     RENAMED: ClassVar[Mapping[str, str]] = {}
@@ -50,8 +52,13 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if not self.name or Path(self.name).is_absolute() or ".." in Path(self.name).parts or self.name.strip() != self.name:
-            raise UserError(f"name is '{self.name}': it must be a plain relative folder name")
+            raise UserError(f"name is '{self.name}': choose a relative folder name without .. and surrounding spaces")
         if self.resume not in RESUME_MODES:
             raise UserError(f"resume is '{self.resume}': choose one of {', '.join(RESUME_MODES)}")
         if self.peak_teraflops is not None and self.peak_teraflops <= 0:
-            raise UserError(f"peak_teraflops is {self.peak_teraflops}: give what the device can do, in 1e12 operations per second")
+            raise UserError(f"peak_teraflops is {self.peak_teraflops}: it must be above 0, in 1e12 operations per second")
+
+    def nested(self, kind: type[NestedT], name: str, **settings: Any) -> NestedT:
+        """A config of the run `<name of this run>/<name>`, with this run's settings where `settings` has no others."""
+        own = {item.name: getattr(self, item.name) for item in fields(RunConfig)}
+        return kind(**{**own, "name": f"{self.name}/{name}", **settings})

@@ -1,4 +1,4 @@
-"""The folder of one run: claimed by one process, and compared with the config that asks for it."""
+"""The folder of one run: locked by one process, and compared with the config of each invocation."""
 
 import fcntl
 import os
@@ -12,9 +12,9 @@ import yaml
 from triptych.errors import UserError
 
 LOCK = ".lock"
-"""In a run's folder while a process works in it, which holds a lock on this file."""
+"""File in a run's folder on which the process that writes there holds a lock."""
 
-# What may differ between two invocations that are still the same run: none of these touches a number.
+# Settings that may differ between two invocations of one run: they change no result.
 _NOT_IDENTITY = (
     "resume",
     "resume_step",
@@ -46,7 +46,7 @@ class RunDirectory:
         """Creates the folder and locks it.
 
         Raises:
-            UserError: if it cannot be written, or belongs to a process that is alive.
+            UserError: if it cannot be written, or another process holds its lock.
         """
         missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
@@ -57,7 +57,7 @@ class RunDirectory:
             raise UserError(f"{self.path} cannot be written ({error.strerror}): choose another output_root or name") from error
 
     def check_resumable(self, resolved: Mapping[str, Any], *, resume: str, has_checkpoint: bool, budget_keys: tuple[str, ...]) -> None:
-        """Refuses to resume what is not there, or was made under another config.
+        """Refuses to resume without a checkpoint, or a run of another config.
 
         Args:
             resolved: the config of this invocation as plain values.
@@ -80,16 +80,16 @@ class RunDirectory:
                 raise UserError(f"{self.path} holds a run with {difference}: choose another name or add overwrite=true")
 
     def check_replaceable(self, resolved: Mapping[str, Any]) -> None:
-        """Refuses to empty a folder that holds something else than an earlier run of this command.
+        """Refuses to empty a folder that holds anything but an earlier run of this command.
 
         Raises:
             UserError: if it does.
         """
         content = [path for path in self.path.iterdir() if path.name != LOCK]
         config = self.path / "config.yaml"
-        # A slip in the name must not delete somebody's files, nor an evaluation the training that it evaluates.
+        # A mistyped name must not delete unrelated files, nor an evaluation the training that it evaluates.
         if content and not (config.exists() and set(yaml.safe_load(config.read_text())) == set(resolved)):
-            raise UserError(f"overwrite=true but {self.path} holds something else than an earlier run of this command: choose another name")
+            raise UserError(f"overwrite=true but {self.path} holds files that are not an earlier run of this command: choose another name")
 
     def empty(self) -> None:
         """Removes all but the lock."""
@@ -97,18 +97,18 @@ class RunDirectory:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def keep(self) -> None:
-        """Marks the folder as used: `close` leaves it."""
+        """Marks the folder as used: `close` does not remove it."""
         self._created = []
 
     def release(self) -> None:
-        """Gives the lock back."""
+        """Releases the lock."""
         if self._lock_descriptor is not None:
             (self.path / LOCK).unlink(missing_ok=True)
             os.close(self._lock_descriptor)
             self._lock_descriptor = None
 
     def close(self) -> None:
-        """Gives the lock back, and removes the folders that `claim` made unless they are used."""
+        """Releases the lock, and removes the folders that `claim` made unless `keep` was called."""
         self.release()
         for folder in self._created:
             try:
@@ -117,20 +117,20 @@ class RunDirectory:
                 break
 
     def _lock(self) -> None:
-        # An flock dies with its process, however that ends, so it cannot go stale.
+        # The kernel releases an flock when its process ends, so it cannot become stale.
         descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            raise UserError(f"{self.path} is in use by a process that is running: wait for it or choose another name") from None
+            raise UserError(f"{self.path} is in use by a running process: wait for it or choose another name") from None
         self._lock_descriptor = descriptor
 
 
 def first_difference(saved: Mapping[str, Any], current: Mapping[str, Any], *, budget_keys: tuple[str, ...] = ()) -> str | None:
     """The first setting in which two resolved configs differ, as `key=saved instead of current`; None if none does.
 
-    Keys that touch no number (paths, trackers, retention) do not count; keys in `budget_keys` may grow.
+    Keys that change no result (paths, trackers, retention) are ignored; keys in `budget_keys` may grow.
 
     Example:
         >>> first_difference({"a": {"b": 1}}, {"a": {"b": 2}})

@@ -1,4 +1,4 @@
-"""Who made this number: commit, versions, hardware and command."""
+"""Provenance of a run: commit, versions, hardware and command."""
 
 import importlib.metadata
 import os
@@ -15,7 +15,7 @@ _LIBRARIES = ("torch", "transformers", "numpy", "scikit-learn", "open_clip_torch
 
 
 def provenance() -> dict[str, Any]:
-    """The circumstances of this process, as plain JSON values.
+    """Provenance of this process, as plain JSON values.
 
     Keys: `commit` (None outside a git checkout, `-dirty` appended where tracked files differ), `versions`,
     `python`, `platform`, `processor`, `num_cpus`, `num_threads`, `devices`, `command`.

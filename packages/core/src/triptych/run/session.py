@@ -4,9 +4,9 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Protocol, Self
 
 import torch
 import yaml
@@ -17,20 +17,81 @@ from triptych.checkpoint.export import Exportable
 from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.files import write_atomically
-from triptych.report.render import ReportConfig, render_report
+from triptych.report import ReportConfig
 from triptych.run.config import RunConfig
 from triptych.run.directory import RunDirectory
 from triptych.run.provenance import provenance
 from triptych.run.signals import Interrupted, Interruption, unwatch, watch
 from triptych.seeding import GlobalRandomState, derive_seed
 from triptych.telemetry.flops import device_peak
-from triptych.telemetry.logging import get_logger, setup_logging
+from triptych.telemetry.logging import get_logger, progress, setup_logging
 from triptych.telemetry.profiling import start_profiler
 from triptych.telemetry.tracking import Tracker, Trackers
 from triptych.telemetry.tracking.jsonl import JsonlTracker
 from triptych.telemetry.tracking.terminal import TerminalTracker
 
 _logger = get_logger("run")
+
+
+class Guard(Protocol):
+    """Contract of what decides whether the weights of a run may be saved.
+
+    Attributes:
+        is_sound: false after a step whose update was skipped; a due checkpoint is then left to a later step.
+    """
+
+    @property
+    def is_sound(self) -> bool:
+        """See the class."""
+        ...
+
+    def check(self, step: int) -> None:
+        """Called before weights are saved or evaluated.
+
+        Raises:
+            UserError: if a weight is not finite.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """Evaluations during a training.
+
+    Attributes:
+        evaluate: evaluates and returns metrics; called on every rank.
+        every_steps: after each multiple of this many steps, and after the last step; 0 for the last step only.
+    """
+
+    evaluate: Callable[[], Mapping[str, float]]
+    every_steps: int = 0
+
+
+class Step:
+    """One step of `Run.steps`.
+
+    Attributes:
+        number: 1-based.
+        metrics: logged at the end of the step; nothing is logged while it is empty.
+    """
+
+    def __init__(self, number: int, run: "Run", state: Mapping[str, Saveable], guard: Guard | None) -> None:
+        self.number = number
+        self.metrics: dict[str, float] = {}
+        self._run = run
+        self._state = state
+        self._guard = guard
+
+    def stop(self) -> NoReturn:
+        """Saves the state inside the step as the checkpoint of the step before, and ends the run; see `Run.is_interrupted`.
+
+        Raises:
+            Interrupted: always.
+        """
+        if self._guard is not None and not self._guard.is_sound:
+            self._guard.check(self.number)
+        self._run.checkpoint(self.number - 1, self._state)
+        self._run.stop(self.number - 1)
 
 
 class Run:
@@ -103,7 +164,7 @@ class Run:
         return self.world.device
 
     def peak_flops(self, precision: str) -> float | None:
-        """Operations per second that this rank's device could do in `precision`; None where nobody knows."""
+        """Operations per second that this rank's device could do in `precision`; None if it is not known."""
         return device_peak(self.device, precision, self._config.peak_teraflops)
 
     @property
@@ -120,7 +181,7 @@ class Run:
         return self._checkpointer.steps()
 
     def is_finished(self, step: int) -> bool:
-        """Whether an earlier invocation came to `step` and wrote its summary, and nothing asks to go back before it."""
+        """Whether an earlier invocation reached `step` and wrote its summary, and `resume_step` requests no earlier one."""
         steps = self.checkpoint_steps
         summary = (self.directory / "summary.json").exists()
         return summary and bool(steps) and steps[-1] >= step and self._config.resume_step in (None, steps[-1])
@@ -147,7 +208,7 @@ class Run:
             self._overwrites = False
         step = self._checkpointer.restore(self._with_random_state(state), self._config.resume_step)
         if self.world.is_main:
-            for result in ("summary.json", "report.html"):  # of an earlier, shorter or later time: not what this run comes to
+            for result in ("summary.json", "report.html"):  # of an earlier invocation
                 (self.directory / result).unlink(missing_ok=True)
             write_atomically(self.directory / "config.yaml", yaml.safe_dump(self._resolved, sort_keys=False))
             write_atomically(self.directory / "provenance.json", json.dumps(provenance(), indent=1))
@@ -163,31 +224,78 @@ class Run:
         if self._config.profile:
             self._profiler = start_profiler(self.directory / "profile", self.world.rank, self.device)
         if step is not None:
-            _logger.info("going on from step %d (%s)", step, self._checkpointer.path(step))
+            _logger.info("resuming from step %d (%s)", step, self._checkpointer.path(step))
         return step
 
-    def end_step(self) -> None:
-        """Tells the profiler, where there is one, that a step is over."""
-        if self._profiler is not None:
-            self._profiler.step()
-
-    def rest(self) -> None:
-        """Calls the watchdog off until the next `is_interrupted`: what follows may take longer than any step."""
+    def pause_watchdog(self) -> None:
+        """Stops the watchdog until the next `is_interrupted`: an evaluation may take longer than any step."""
         unwatch()
 
-    def note_signals(self) -> None:
-        """Begins a loop that asks `is_interrupted`: until `wait_for_checkpoint` signals are noted for it to tell.
+    def steps(
+        self,
+        max_steps: int,
+        state: Mapping[str, Saveable],
+        *,
+        first: int = 1,
+        guard: Guard | None = None,
+        evaluations: Evaluations | None = None,
+        title: str = "training",
+    ) -> Iterator[Step]:
+        """The steps of a training from `first` to `max_steps`, each followed by what is due after it.
 
-        Before and after they end the process as they always do. The watchdog begins to watch.
+        The one order of every loop: the body of the step, profiler, signals, evaluation, metrics, checkpoint, and the end of
+        an interrupted run. From the first step to the last, signals are noted instead of ending the process, and the
+        watchdog runs. Called on every rank.
+
+        Args:
+            max_steps: number of the last step.
+            state: components of the checkpoints; empty for a loop without checkpoints.
+            first: number of the first step, one more than that of the restored checkpoint.
+            guard: checked before weights are saved or evaluated.
+            evaluations: what is evaluated and when; None for nothing.
+            title: shown beside the progress bar.
+
+        Raises:
+            Interrupted: after a signal, when the state is saved.
         """
         self._interruption.install()
         watch(self._config.timeout_seconds)
+        with progress(max_steps, title, initial=first - 1, enabled=self.world.is_main) as bar:
+            for number in range(first, max_steps + 1):
+                step = Step(number, self, state, guard)
+                yield step
+                if self._profiler is not None:
+                    self._profiler.step()
+                self._finish_step(step, is_last=number == max_steps, evaluations=evaluations)
+                bar.update()
+        self.wait_for_checkpoint()
+
+    def _finish_step(self, step: Step, *, is_last: bool, evaluations: Evaluations | None) -> None:
+        guard, state, number = step._guard, step._state, step.number
+        is_interrupted = self.is_interrupted()
+        is_sound = guard is None or guard.is_sound
+        saves = bool(state) and (is_interrupted or is_last or (self.is_due(number) and is_sound))
+        evaluates = evaluations is not None and (is_last or (evaluations.every_steps > 0 and number % evaluations.every_steps == 0))
+        if guard is not None and (saves or evaluates):
+            guard.check(number)
+        if evaluations is not None and evaluates:
+            self.pause_watchdog()
+            step.metrics.update(evaluations.evaluate())
+            # A signal may have come during a long evaluation. After the last step there is nothing left to interrupt.
+            is_interrupted = not is_last and self.is_interrupted()
+            saves |= is_interrupted
+        if step.metrics:
+            self.log(step.metrics, step=number)
+        if saves:
+            self.checkpoint(number, state)
+        if is_interrupted:
+            self.stop(number)
 
     def is_interrupted(self) -> bool:
-        """Whether a signal has asked any rank to stop; the same answer on every rank. To be asked on all of them, once a step.
+        """Whether any rank has received a signal to stop; the same answer on every rank. Called on all of them.
 
-        A call also shows the watchdog that this process moves: `timeout_seconds` without another one or `rest` end the
-        process, with the stacks of its threads on standard error.
+        A call also restarts the watchdog: `timeout_seconds` without another call or `pause_watchdog` end the process, with the
+        stacks of its threads on standard error.
         """
         watch(self._config.timeout_seconds)
         interruption = self._interruption
@@ -198,12 +306,12 @@ class Run:
         return interruption.signal_number != 0
 
     def stop(self, step: int) -> NoReturn:
-        """Ends an interrupted run whose checkpoint of `step` has been written; a scheduler that can is asked to queue it again.
+        """Ends an interrupted run whose checkpoint of `step` has been written; a scheduler that supports it requeues the job.
 
         Raises:
             Interrupted: always, unless the scheduler's launcher ends the process itself.
         """
-        self.rest()
+        self.pause_watchdog()
         self._checkpointer.wait()
         self.world.barrier()
         _logger.info("stopping           step %d is saved", step)
@@ -214,7 +322,7 @@ class Run:
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Writes the numbers of one step to metrics.jsonl and hands them to all trackers; on other ranks it does nothing.
 
-        A tracker may fail without harm, metrics.jsonl may not: a checkpoint must never outrun it.
+        Failures of a tracker are logged; those of metrics.jsonl are raised, so that no checkpoint is newer than its metrics.
         """
         if self._jsonl is not None:
             self._jsonl.log(metrics, step=step)
@@ -227,11 +335,11 @@ class Run:
         self._checkpointer.save(step, self._with_random_state(state))
 
     def wait_for_checkpoint(self) -> None:
-        """Ends a loop: returns when its newest checkpoint is on disk, or raises what kept it from that. To be called on every rank.
+        """Ends a loop: returns when its newest checkpoint is on disk, or raises what prevented that. Called on every rank.
 
-        A signal that came after the last `is_interrupted` does now what it would have done without us.
+        A signal received after the last `is_interrupted` is delivered now.
         """
-        self.rest()
+        self.pause_watchdog()
         self._checkpointer.wait()
         self._interruption.remove(deliver=True)
 
@@ -246,6 +354,9 @@ class Run:
         """Writes `summary.json` and `report.html`, and returns the report's path."""
         path = self.directory / "report.html"
         if self.world.is_main:
+            # Imported here, because matplotlib takes half a second that a training or a notebook need not wait for.
+            from triptych.report.render import render_report
+
             self.write_text("summary.json", json.dumps(_finite(summary), indent=1))
             write_atomically(path, render_report(self.directory, report))
         return path
@@ -256,7 +367,7 @@ class Run:
     def _claim(self) -> None:
         self._folder.claim()
         if self._overwrites:
-            self._folder.check_replaceable(self._resolved)  # only `begin` empties it, when the new run has been found sound
+            self._folder.check_replaceable(self._resolved)  # emptied by `begin`, after everything else has been checked
             return
         self._folder.check_resumable(
             self._resolved, resume=self._config.resume, has_checkpoint=bool(self.checkpoint_steps), budget_keys=self._budget_keys
@@ -269,7 +380,7 @@ class Run:
             self._profiler.stop()
             self._profiler = None
         try:
-            self._checkpointer.wait()  # after an error of another kind, what is being written still gets there
+            self._checkpointer.wait()  # after any other error, let the write in progress finish
         except UserError as error:
             _logger.warning("%s", error)
         self._trackers.close()

@@ -1,4 +1,4 @@
-"""What several strategies do to a model: find its repeated blocks, recompute activations, lower the precision, step."""
+"""Operations that strategies share: repeated blocks, activation recomputation, mixed precision, copies, the clipped step."""
 
 import copy
 import functools
@@ -20,10 +20,10 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def check_precision(precision: str) -> str:
-    """The name of a dtype that models may be run in.
+    """Returns `precision` if models can run in that dtype.
 
     Raises:
-        UserError: if it is none.
+        UserError: if it is unknown.
     """
     if precision not in PRECISIONS:
         raise UserError(f"strategy.precision is '{precision}': choose one of {', '.join(PRECISIONS)}")
@@ -31,10 +31,10 @@ def check_precision(precision: str) -> str:
 
 
 def repeated_blocks(model: nn.Module) -> list[nn.Module]:
-    """The blocks of a model in the order of its modules: elements of a `ModuleList`, alike, with parameters and a forward.
+    """The repeated blocks of a model in module order: elements of a `ModuleList` of one type, with parameters and a forward.
 
-    Only the outermost lists count: a block's own lists belong to the block. Blocks must be called through their forward,
-    which is where a sharded one is put together.
+    Only the outermost lists count: a list inside a block belongs to the block. A model must call its blocks through their
+    forward, where hooks gather the parameters of a sharded block.
     """
     blocks: list[nn.Module] = []
 
@@ -72,17 +72,18 @@ def recompute_activations(model: nn.Module) -> None:
 
 
 def autocast_forward(model: nn.Module, precision: str, device: torch.device) -> None:
-    """Runs the forward of `model` from now on in mixed precision: matrix products in the lower one, sums and norms in float32."""
+    """Makes the forward of `model` run under autocast: matrix products in `precision`, sums and norms in float32."""
     if precision != "float32":
         model.forward = torch.autocast(device.type, dtype=PRECISIONS[precision])(model.forward)
 
 
 def copy_without_weights(model: nn.Module) -> tuple[nn.Module, dict[int, Tensor]]:
-    """A copy of `model` whose parameters are on the meta device, and by their `id` what their values are.
+    """A copy of `model` with its parameters on the meta device, and their values by the `id` of the meta parameter.
 
-    Parameters that are tied stay tied; buffers are copied with their values; scalars become vectors of one, see
+    Tied parameters stay tied; buffers are copied with their values; scalars get the shape (1,), see
     `scalars_to_vectors`.
     """
+    # deepcopy takes an object in `memo` as copied already, so every reference to a parameter becomes its meta tensor.
     memo: dict[int, Any] = {}
     sources: dict[int, Tensor] = {}
     for parameter in model.parameters():
@@ -95,14 +96,14 @@ def copy_without_weights(model: nn.Module) -> tuple[nn.Module, dict[int, Tensor]
 
 
 def scalars_to_vectors(model: nn.Module) -> None:
-    """Replaces every parameter of no dimension by one of shape (1,), which can be divided among ranks and broadcasts alike."""
+    """Replaces every scalar parameter by one of shape (1,), which can be sharded and broadcasts in the same way."""
     for owner, name, parameter in list(parameter_owners(model)):
         if parameter.dim() == 0:
             owner._parameters[name] = nn.Parameter(parameter.detach().view(1), requires_grad=parameter.requires_grad)
 
 
 def parameter_owners(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
-    """Every place where a parameter is registered: (module, name in it, parameter); a tied one comes more than once."""
+    """Every registration of a parameter: (module, name in it, parameter); a tied parameter has several."""
     for owner in module.modules():
         for name, parameter in owner._parameters.items():
             if parameter is not None:
@@ -110,9 +111,9 @@ def parameter_owners(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Par
 
 
 def clipped_step(model: nn.Module, optimizer: Optimizer, *, max_grad_norm: float, learning_rate: float) -> StepReport:
-    """One step with the gradient that `model` holds, scaled down to `max_grad_norm`; none if its norm is not finite.
+    """One optimizer step with the gradient of `model`, clipped to `max_grad_norm`; skipped if its norm is not finite.
 
-    The norm is that of the whole gradient, also where this rank holds a part of it: all ranks decide alike.
+    The norm is global, also for sharded gradients, so all ranks take the same decision.
     """
     norm = nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     total = norm.full_tensor() if isinstance(norm, DTensor) else norm
@@ -125,5 +126,5 @@ def clipped_step(model: nn.Module, optimizer: Optimizer, *, max_grad_norm: float
 
 
 def host_copy(tree: Any) -> Any:
-    """The tree with a copy of every tensor in host memory, which later steps do not change; tensors are made contiguous."""
+    """The tree with every tensor copied to contiguous host memory, so that later steps do not change it."""
     return tree_map_only(Tensor, lambda tensor: tensor.detach().to("cpu", copy=True).contiguous(), tree)

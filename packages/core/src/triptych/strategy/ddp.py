@@ -21,10 +21,10 @@ class DDPStrategy:
     """Every rank holds the whole model and optimizer; gradients are summed over ranks.
 
     Args:
-        world: the processes that share the work.
+        world: the processes of the run.
         max_grad_norm: global gradient norm above which gradients are scaled down.
         precision: `float32`, or `bfloat16` for a forward under autocast; parameters stay float32.
-        activation_checkpointing: keep only the inputs of the model's blocks, and run their forward again in the backward.
+        activation_checkpointing: keep only the inputs of the model's blocks, and recompute the rest in the backward.
 
     Raises:
         UserError: if `precision` is unknown.
@@ -56,20 +56,20 @@ class DDPStrategy:
 
     def microbatch(self, *, last: bool) -> AbstractContextManager[None]:
         """Surrounds one micro-batch; see `Strategy.microbatch`."""
-        # DistributedDataParallel decides in the forward whether the backward will communicate, so the forward
-        # has to be inside as well.
+        # DistributedDataParallel decides in the forward whether the backward communicates, so `no_sync` must
+        # contain the forward as well.
         if isinstance(self._forward, DistributedDataParallel) and not last:
             return self._forward.no_sync()
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradient of `loss`; see `Strategy.backward`."""
-        # DistributedDataParallel divides the sum over ranks by their number; the contract wants the sum.
+        """Accumulates the gradient of `loss`; see `Strategy.backward`."""
+        # DistributedDataParallel divides the sum over ranks by their number; the contract requires the sum.
         (loss * self._world.size).backward()
 
     def step(self, learning_rate: float) -> StepReport:
         """Clips, steps and clears; see `Strategy.step`."""
-        # Replicas hold the same summed gradient, hence the same norm: they decide alike without another message.
+        # Replicas hold the same summed gradient, hence the same norm: no communication is needed to decide alike.
         return clipped_step(self._model, self._optimizer, max_grad_norm=self._max_grad_norm, learning_rate=learning_rate)
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
@@ -78,13 +78,13 @@ class DDPStrategy:
             yield name, parameter.detach()
 
     def gather(self) -> None:
-        """The model given to `prepare` is the one that is trained."""
+        """Does nothing: the model given to `prepare` is the one that is trained."""
 
     def save(self, directory: Path) -> Writer | None:
-        """Rank 0 copies model and optimizer and writes `model.safetensors` and `optimizer.pt`; the others hold the same."""
+        """Rank 0 copies model and optimizer and writes `model.safetensors` and `optimizer.pt`; the other replicas are equal."""
         if not self._world.is_main:
             return None
-        # A tied parameter has several names, of which safetensors takes one; `load_model` finds the others.
+        # safetensors stores a tied parameter under one of its names; `load_model` restores the others.
         named = {id(tensor): (name, tensor) for name, tensor in reversed(self._model.state_dict(keep_vars=True).items())}
         model, optimizer = host_copy(dict(named.values())), host_copy(self._optimizer.state_dict())
 

@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO: optimizer states (1), gradients (2) and parameters (3) divided among the ranks."""
+"""DeepSpeed ZeRO: optimizer states (1), gradients (2) and parameters (3) partitioned over the ranks."""
 
 import copy
 import logging
@@ -38,19 +38,19 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 class DeepSpeedStrategy:
     """A copy of the model in a DeepSpeed engine; the model given to `prepare` keeps its weights until `gather`.
 
-    Checkpoints hold every parameter and moment in full, divided among the ranks' safetensors files, so that any number of
-    ranks and any stage goes on from them; DeepSpeed's own format is bound to one number of ranks and is read by unpickling.
+    Checkpoints hold every parameter and moment in full, distributed over the ranks' safetensors files, so that any number
+    of ranks and any stage can resume from them; DeepSpeed's own format is tied to one number of ranks and is unpickled.
 
     Args:
-        world: the processes that share the work.
+        world: the processes of the run.
         max_grad_norm: global gradient norm above which gradients are scaled down.
-        stage: what is divided: optimizer states (1), gradients as well (2), parameters as well (3).
+        stage: what is partitioned: optimizer states (1), gradients as well (2), parameters as well (3).
         precision: `float32`, or `bfloat16` for a forward under autocast; parameters and optimizer stay float32.
-        activation_checkpointing: keep only the inputs of the model's blocks, and run their forward again in the backward.
+        activation_checkpointing: keep only the inputs of the model's blocks, and recompute the rest in the backward.
         cpu_offload: keep optimizer states, and with stage 3 parameters, in host memory.
 
     Raises:
-        UserError: if `precision` or `stage` is unknown, or DeepSpeed chose another kind of device.
+        UserError: if `precision` or `stage` is unknown, or DeepSpeed selected another device type.
     """
 
     syncs_in_forward = True
@@ -83,7 +83,7 @@ class DeepSpeedStrategy:
             if stage == 3:
                 zero["offload_param"] = offload
         self._config = {
-            "train_micro_batch_size_per_gpu": 1,  # asked for, and used for nothing but its throughput message
+            "train_micro_batch_size_per_gpu": 1,  # required, but used in its throughput message only
             "gradient_clipping": max_grad_norm,
             "zero_optimization": zero,
             "torch_autocast": {"enabled": precision != "float32", "dtype": precision},
@@ -106,9 +106,9 @@ class DeepSpeedStrategy:
             _gather_by_block(copied)
         self._parameters = {name: parameter for name, parameter in copied.named_parameters() if parameter.requires_grad}
         self._world.form_group()
-        os.environ.setdefault("LOCAL_RANK", str(self._world.local_rank))  # DeepSpeed refuses to start without
+        os.environ.setdefault("LOCAL_RANK", str(self._world.local_rank))  # required by DeepSpeed
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-        # An extension that DeepSpeed would compile at start on a CPU, and that needs a C++ compiler.
+        # Disables an extension that DeepSpeed compiles at start on CPU, which needs a C++ compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         optimizer = build_optimizer(copied)
         self._engine, *_ = deepspeed.initialize(model=copied, optimizer=optimizer, config=self._config, dist_init_required=False)
@@ -122,8 +122,8 @@ class DeepSpeedStrategy:
         yield
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradient of `loss`; see `Strategy.backward`."""
-        # DeepSpeed divides the sum over ranks by their number; the contract wants the sum.
+        """Accumulates the gradient of `loss`; see `Strategy.backward`."""
+        # DeepSpeed divides the sum over ranks by their number; the contract requires the sum.
         self._engine.backward(loss * self._world.size, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> StepReport:
@@ -135,13 +135,13 @@ class DeepSpeedStrategy:
         return StepReport(grad_norm=norm, skipped=skipped)
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Every trained parameter's float32 master weights, gathered from all ranks, one at a time; frozen ones as they are."""
+        """Every trained parameter's float32 master weights, gathered from all ranks, one at a time; frozen parameters unchanged."""
         for name, parameter in self._given.named_parameters():
             trained = self._parameters.get(name)
             yield name, parameter.detach() if trained is None else safe_get_full_fp32_param(trained).detach().view(parameter.shape)
 
     def gather(self) -> None:
-        """Writes weights and buffers of the trained copy into the model given to `prepare`, and puts that on the device."""
+        """Writes weights and buffers of the trained copy into the model given to `prepare`, and moves that model to the device."""
         given = dict(self._given.named_parameters())
         with torch.no_grad():
             for name, parameter in self.full_parameters():
@@ -152,12 +152,12 @@ class DeepSpeedStrategy:
         self._given.to(self._world.device)
 
     def save(self, directory: Path) -> Writer | None:
-        """Every rank takes its share of the parameters, gathered in full, to host memory and writes it as safetensors."""
+        """Every rank copies its shard of the parameter list, gathered in full, to host memory and writes it as safetensors."""
         kept: dict[str, Tensor] = {}
-        for place, (name, parameter) in enumerate(self._parameters.items()):
+        for index, (name, parameter) in enumerate(self._parameters.items()):
             values = {"model": safe_get_full_fp32_param(parameter)}
             values |= {moment: safe_get_full_optimizer_state(parameter, moment) for moment in _MOMENTS}
-            if place % self._world.size == self._world.rank:
+            if index % self._world.size == self._world.rank:
                 kept |= {f"{kind}/{name}": value.detach().to("cpu", copy=True).contiguous() for kind, value in values.items()}
         if self._world.is_main:
             kept |= {f"model/{name}": value.detach().to("cpu", copy=True).contiguous() for name, value in self._untrained()}
@@ -175,8 +175,9 @@ class DeepSpeedStrategy:
         Raises:
             UserError: if the saved weights do not fit the model.
         """
+        # One file per rank that saved; every key is in exactly one of them.
         files: list[Any] = [safe_open(path, framework="pt") for path in sorted(directory.glob("rank_*.safetensors"))]
-        where = {key: file for file in files for key in file.keys()}  # noqa: SIM118  # no mapping, only its names
+        where = {key: file for file in files for key in file.keys()}  # noqa: SIM118  # has `keys` but is no mapping
         for name, parameter in self._parameters.items():
             try:
                 values = {kind: where[f"{kind}/{name}"].get_tensor(f"{kind}/{name}") for kind in ("model", *_MOMENTS)}
@@ -198,7 +199,7 @@ class DeepSpeedStrategy:
             value.fill_(step)
 
     def _untrained(self) -> Iterator[tuple[str, Tensor]]:
-        """Frozen parameters and buffers, by the names of a state."""
+        """Frozen parameters and buffers, by their names in the state dict."""
         buffers = dict(self._engine.module.named_buffers())
         trained = {id(parameter) for name, parameter in self._given.named_parameters() if name in self._parameters}
         for name, tensor in self._given.state_dict(keep_vars=True).items():
@@ -206,23 +207,23 @@ class DeepSpeedStrategy:
                 yield name, buffers.get(name, tensor)
 
     def _make_moments(self) -> None:
-        """The zero moments that the optimizer would make at its first step, so that there is something to save and to restore."""
+        """Makes the zero moments that the optimizer would make at its first step, so that they can be saved and restored before it."""
         zero = self._engine.optimizer
         state = zero.optimizer.state
         for flat in zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups:
             state[flat] = {"step": torch.zeros((), device=flat.device if zero.optimizer.defaults["fused"] else "cpu")}
             state[flat] |= {moment: torch.zeros_like(flat) for moment in _MOMENTS}
         if self._stage < 3:
-            zero._lazy_init_hp_params_optimizer_state()  # each parameter's window on the moments
+            zero._lazy_init_hp_params_optimizer_state()  # maps each parameter to its slice of the flat moments
 
     def _set(self, parameter: nn.Parameter, values: dict[str, Tensor]) -> None:
         on_device = {kind: value.to(self._world.device) for kind, value in values.items()}
         if self._stage == 3:
-            # Of the whole value it would take a part of every rank, but the last part may be short, or empty.
+            # Stage 3 splits the flattened parameter into equal slices, zero-padded at the end: slice r is that of rank r.
             size = safe_get_local_fp32_param(parameter).numel()
             missing = size * self._world.size - parameter.ds_numel  # type: ignore[attr-defined]
-            mine = slice(size * self._world.rank, size * (self._world.rank + 1))
-            parts = {kind: nn.functional.pad(value.flatten(), (0, missing))[mine] for kind, value in on_device.items()}
+            own = slice(size * self._world.rank, size * (self._world.rank + 1))
+            parts = {kind: nn.functional.pad(value.flatten(), (0, missing))[own] for kind, value in on_device.items()}
             safe_set_local_fp32_param(parameter, parts["model"])
             for moment in _MOMENTS:
                 safe_set_local_optimizer_state(parameter, parts[moment], moment)
@@ -230,7 +231,7 @@ class DeepSpeedStrategy:
             safe_set_full_fp32_param(parameter, on_device["model"])
             for moment in _MOMENTS:
                 safe_set_full_optimizer_state(parameter, on_device[moment], moment)
-        # The weights of the forward are made from the master weights by a step, and none will come before the next forward.
+        # A step copies the master weights into the weights of the forward; here no step follows before the next forward.
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
             if parameter.numel():
                 parameter.data.copy_(on_device["model"])
@@ -242,9 +243,9 @@ class DeepSpeedStrategy:
 
 
 def _gather_by_block(model: nn.Module) -> None:
-    """Tells ZeRO-3 to put a block together as a whole, and all that belongs to no block for the model's whole forward.
+    """Makes ZeRO-3 gather each block as a whole, and all parameters outside blocks for the model's whole forward.
 
-    Left to itself it puts together each module in its own forward; a module that is used in another way would find nothing.
+    Its default gathers each module in that module's own forward; a parameter used elsewhere would be empty.
     """
     inside: set[int] = set()
     for block in repeated_blocks(model):

@@ -1,4 +1,4 @@
-"""Fully sharded data parallelism (FSDP2): every rank holds a part of each parameter, gradient and optimizer state."""
+"""Fully sharded data parallelism (FSDP2): every rank holds a shard of each parameter, gradient and optimizer state."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -38,19 +38,19 @@ from triptych.strategy.blocks import (
 class FSDPStrategy:
     """Shards a copy of the model with `fully_shard`, block by block; the model given to `prepare` keeps its weights until `gather`.
 
-    A rank holds its part of the model and, while a block computes, that block in full. Blocks are put on the device one at a
-    time, so that the whole model never lies there; ranks other than 0 may pass a model on the meta device, and receive
-    rank 0's weights.
+    A rank holds its shards and, while a block computes, that block in full. Blocks are moved to the device one at a time,
+    so that the full model is never there; ranks other than 0 may pass a model on the meta device, and receive rank 0's
+    weights.
 
     Args:
-        world: the processes that share the work.
+        world: the processes of the run.
         max_grad_norm: global gradient norm above which gradients are scaled down.
         precision: `float32`, or `bfloat16` for forward and backward; parameters, reductions and optimizer stay float32.
-        replicas: hybrid sharding: so many groups of ranks hold a full model each, sharded within the group; 1 shards over
-            all ranks. Ranks of one group are neighbours, so a group per machine keeps the gathering inside it.
+        replicas: hybrid sharding: number of groups of ranks that hold a full model each, sharded within the group; 1 shards
+            over all ranks. Ranks of one group are consecutive, so one group per machine keeps the gathering inside it.
         reshard_after_forward: free a block's parameters after its forward, and gather them again in the backward.
-        activation_checkpointing: keep only the inputs of the model's blocks, and run their forward again in the backward.
-        cpu_offload: keep parameters, gradients and optimizer in host memory, and only the block at work on the device.
+        activation_checkpointing: keep only the inputs of the model's blocks, and recompute the rest in the backward.
+        cpu_offload: keep parameters, gradients and optimizer in host memory, and only the block that computes on the device.
 
     Raises:
         UserError: if `precision` is unknown, or `replicas` does not divide the number of ranks.
@@ -70,7 +70,9 @@ class FSDPStrategy:
         cpu_offload: bool = False,
     ) -> None:
         if replicas < 1 or world.size % replicas:
-            raise UserError(f"strategy.replicas is {replicas}, which {world.size} processes cannot be divided into: choose a divisor")
+            raise UserError(
+                f"strategy.replicas is {replicas}, which does not divide the number of processes ({world.size}): choose a divisor"
+            )
         self.precision = check_precision(precision)
         self._world = world
         self._max_grad_norm = max_grad_norm
@@ -96,35 +98,35 @@ class FSDPStrategy:
         if self._recomputes:
             recompute_activations(copied)
         mesh = self._mesh()
-        # Blocks are gathered in the lower precision; what each operation computes in is autocast's matter.
+        # Blocks are gathered in `precision`; autocast selects the dtype of each operation.
         policy = MixedPrecisionPolicy(param_dtype=PRECISIONS[self.precision], reduce_dtype=torch.float32, cast_forward_inputs=False)
         autocast_forward(copied, self.precision, self._world.device)
         placed: set[int] = set()
         for block in [*repeated_blocks(copied), copied]:
             self._fill(block, sources, placed)
-            # The outermost module keeps its parameters for the backward, which begins with them.
+            # The root module keeps its parameters gathered: the backward begins with them.
             reshards = self._reshards if block is not copied else False
             fully_shard(block, mesh=mesh, reshard_after_forward=reshards, mp_policy=policy, offload_policy=self._offload)
         assert isinstance(copied, FSDPModule)
         for module in copied.modules():
             if isinstance(module, FSDPModule):
-                # The contract wants the sum; a plain sum is also what gloo knows.
+                # The contract requires the sum; gloo has no average either.
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)
         self._model = copied
         self._optimizer = build_optimizer(copied)
-        get_state_dict(copied, self._optimizer)  # makes the moments by a step without gradient, which must not count
+        get_state_dict(copied, self._optimizer)  # makes the moments by a step with zero gradients, whose step count is cleared below
         for moments in self._optimizer.state.values():
             for moment in moments.values():
                 moment.zero_()
         return copied
 
     def microbatch(self, *, last: bool) -> AbstractContextManager[None]:
-        """Gradients are exchanged in every micro-batch: kept in full until the last one, they would not be sharded."""
+        """Does nothing: gradients are reduced in every micro-batch, since unreduced ones would have to be kept unsharded."""
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradient of `loss`; see `Strategy.backward`."""
+        """Accumulates the gradient of `loss`; see `Strategy.backward`."""
         loss.backward()
 
     def step(self, learning_rate: float) -> StepReport:
@@ -138,9 +140,9 @@ class FSDPStrategy:
             yield name, self._full(parameter).view(shapes[name])
 
     def gather(self) -> None:
-        """Writes weights and buffers of the trained copy into the model given to `prepare`, and puts that on the device.
+        """Writes weights and buffers of the trained copy into the model given to `prepare`, and moves that model to the device.
 
-        A rank whose model is on the meta device takes part and keeps nothing.
+        A rank whose model is on the meta device takes part in the gathering and keeps nothing.
         """
         with torch.no_grad():
             given = dict(self._given.named_parameters())
@@ -155,7 +157,7 @@ class FSDPStrategy:
             self._given.to(self._world.device)
 
     def save(self, directory: Path) -> Writer | None:
-        """Copies this rank's shards; they are written as safetensors by torch.distributed.checkpoint."""
+        """Copies this rank's shards; torch.distributed.checkpoint writes them as safetensors."""
         state = host_copy(self._state()[0])
         group = self._world.background_group
 
@@ -184,7 +186,7 @@ class FSDPStrategy:
         return self._model
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
-        """Model and optimizer, by the names of the parameters, and the same tensors as one table that reading fills in place."""
+        """A flat table that `load` fills in place, and the state dicts of model and optimizer, which hold the same tensors."""
         found: Any = get_state_dict(self._module, self._optimizer)
         model, optimizer = found
         table = {f"model/{name}": value for name, value in model.items()}
@@ -196,7 +198,7 @@ class FSDPStrategy:
         found = parameter.detach()
         if not isinstance(found, DTensor):
             return found
-        on_device: Any = found.to(self._world.device)  # where its neighbours are
+        on_device: Any = found.to(self._world.device)  # the mesh is on the device, an offloaded shard is not
         return on_device.full_tensor()
 
     def _mesh(self) -> DeviceMesh:
@@ -207,13 +209,14 @@ class FSDPStrategy:
         return init_device_mesh(kind, (self._replicas, size // self._replicas), mesh_dim_names=("replicate", "shard"))
 
     def _fill(self, block: nn.Module, sources: dict[int, Tensor], placed: set[int]) -> None:
-        """Puts the parameters of a block that are not yet sharded on the device, with the values that rank 0 has."""
+        """Materialises the parameters of a block that are not sharded yet on the device, with rank 0's values."""
+        # A tied parameter is one meta tensor with several owners: broadcast once, registered at each.
         filled: dict[int, nn.Parameter] = {}
         for owner, name, empty in list(parameter_owners(block)):
             if isinstance(empty, DTensor):
                 continue
             if id(empty) in placed:
-                raise UserError("two blocks of the model share a parameter, which sharding would tear apart: use strategy=ddp")
+                raise UserError("two blocks of the model share a parameter, which fsdp would shard twice: use strategy=ddp")
             if id(empty) not in filled:
                 source = sources[id(empty)]
                 value = torch.empty(empty.shape, dtype=empty.dtype, device=self._world.device)

@@ -1,1 +1,1 @@
-"""What a run measures and tells: logging, seconds, operations, traces and trackers."""
+"""Logging, timing, FLOPs, profiling and trackers."""

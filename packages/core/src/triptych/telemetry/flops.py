@@ -1,4 +1,4 @@
-"""Model FLOPs utilisation: the arithmetic that the model asks for, as a share of what the device could do in that time."""
+"""Model FLOPs utilisation: operations that the model requires, as a fraction of the device's peak."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-# Dense matrix products, in 1e12 floating-point operations per second: bfloat16, float32 as TF32, float32. From the data sheets of the
-# makers; the first name that a device's own contains counts.
+# Dense matrix products, in 1e12 floating-point operations per second: bfloat16, float32 as TF32, float32. From the
+# manufacturers' data sheets; the first entry whose words are all in the device's name applies.
 _PEAKS: dict[str, tuple[float, float, float]] = {
     "B200": (2250.0, 1125.0, 75.0),
     "GH200": (989.0, 494.0, 67.0),
@@ -25,7 +25,7 @@ _PEAKS: dict[str, tuple[float, float, float]] = {
 
 
 def peak_flops(device_name: str, precision: str, *, tf32: bool) -> float | None:
-    """Operations per second of a device's dense matrix products; None where it is not known.
+    """Operations per second of a device's dense matrix products; None for an unknown device.
 
     Args:
         device_name: as `torch.cuda.get_device_name` gives it.
@@ -40,14 +40,14 @@ def peak_flops(device_name: str, precision: str, *, tf32: bool) -> float | None:
 
 
 class FlopsMeter:
-    """Counts the matrix products of a module's forward, now and then, and tells what share of the device's peak was used.
+    """Counts the FLOPs of matrix products in a sampled forward, for the fraction of the device's peak that was used.
 
-    A step is taken as three forwards, the usual account of a backward (PaLM, arXiv 2204.02311, appendix B): what is computed
-    twice to save memory does not count.
+    A step counts as three forwards, the usual estimate with the backward (PaLM, arXiv 2204.02311, appendix B): activations
+    that are recomputed to save memory do not count.
 
     Args:
         model: the module whose forward is called, possibly wrapped by a strategy.
-        peak: operations per second of this rank's device; None counts nothing and tells nothing.
+        peak: operations per second of this rank's device; None disables counting.
     """
 
     def __init__(self, model: nn.Module, peak: float | None) -> None:
@@ -58,17 +58,17 @@ class FlopsMeter:
         self._handles = [] if peak is None else [model.register_forward_pre_hook(self._begin), model.register_forward_hook(self._end)]
 
     def arm(self) -> None:
-        """Has the next forward counted."""
+        """Counts the next forward."""
         self._is_armed = self._peak is not None
 
     def utilisation(self, *, forwards: float, seconds: float) -> dict[str, float]:
-        """`timing/model_flops_utilisation` of so many steps like the counted forward in `seconds`; empty where no peak is known."""
+        """`timing/model_flops_utilisation` for `forwards` forwards like the counted one in `seconds`; empty without a peak."""
         if self._peak is None or not self._flops or seconds <= 0:
             return {}
         return {"timing/model_flops_utilisation": 3 * self._flops * forwards / (seconds * self._peak)}
 
     def close(self) -> None:
-        """Takes the hooks off the model."""
+        """Removes the hooks from the model."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -86,7 +86,7 @@ class FlopsMeter:
 
 
 def device_peak(device: torch.device, precision: str, teraflops: float | None) -> float | None:
-    """What `peak_flops` knows of a device, or `teraflops` in its stead; None for a CPU that nobody has told of."""
+    """Peak operations per second: `teraflops` if set, else from `peak_flops`; None on CPU unless `teraflops` is set."""
     if teraflops is not None:
         return 1e12 * teraflops
     if device.type != "cuda":

@@ -1,4 +1,4 @@
-"""What a run says on the terminal: logging set up once, and progress bars that vanish where nobody watches."""
+"""Loggers below one root, their output on the terminal, and progress bars."""
 
 import logging
 import sys
@@ -10,7 +10,7 @@ _ROOT = "triptych"
 
 
 def get_logger(name: str) -> logging.Logger:
-    """A logger below the toolkit's root logger, so that a notebook can silence all of it at once."""
+    """A logger below the toolkit's root logger, so that a notebook can silence all of them at once."""
     return logging.getLogger(f"{_ROOT}.{name}")
 
 
@@ -23,7 +23,7 @@ class _AboveTheBar(logging.Handler):
 
 
 def setup_logging(rank: int, *, world_size: int) -> None:
-    """Sends the toolkit's messages to standard output; ranks above 0 speak only from WARNING on.
+    """Sends the toolkit's messages to standard output; ranks above 0 log from WARNING on.
 
     Called by entry points, never at import. A second call replaces the first.
     """
@@ -38,14 +38,14 @@ def setup_logging(rank: int, *, world_size: int) -> None:
 
 
 def progress(total: int, description: str, *, unit: str = "step", initial: int = 0, enabled: bool = True) -> "tqdm[Any]":
-    """A progress bar with rate and time left on standard error; silent unless that is a terminal.
+    """A progress bar with rate and remaining time on standard error; hidden unless that is a terminal.
 
     Args:
         total: number of units in the whole phase.
-        description: what is going on, shown before the bar.
-        unit: the field's word for one unit.
+        description: label of the bar.
+        unit: name of one unit.
         initial: units already done, for a resumed phase.
-        enabled: false silences the bar in any case (ranks above 0).
+        enabled: false hides the bar in any case (ranks above 0).
     """
     return tqdm(
         total=total,

@@ -1,4 +1,4 @@
-"""What a few steps are made of: a trace by torch's profiler, and how much of them is communication."""
+"""Traces of a few steps by torch's profiler, and a summary of communication time."""
 
 import json
 from collections.abc import Iterable
@@ -31,8 +31,8 @@ def start_profiler(folder: Path, rank: int, device: torch.device) -> torch.profi
         found.export_chrome_trace(str(folder / f"rank_{rank:05d}.json"))
         summary = summarize(found.events() or [])
         (folder / f"rank_{rank:05d}.summary.json").write_text(json.dumps(summary, indent=1))
-        told = f"{summary['step_seconds']:.3f} s a step, {summary['communication_seconds']:.3f} s of it with a collective under way"
-        _logger.info("profile            %s (%s)", told, folder)
+        message = f"{summary['step_seconds']:.3f} s a step, {summary['communication_seconds']:.3f} s of it with a collective in flight"
+        _logger.info("profile            %s (%s)", message, folder)
 
     profiler = torch.profiler.profile(
         activities=activities,
@@ -45,10 +45,10 @@ def start_profiler(folder: Path, rank: int, device: torch.device) -> torch.profi
 
 
 def summarize(events: Iterable[Any]) -> dict[str, Any]:
-    """Seconds per profiled step: of the step, with a collective under way, and of these with nothing else on the device.
+    """Seconds per profiled step: in total, with a collective in flight, and of these without another kernel on the device.
 
-    A collective that waits for another rank is under way. What runs beside it on a CPU is not told apart, so
-    `communication_alone_seconds` is there on CUDA only.
+    A collective that waits for another rank counts as in flight. Overlap with computation is not measured on CPU, so
+    `communication_alone_seconds` is present on CUDA only.
     """
     steps: list[Interval] = []
     on_host: dict[str, list[Interval]] = {}
@@ -66,14 +66,15 @@ def summarize(events: Iterable[Any]) -> dict[str, Any]:
         elif not event.name.startswith(("nccl:", "gloo:", "ProfilerStep")):  # annotations span other kernels
             kernels.append(span)
     collectives = {**on_host, **on_device}
-    under_way = [span for spans in collectives.values() for span in spans]
+    in_flight = [span for spans in collectives.values() for span in spans]
     count = max(1, len(steps))
     summary: dict[str, Any] = {
         "steps": len(steps),
         "step_seconds": sum(end - start for start, end in steps) / count,
-        "communication_seconds": length(under_way) / count,
+        "communication_seconds": length(in_flight) / count,
     }
     if kernels:
+        # Time with a collective but no other kernel: |collectives + kernels| - |kernels|, lengths of unions of intervals.
         device_only = [span for spans in on_device.values() for span in spans]
         summary["communication_alone_seconds"] = (length([*device_only, *kernels]) - length(kernels)) / count
     summary["collectives"] = {
@@ -83,7 +84,7 @@ def summarize(events: Iterable[Any]) -> dict[str, Any]:
 
 
 def length(spans: Iterable[Interval]) -> float:
-    """How long at least one of the intervals lasts.
+    """Length of the union of the intervals.
 
     Example:
         >>> length([(0.0, 2.0), (1.0, 3.0), (5.0, 6.0)])

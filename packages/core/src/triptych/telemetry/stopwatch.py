@@ -1,4 +1,4 @@
-"""Where the time of a step goes."""
+"""Seconds per phase of a step, and peak memory."""
 
 import resource
 import time
@@ -10,10 +10,10 @@ import torch
 
 
 class Stopwatch:
-    """Adds up the seconds of named phases.
+    """Accumulates the seconds of named phases.
 
-    On CUDA a phase lasts from the kernel before it to its last kernel, as events on the stream tell; nothing waits for the
-    device before `read`.
+    On CUDA a phase lasts from the kernel before it to its last kernel, measured by events on the stream; only `read`
+    synchronises with the device.
 
     Args:
         device: where the phases compute.
@@ -26,7 +26,7 @@ class Stopwatch:
         self._spans: list[tuple[str, Any, Any]] = []
 
     def enter(self, name: str | None) -> None:
-        """Ends the phase that is running and begins `name`; None begins none."""
+        """Ends the current phase and begins `name`; None begins no phase."""
         if name == self._name:
             return
         mark = self._mark()
@@ -36,7 +36,7 @@ class Stopwatch:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Counts what happens inside to `name`."""
+        """Attributes the time of its body to `name`."""
         self.enter(name)
         yield
         self.enter(None)
@@ -49,9 +49,9 @@ class Stopwatch:
         return event
 
     def read(self, *, per: int = 1) -> dict[str, float]:
-        """`timing/<phase>_seconds` since the last reading, divided by `per`, and `timing/peak_memory_gib`; starts anew.
+        """`timing/<phase>_seconds` since the last call, divided by `per`, and `timing/peak_memory_gib`; resets the phases.
 
-        Memory is what the device's allocator held at most, or without CUDA what the process held at most so far.
+        Memory is the peak of the device's allocator since the last call, or without CUDA the peak of the process so far.
         """
         seconds: dict[str, float] = {}
         for name, begin, end in self._spans:

@@ -15,7 +15,7 @@ from gspo_rl.evaluation import EvaluationConfig, EvaluationResult, evaluate
 from gspo_rl.rollout.sampling import SamplingConfig
 from triptych.commands.entry_point import entry_point
 from triptych.commands.messages import choice_name
-from triptych.report.render import ReportConfig, Samples
+from triptych.report import ReportConfig, Samples
 from triptych.run.config import RunConfig
 from triptych.run.session import Run
 from triptych.telemetry.logging import get_logger

@@ -14,9 +14,9 @@ class Prompt:
     """A question.
 
     Attributes:
-        text: what the policy reads, before any chat template.
+        text: the question, before any chat template.
         answer: the reference answer that the task grades against.
-        metadata: whatever else the task needs to grade.
+        metadata: further fields that the task needs for grading.
     """
 
     text: str
@@ -24,23 +24,23 @@ class Prompt:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Completion:
     """One sampled response.
 
     Attributes:
-        prompt_ids: token ids of the prompt as the policy saw it.
-        token_ids: sampled token ids, with the end-of-sequence token if it was drawn.
-        logprobs: log-probability of each sampled token under the full softmax at the sampling temperature, as the
-            sampler computed it.
+        prompt_ids: token ids of the prompt, after any chat template; one tuple for all samples of a prompt.
+        token_ids: sampled token ids, int64 on the CPU, including an end-of-sequence token that was sampled.
+        logprobs: log-probability of each sampled token under the full softmax at the sampling temperature, computed by the
+            sampler; float32 on the CPU.
         text: decoded response without special tokens.
-        finished: true if the end-of-sequence token was drawn, false if the token limit cut the response.
-        weight_version: of the weights that sampled it, as `RolloutEngine.update_weights` was told; 0 for the initial ones.
+        finished: true if the end-of-sequence token was sampled, false if the token limit cut the response.
+        weight_version: version of the weights that sampled it, from `RolloutEngine.update_weights`; 0 for the initial ones.
     """
 
     prompt_ids: tuple[int, ...]
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
+    token_ids: Int[Tensor, " tokens"]
+    logprobs: Float[Tensor, " tokens"]
     text: str
     finished: bool
     weight_version: int = 0
@@ -79,10 +79,10 @@ class Batch:
         index = torch.as_tensor(rows, device=self.input_ids.device)
         return replace(self, **{item.name: getattr(self, item.name)[index] for item in fields(self)})
 
-    def padded(self, rows: Sequence[Sequence[float]]) -> Float[Tensor, "batch tokens"]:
-        """Numbers of the response tokens of every row as a tensor like `sampler_logprobs`, 0 elsewhere."""
-        flat = torch.tensor([value for row in rows for value in row], dtype=torch.float32, device=self.input_ids.device)
-        return torch.zeros_like(self.sampler_logprobs).masked_scatter(self.response_mask, flat)
+    def split(self, count: int) -> list["Batch"]:
+        """The batch in `count` equal parts, in order."""
+        rows = len(self) // count
+        return [self.select(range(index * rows, (index + 1) * rows)) for index in range(count)]
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
@@ -102,8 +102,8 @@ def collate(
         completions: at least one.
         rewards: float32, one per completion.
         advantages: float32, one per completion.
-        pad_id: token id written into padding; never looked at, because padding follows all real tokens and
-            attention is causal.
+        pad_id: token id written into padding; it has no effect, because padding follows all real tokens and attention is
+            causal.
     """
     lengths = [len(item.prompt_ids) + len(item.token_ids) for item in completions]
     shape = (len(completions), max(lengths))
@@ -112,9 +112,10 @@ def collate(
     sampler_logprobs = torch.zeros(shape, dtype=torch.float32)
     for row, (item, end) in enumerate(zip(completions, lengths, strict=True)):
         start = len(item.prompt_ids)
-        input_ids[row, :end] = torch.tensor(item.prompt_ids + item.token_ids, dtype=torch.long)
+        input_ids[row, :start] = torch.tensor(item.prompt_ids, dtype=torch.long)
+        input_ids[row, start:end] = item.token_ids
         response_mask[row, start:end] = True
-        sampler_logprobs[row, start:end] = torch.tensor(item.logprobs, dtype=torch.float32)
+        sampler_logprobs[row, start:end] = item.logprobs
     return Batch(input_ids, response_mask, sampler_logprobs, rewards.float(), advantages.float())
 
 
@@ -127,7 +128,7 @@ def microbatches(batch: Batch, *, max_tokens: int, at_least: int = 1) -> Iterato
     Args:
         batch: the batch.
         max_tokens: most padded tokens of a piece of several rows.
-        at_least: cut into so many pieces or more, where there are as many rows.
+        at_least: smallest number of pieces, if there are that many rows.
 
     Yields:
         The rows of `batch` that the piece holds, and the piece.
@@ -157,6 +158,6 @@ def trim(batch: Batch, length: int) -> Batch:
 
 
 def _row_lengths(batch: Batch) -> Int[Tensor, " batch"]:
-    """Tokens of each row up to its last response token; what follows is padding, or a prompt nobody answered."""
+    """Tokens of each row up to its last response token; what follows is padding, or a prompt without a response."""
     positions = torch.arange(1, batch.input_ids.shape[1] + 1, device=batch.input_ids.device)
     return torch.where(batch.response_mask, positions, 0).amax(dim=1)

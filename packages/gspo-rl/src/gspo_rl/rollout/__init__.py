@@ -1,4 +1,4 @@
-"""How responses are sampled."""
+"""Contract of rollout engines."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -13,8 +13,8 @@ class RolloutEngine(Protocol):
     """Contract of every sampler; it may live in this process, in another, or on other GPUs.
 
     Attributes:
-        is_exact: whether it computes in float32 and repeats itself to the bit. Its log-probabilities may then stand for
-            those of the trainer; otherwise the two agree in distribution only.
+        is_exact: whether it computes in float32 and is bitwise repeatable. Its log-probabilities may then replace those of
+            the trainer; otherwise the two agree in distribution only.
     """
 
     @property
@@ -25,11 +25,10 @@ class RolloutEngine(Protocol):
     def generate(self, prompts: Sequence[Prompt], num_samples: int, sampling: SamplingConfig, *, seeds: Sequence[int]) -> list[Completion]:
         """`num_samples` completions per prompt, those of one prompt one after another, in the order of the prompts.
 
-        The randomness of a completion comes from its own seed alone: neither the other prompts of the call nor
-        their number changes what is drawn for it.
+        A completion depends on its own seed alone, not on the other prompts of the call or their number.
 
         Args:
-            prompts: each once, however many samples are wanted of it.
+            prompts: each once; it is tokenised and prefilled once for all its samples.
             num_samples: completions per prompt.
             sampling: length, temperature and truncation.
             seeds: one per completion, `len(prompts) * num_samples` in the order of the result.
@@ -40,7 +39,7 @@ class RolloutEngine(Protocol):
         ...
 
     def update_weights(self, parameters: Iterator[tuple[str, Tensor]], *, version: int) -> None:
-        """Takes over the trainer's parameters, streamed under the names of the `TokenScorer`.
+        """Loads the trainer's parameters, streamed under the names of the `TokenScorer`.
 
         Args:
             parameters: name and tensor, one at a time; the iterator is read to its end.
@@ -49,5 +48,5 @@ class RolloutEngine(Protocol):
         ...
 
     def close(self) -> None:
-        """Gives back what the engine holds (processes, memory); called on every way out of a run, also twice."""
+        """Releases processes and memory; called on every way out of a run, possibly twice."""
         ...

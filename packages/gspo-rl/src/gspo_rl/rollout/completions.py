@@ -1,4 +1,4 @@
-"""From tensors of sampled tokens to completions, for every in-process engine."""
+"""Tokenised prompts and completions from tensors of sampled tokens, for every in-process engine."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from triptych.errors import UserError
 
 
 def encode_prompts(policy: Policy, prompts: Sequence[Prompt], num_samples: int, sampling: SamplingConfig) -> list[tuple[int, ...]]:
-    """Token ids of every prompt, `num_samples` times in a row.
+    """Token ids of every prompt, encoded once and repeated `num_samples` times.
 
     Raises:
         UserError: if a prompt and its response do not fit into the model's positions.
@@ -24,7 +24,7 @@ def encode_prompts(policy: Policy, prompts: Sequence[Prompt], num_samples: int, 
 
 
 def left_padded(prompt_ids: Sequence[tuple[int, ...]], pad_id: int) -> tuple[Int[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"]]:
-    """Prompts padded on the left, so that all of them end at one position; and where they are real."""
+    """Prompts padded on the left, so that all end at one position; and the mask of their real tokens."""
     longest = max(len(ids) for ids in prompt_ids)
     rows = [[pad_id] * (longest - len(ids)) + list(ids) for ids in prompt_ids]
     real = [[False] * (longest - len(ids)) + [True] * len(ids) for ids in prompt_ids]
@@ -42,23 +42,23 @@ def build_completions(
     """Cuts each row after its first end-of-sequence token and decodes it.
 
     Raises:
-        UserError: if a log-probability is not finite, which means the policy's weights have gone astray.
+        UserError: if a log-probability is not finite, which means that the policy has diverged.
     """
-    ends = set(policy.eos_ids)
-    completions = []
-    for ids, row, row_logprobs in zip(prompt_ids, tokens.tolist(), logprobs.tolist(), strict=True):
-        end = next((place for place, token in enumerate(row) if token in ends), None)
-        length = len(row) if end is None else end + 1
-        completions.append(
-            Completion(
-                prompt_ids=ids,
-                token_ids=tuple(row[:length]),
-                logprobs=tuple(row_logprobs[:length]),
-                text=policy.decode(row[:length]),
-                finished=end is not None,
-                weight_version=weight_version,
-            )
+    is_end = torch.isin(tokens, torch.tensor(policy.eos_ids, dtype=tokens.dtype))
+    finished = is_end.any(dim=1)
+    # argmax of a 0-1 row is the index of its first 1.
+    lengths = torch.where(finished, is_end.int().argmax(dim=1) + 1, tokens.shape[1]).tolist()
+    completions = [
+        Completion(
+            prompt_ids=ids,
+            token_ids=row[:length].clone(),
+            logprobs=row_logprobs[:length].clone(),
+            text=policy.decode(row[:length].tolist()),
+            finished=ended,
+            weight_version=weight_version,
         )
-    if not all(torch.isfinite(torch.tensor(item.logprobs)).all() for item in completions):
-        raise UserError("the policy's log-probabilities are not finite: lower optimizer.learning_rate and go on from a good checkpoint")
+        for ids, row, row_logprobs, length, ended in zip(prompt_ids, tokens, logprobs, lengths, finished.tolist(), strict=True)
+    ]
+    if not all(bool(torch.isfinite(item.logprobs).all()) for item in completions):
+        raise UserError("the policy's log-probabilities are not finite: lower optimizer.learning_rate and resume with resume_step")
     return completions

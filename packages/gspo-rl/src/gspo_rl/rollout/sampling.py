@@ -1,4 +1,4 @@
-"""How a token is drawn from logits."""
+"""Sampling of tokens from logits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,13 +14,13 @@ from triptych.seeding import generator
 
 @dataclass
 class SamplingConfig:
-    """How responses are drawn.
+    """Settings of the sampling of responses.
 
     Attributes:
         max_tokens: longest response, in tokens.
         temperature: divisor of the logits; 0 takes the most likely token.
-        top_k: draw among this many most likely tokens; 0 for all.
-        top_p: draw among the fewest most likely tokens that hold this probability; 1 for all.
+        top_k: number of most likely tokens to sample from; 0 for all.
+        top_p: sample from the smallest set of most likely tokens with this probability; 1 for all.
     """
 
     max_tokens: int = 64
@@ -39,12 +39,12 @@ class SamplingConfig:
             raise UserError(f"sampling.top_p is {self.top_p}: it must lie above 0 and be at most 1")
 
     def greedy(self) -> Self:
-        """The same limits, always taking the most likely token."""
+        """The same limits with greedy decoding."""
         return replace(self, temperature=0.0, top_k=0, top_p=1.0)
 
 
-class Draw(NamedTuple):
-    """Tokens drawn at one position of several sequences.
+class SampledTokens(NamedTuple):
+    """Tokens sampled at one position of several sequences.
 
     Attributes:
         tokens: token ids.
@@ -61,12 +61,12 @@ def uniform_noise(seeds: Sequence[int], num_tokens: int) -> Float[Tensor, "batch
     return torch.stack([torch.rand(num_tokens, dtype=torch.float64, generator=generator(seed)) for seed in seeds])
 
 
-def draw_tokens(logits: Float[Tensor, "batch vocab"], noise: Float[Tensor, " batch"], sampling: SamplingConfig) -> Draw:
+def sample_tokens(logits: Float[Tensor, "batch vocab"], noise: Float[Tensor, " batch"], sampling: SamplingConfig) -> SampledTokens:
     """Samples one token per row by inverting the cumulative distribution at the row's uniform number.
 
     Args:
         logits: any float dtype.
-        noise: uniform numbers in [0, 1); not looked at when `temperature` is 0.
+        noise: uniform numbers in [0, 1); not used if `temperature` is 0.
         sampling: temperature and truncation.
     """
     logits = logits.float()
@@ -77,9 +77,9 @@ def draw_tokens(logits: Float[Tensor, "batch vocab"], noise: Float[Tensor, " bat
         # float64: with 150,000 tokens the rounding of a float32 running sum exceeds the tail's probabilities.
         cumulative = _truncate(log_distribution, sampling).exp().double().cumsum(dim=-1)
         threshold = noise[:, None].to(cumulative) * cumulative[:, -1:]
-        # right=True steps over tokens of probability 0; the clamp is for noise that rounds up to 1.
+        # right=True skips tokens of probability 0; the clamp is for noise that rounds up to 1.
         tokens = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
-    return Draw(tokens, log_distribution.gather(-1, tokens[:, None]).squeeze(-1))
+    return SampledTokens(tokens, log_distribution.gather(-1, tokens[:, None]).squeeze(-1))
 
 
 def _truncate(log_distribution: Tensor, sampling: SamplingConfig) -> Tensor:
@@ -88,7 +88,7 @@ def _truncate(log_distribution: Tensor, sampling: SamplingConfig) -> Tensor:
         log_distribution = log_distribution.masked_fill(log_distribution < smallest_kept, -torch.inf)
     if sampling.top_p < 1:
         ordered, order = log_distribution.softmax(dim=-1).sort(dim=-1, descending=True)
-        # A token goes if the tokens before it already hold top_p; so the most likely one always stays.
+        # A token is dropped if the tokens before it already have top_p; the most likely one always stays.
         beyond = ordered.cumsum(dim=-1) - ordered >= sampling.top_p
         log_distribution = log_distribution.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
     return log_distribution
@@ -98,7 +98,7 @@ def check_lengths(prompt_lengths: Sequence[int], max_tokens: int, max_positions:
     """Refuses prompts whose response might not fit.
 
     Raises:
-        UserError: naming the longest prompt's length, the limit and the mend.
+        UserError: with the longest prompt's length and the limit.
     """
     longest = max(prompt_lengths, default=0)
     if longest + max_tokens > max_positions:

@@ -1,8 +1,7 @@
-"""A decoder of our own for small dense Qwen3 models, faster than `generate` on a CPU (docs/benchmarks.md has the ratio).
+"""A decoder for small dense Qwen3 models, faster than `generate` on a CPU (ratio in docs/benchmarks.md).
 
-What makes the difference: each distinct prompt is prefilled once for its whole group, the cache is allocated once,
-finished rows leave the batch, projections are fused, and a token costs some twenty kernels per layer and no Python
-beyond them.
+Each distinct prompt is prefilled once for its whole group, the cache is allocated once, finished rows leave the batch,
+projections are fused, and a token costs some twenty kernels per layer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,13 +15,13 @@ from transformers import Qwen3ForCausalLM
 from gspo_rl.data.batch import Completion, Prompt
 from gspo_rl.models.policy import Policy
 from gspo_rl.rollout.completions import build_completions, encode_prompts, left_padded
-from gspo_rl.rollout.sampling import SamplingConfig, draw_tokens, uniform_noise
+from gspo_rl.rollout.sampling import SamplingConfig, sample_tokens, uniform_noise
 from triptych.errors import UserError
 
 # Rotary tables that do not depend on the length of the sequence.
 _FIXED_ROTARY = ("default", "linear", "yarn", "llama3")
 
-# Shapes: B rows, T query tokens, S cache slots, C model width, H query heads, K key and value heads, D head width.
+# Shapes: B rows, T query tokens, S cache entries, C model width, H query heads, K key and value heads, D head width.
 
 
 class _Layer(NamedTuple):
@@ -84,12 +83,12 @@ class StaticCacheEngine:
         return completions
 
     def update_weights(self, parameters: Iterator[tuple[str, Tensor]], *, version: int) -> None:
-        """Copies into the policy's own model what is not there already: a strategy that shards trains a copy of it."""
+        """Copies parameters into the policy's own model; those that are its own storage already are skipped."""
         self._policy.copy_parameters(parameters)
         self._version = version
 
     def close(self) -> None:
-        """The weights are the policy's and the cache lives for one call: there is nothing to give back."""
+        """Does nothing: the weights belong to the policy and the cache to one call of `generate`."""
 
     def _layers(self) -> list[_Layer]:
         num_queries, num_keys = self._config.num_attention_heads, self._config.num_key_value_heads
@@ -115,70 +114,73 @@ class StaticCacheEngine:
     ) -> tuple[Tensor, Tensor]:
         """Tokens and log-probabilities of shape (rows, max_tokens), padded with the end-of-sequence token and 0."""
         device = self._policy.device
-        distinct = list(dict.fromkeys(prompt_ids))
-        row_of = {ids: row for row, ids in enumerate(distinct)}
-        input_ids, real = (tensor.to(device) for tensor in left_padded(distinct, self._policy.pad_id))
-        num_prompt, num_slots = input_ids.shape[1], input_ids.shape[1] + sampling.max_tokens
-        first_slot = num_prompt - real.sum(dim=1)  # slots before it are padding
-        cosine, sine = self._rotary(num_slots)
-        cache = self._new_cache(len(distinct), num_prompt)
-        positions = (torch.arange(num_prompt, device=device) - first_slot[:, None]).clamp(min=0)
-        slots = torch.arange(num_prompt, device=device)
-        visible = (slots[None, :, None] >= slots) & real[:, None, :]
-        # A padding query sees itself, so that its row of the softmax is not empty; nobody reads its result.
-        visible |= torch.eye(num_prompt, dtype=torch.bool, device=device)
-        hidden = self._forward(layers, input_ids, cosine[positions], sine[positions], cache, 0, visible[:, None])
-
-        expand = torch.tensor([row_of[ids] for ids in prompt_ids], device=device)
-        full = self._new_cache(len(prompt_ids), num_slots)
-        full[:, :, :, :, :num_prompt] = cache[:, :, expand]
-        cache, first_slot, hidden = full, first_slot[expand], hidden[expand, -1]
-        all_slots = torch.arange(num_slots, device=device)
-        visible = all_slots >= first_slot[:, None]
-
-        rows = torch.arange(len(prompt_ids), device=device)
+        cosine_SD, sine_SD, cache, first_B, hidden_BC = self._prefill(layers, prompt_ids, sampling.max_tokens)
+        num_prompt = cosine_SD.shape[0] - sampling.max_tokens
+        # Cache entries before `first` are the left padding of a row's prompt.
+        visible_BS = torch.arange(len(cosine_SD), device=device) >= first_B[:, None]
+        rows = torch.arange(len(prompt_ids), device=device)  # of the live sequences, in the result
         live = torch.ones_like(rows, dtype=torch.bool)
         noise = uniform_noise(seeds, sampling.max_tokens).to(device)
         ends = torch.tensor(self._policy.eos_ids, device=device)
         tokens = torch.full((len(prompt_ids), sampling.max_tokens), int(ends[0]), device=device)
         logprobs = torch.zeros(tokens.shape, device=device)
-        for place in range(sampling.max_tokens):
-            draw = draw_tokens(functional.linear(hidden, self._model.lm_head.weight), noise[:, place], sampling)
-            tokens[rows, place], logprobs[rows, place] = draw.tokens, draw.logprobs
-            live &= ~torch.isin(draw.tokens, ends)
+        for index in range(sampling.max_tokens):
+            sampled = sample_tokens(functional.linear(hidden_BC, self._model.lm_head.weight), noise[:, index], sampling)
+            next_B = sampled.tokens
+            tokens[rows, index], logprobs[rows, index] = next_B, sampled.logprobs
+            live &= ~torch.isin(next_B, ends)
             num_live = int(live.sum())
-            if num_live == 0 or place + 1 == sampling.max_tokens:
+            if num_live == 0 or index + 1 == sampling.max_tokens:
                 break
-            next_tokens = draw.tokens
-            # Moving the cache costs about one step, so rows leave when a quarter of the batch has finished.
+            # Compacting the cache costs about one step, so finished rows leave when they are a quarter of the batch.
             if num_live <= 0.75 * len(rows):
                 kept = live.nonzero().squeeze(1)
-                rows, live, noise, visible, first_slot, next_tokens = (
-                    tensor[kept] for tensor in (rows, live, noise, visible, first_slot, next_tokens)
-                )
+                rows, live, noise, visible_BS, first_B, next_B = (part[kept] for part in (rows, live, noise, visible_BS, first_B, next_B))
                 cache = cache[:, :, kept]
-            slot = num_prompt + place
-            position = slot - first_slot
-            hidden = self._forward(
-                layers,
-                next_tokens[:, None],
-                cosine[position][:, None],
-                sine[position][:, None],
-                cache,
-                slot,
-                visible[:, None, None, : slot + 1],
-            )[:, 0]
+            # One query per row (T = 1): its key goes into cache entry `end`, its rotary position does not count the padding.
+            end = num_prompt + index
+            position_B1 = (end - first_B)[:, None]
+            mask = visible_BS[:, None, None, : end + 1]
+            hidden_BC = self._forward(layers, next_B[:, None], cosine_SD[position_B1], sine_SD[position_B1], cache, end, mask)[:, 0]
         return tokens.cpu(), logprobs.cpu()
 
+    def _prefill(
+        self, layers: list[_Layer], prompt_ids: list[tuple[int, ...]], max_tokens: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Runs each distinct prompt once and repeats its keys and values for its samples.
+
+        Returns:
+            Rotary cosines and sines of shape (prompt + max_tokens, head width), the cache with room for `max_tokens`, the first
+            cache entry of each row that is not padding, and the last hidden state of each row.
+        """
+        device = self._policy.device
+        distinct = list(dict.fromkeys(prompt_ids))
+        row_of = {ids: row for row, ids in enumerate(distinct)}
+        input_ids, real = (tensor.to(device) for tensor in left_padded(distinct, self._policy.pad_id))
+        num_prompt = input_ids.shape[1]
+        first = num_prompt - real.sum(dim=1)
+        cosine, sine = self._rotary(num_prompt + max_tokens)
+        cache = self._new_cache(len(distinct), num_prompt)
+        entries = torch.arange(num_prompt, device=device)
+        positions = (entries - first[:, None]).clamp(min=0)
+        visible = (entries[None, :, None] >= entries) & real[:, None, :]
+        # A padding query attends to itself, so that its row of the softmax is not empty; its result is not used.
+        visible |= torch.eye(num_prompt, dtype=torch.bool, device=device)
+        hidden = self._forward(layers, input_ids, cosine[positions], sine[positions], cache, 0, visible[:, None])
+        expand = torch.tensor([row_of[ids] for ids in prompt_ids], device=device)
+        full = self._new_cache(len(prompt_ids), num_prompt + max_tokens)
+        full[:, :, :, :, :num_prompt] = cache[:, :, expand]
+        return cosine, sine, full, first[expand], hidden[expand, -1]
+
     def _forward(
-        self, layers: list[_Layer], token_BT: Tensor, cosine_BTD: Tensor, sine_BTD: Tensor, cache: Tensor, slot: int, visible: Tensor
+        self, layers: list[_Layer], token_BT: Tensor, cosine_BTD: Tensor, sine_BTD: Tensor, cache: Tensor, start: int, visible: Tensor
     ) -> Tensor:
-        """Final hidden states of shape (rows, tokens, width); writes keys and values of the tokens from `slot` on."""
+        """Final hidden states of shape (rows, tokens, width); writes keys and values into the cache from entry `start` on."""
         config = self._config
         num_heads, num_keys, head_dim, eps = config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.rms_norm_eps
         rows, length = token_BT.shape
         cosine, sine = cosine_BTD[:, :, None], sine_BTD[:, :, None]
-        stop = slot + length
+        stop = start + length
         x_BTC = functional.embedding(token_BT, self._model.model.embed_tokens.weight)
         for index, layer in enumerate(layers):
             normed_BTC = functional.rms_norm(x_BTC, (x_BTC.shape[-1],), layer.input_norm_C, eps)
@@ -186,8 +188,8 @@ class StaticCacheEngine:
             qk = functional.rms_norm(qkv[:, :, : num_heads + num_keys], (head_dim,), None, eps) * layer.qk_norm_HD
             turned = torch.cat([-qk[..., head_dim // 2 :], qk[..., : head_dim // 2]], dim=-1)
             qk = qk * cosine + turned * sine
-            cache[index, 0, :, :, slot:stop] = qk[:, :, num_heads:].transpose(1, 2)
-            cache[index, 1, :, :, slot:stop] = qkv[:, :, num_heads + num_keys :].transpose(1, 2)
+            cache[index, 0, :, :, start:stop] = qk[:, :, num_heads:].transpose(1, 2)
+            cache[index, 1, :, :, start:stop] = qkv[:, :, num_heads + num_keys :].transpose(1, 2)
             attended = functional.scaled_dot_product_attention(
                 qk[:, :, :num_heads].transpose(1, 2),
                 cache[index, 0, :, :, :stop],
@@ -201,10 +203,10 @@ class StaticCacheEngine:
             x_BTC = x_BTC + functional.linear(functional.silu(gate) * up, layer.down_weight)
         return functional.rms_norm(x_BTC, (x_BTC.shape[-1],), self._model.model.norm.weight, eps)
 
-    def _new_cache(self, rows: int, num_slots: int) -> Tensor:
-        """Zeros of shape (layers, 2 for keys and values, rows, key heads, slots, head width)."""
+    def _new_cache(self, rows: int, num_entries: int) -> Tensor:
+        """Zeros of shape (layers, 2 for keys and values, rows, key heads, entries, head width)."""
         config = self._config
-        shape = (config.num_hidden_layers, 2, rows, config.num_key_value_heads, num_slots, config.head_dim)
+        shape = (config.num_hidden_layers, 2, rows, config.num_key_value_heads, num_entries, config.head_dim)
         return torch.zeros(shape, dtype=self._policy.dtype, device=self._policy.device)
 
     def _rotary(self, num_positions: int) -> tuple[Tensor, Tensor]:

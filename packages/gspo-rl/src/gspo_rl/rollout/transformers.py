@@ -1,15 +1,15 @@
-"""Generation with the training model itself, through transformers: any architecture, no speed records."""
+"""Generation with the training model itself, through `generate` of transformers: any architecture, not tuned for speed."""
 
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import Cache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from gspo_rl.data.batch import Completion, Prompt
 from gspo_rl.models.policy import Policy
 from gspo_rl.rollout.completions import build_completions, encode_prompts, left_padded
-from gspo_rl.rollout.sampling import SamplingConfig, draw_tokens, uniform_noise
+from gspo_rl.rollout.sampling import SamplingConfig, sample_tokens, uniform_noise
 
 
 class TransformersEngine:
@@ -40,22 +40,26 @@ class TransformersEngine:
         return completions
 
     def update_weights(self, parameters: Iterator[tuple[str, Tensor]], *, version: int) -> None:
-        """Copies into the policy's own model what is not there already: a strategy that shards trains a copy of it."""
+        """Copies parameters into the policy's own model; those that are its own storage already are skipped."""
         self._policy.copy_parameters(parameters)
         self._version = version
 
     def close(self) -> None:
-        """The model is the policy's: there is nothing to give back."""
+        """Does nothing: the model belongs to the policy."""
 
     @torch.no_grad()
     def _generate(self, prompt_ids: list[tuple[int, ...]], sampling: SamplingConfig, seeds: Sequence[int]) -> list[Completion]:
         policy = self._policy
-        input_ids, attention_mask = left_padded(prompt_ids, policy.pad_id)
+        distinct = list(dict.fromkeys(prompt_ids))
+        rows = torch.tensor([distinct.index(ids) for ids in prompt_ids])
+        unique_ids, unique_mask = left_padded(distinct, policy.pad_id)
+        input_ids, attention_mask = unique_ids[rows], unique_mask[rows]
         chooser = _KeyedSampling(uniform_noise(seeds, sampling.max_tokens), sampling)
         output = policy.model.generate(
             input_ids=input_ids.to(policy.device),
             attention_mask=attention_mask.to(policy.device),
-            # A fresh config: penalties and temperatures of the model's own would bend the distribution unseen.
+            past_key_values=self._prefilled(unique_ids.to(policy.device), unique_mask.to(policy.device), rows.to(policy.device)),
+            # A fresh config: penalties and temperatures of the model's own would change the distribution silently.
             generation_config=GenerationConfig(
                 max_new_tokens=sampling.max_tokens, do_sample=False, eos_token_id=list(policy.eos_ids), pad_token_id=policy.pad_id
             ),
@@ -65,9 +69,24 @@ class TransformersEngine:
         logprobs = torch.stack(chooser.logprobs, dim=1).cpu()
         return build_completions(policy, prompt_ids, tokens, logprobs, weight_version=self._version)
 
+    def _prefilled(self, input_ids: Tensor, mask: Tensor, rows: Tensor) -> Cache | None:
+        """Keys and values of all but the last token of each distinct prompt, computed once and repeated for its samples."""
+        if input_ids.shape[1] < 2:
+            return None
+        mask = mask[:, :-1]
+        cache = self._policy.model(
+            input_ids=input_ids[:, :-1],
+            attention_mask=mask,
+            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),  # padding is on the left
+            use_cache=True,
+            logits_to_keep=1,
+        ).past_key_values
+        cache.batch_select_indices(rows)
+        return cache
+
 
 class _KeyedSampling(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
-    """Samples each row's token from the row's own noise, and leaves greedy search no other choice."""
+    """Samples each row's token from the row's own noise, and masks all other tokens for the greedy search of `generate`."""
 
     def __init__(self, noise: Tensor, sampling: SamplingConfig) -> None:
         self._noise = noise
@@ -75,6 +94,6 @@ class _KeyedSampling(LogitsProcessor):  # type: ignore[misc]  # transformers is 
         self.logprobs: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        draw = draw_tokens(scores, self._noise[:, len(self.logprobs)].to(scores.device), self._sampling)
-        self.logprobs.append(draw.logprobs)
-        return torch.full_like(scores, -torch.inf).scatter(-1, draw.tokens[:, None], 0.0)
+        sampled = sample_tokens(scores, self._noise[:, len(self.logprobs)].to(scores.device), self._sampling)
+        self.logprobs.append(sampled.logprobs)
+        return torch.full_like(scores, -torch.inf).scatter(-1, sampled.tokens[:, None], 0.0)

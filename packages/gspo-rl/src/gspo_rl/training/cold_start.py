@@ -1,4 +1,4 @@
-"""The supervised phase before reinforcement learning: a policy that is right some of the time."""
+"""The supervised phase before reinforcement learning, on a task's demonstrations."""
 
 import hashlib
 import json
@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from safetensors.torch import load_model, save_model
 
-from gspo_rl.data.batch import Completion, Prompt, collate
+from gspo_rl.data.batch import Batch, Completion, Prompt, collate
 from gspo_rl.models.policy import Policy
 from gspo_rl.tasks import DemonstratingTask, Task
-from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.files import write_atomically
 from triptych.optim import OptimizerConfig, build_adamw, learning_rate_at, set_learning_rate
+from triptych.run.session import Run
 from triptych.seeding import generator
-from triptych.telemetry.logging import get_logger, progress
+from triptych.telemetry.logging import get_logger
 from triptych.training.order import ShuffledOrder
 
 _logger = get_logger("cold_start")
@@ -28,7 +28,7 @@ _logger = get_logger("cold_start")
 
 @dataclass
 class ColdStartConfig:
-    """Supervised training on a task's demonstrations. The paper, too, starts from a fine-tuned "cold-start" model.
+    """Supervised training on a task's demonstrations (GSPO, section 5.1, starts from a fine-tuned "cold-start" model).
 
     Attributes:
         steps: optimizer steps; 0 skips the phase.
@@ -49,21 +49,18 @@ class ColdStartConfig:
             raise UserError(f"cold_start.steps is {self.steps} and cold_start.batch_size {self.batch_size}: they need 0 and 1 or more")
 
 
-def cold_start(
-    policy: Policy, task: Task, config: ColdStartConfig, *, world: World, seed: int, cache_directory: Path, identity: Mapping[str, Any]
-) -> None:
-    """Trains `policy` in place on demonstrations, or takes the weights from an earlier run with the same inputs.
+def cold_start(policy: Policy, task: Task, config: ColdStartConfig, *, run: Run, identity: Mapping[str, Any]) -> None:
+    """Trains `policy` in place on demonstrations, or reads the weights of an earlier run with the same inputs.
 
-    Rank 0 trains and the others read its result, so that every number of ranks begins with the same weights.
+    Every rank trains a replica on the same batches, so that the weights do not depend on the number of ranks; then all read
+    the result of rank 0. Finished phases are kept below `<cache>/cold_start-<fingerprint>/`.
 
     Args:
-        policy: the policy, freshly built.
+        policy: the policy with its initial weights.
         task: must be a `DemonstratingTask`.
-        config: the phase's settings.
-        world: the processes of the run.
-        seed: seed of the demonstrations and their order.
-        cache_directory: finished phases live below `cold_start-<fingerprint>/`.
-        identity: everything else the result depends on (the policy's and the task's settings).
+        config: settings of the phase.
+        run: processes, signals, seed and cache; a signal ends the phase without a checkpoint.
+        identity: everything else that the result depends on (the settings of policy and task).
 
     Raises:
         UserError: if the task has no demonstrations, or one is too long for the policy.
@@ -72,31 +69,32 @@ def cold_start(
         return
     if not isinstance(task, DemonstratingTask):
         raise UserError(f"cold_start.steps is {config.steps} but {type(task).__name__} has no demonstrations: use cold_start.steps=0")
-    demonstrations = _demonstrations(task, config, seed)
+    demonstrations = _demonstrations(task, config, run.seed)
     everything = {
         "config": asdict(config),
-        "seed": seed,
+        "seed": run.seed,
         "torch": torch.__version__,
         "initial_weights": _weights_digest(policy),
         "demonstrations": hashlib.sha256(json.dumps([(prompt.text, text) for prompt, text in demonstrations]).encode()).hexdigest(),
         **identity,
     }
     fingerprint = hashlib.sha256(json.dumps(everything, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    folder = cache_directory / f"cold_start-{fingerprint}"
-    with world.main_first() as is_main:
-        if is_main and folder.is_dir():
-            _logger.info("cold start: taken from %s", folder)
-        elif is_main:
-            _train(policy, demonstrations, config)
-            _store(policy, folder, everything)
+    folder = run.cache_directory / f"cold_start-{fingerprint}"
+    if all(run.world.gather_objects([folder.is_dir()])):  # one answer for all ranks
+        _logger.info("cold start: read from %s", folder)
+    else:
+        _train(policy, demonstrations, config, run)
+        with run.world.main_first() as is_main:
+            if is_main:
+                _store(policy, folder, everything)
     load_model(policy.model, folder / "model.safetensors", device=str(policy.device))
 
 
 def _demonstrations(task: DemonstratingTask, config: ColdStartConfig, seed: int) -> list[tuple[Prompt, str]]:
-    """All demonstrations of the phase in order; a fraction of a second for a laptop's phase."""
+    """All demonstrations of the phase in order."""
     prompts = task.prompts("train")
     chosen = [prompts[index] for index in ShuffledOrder(len(prompts), seed=seed).take(0, config.steps * config.batch_size)]
-    return [(prompt, task.demonstrate(prompt, generator(seed, "demonstration", place))) for place, prompt in enumerate(chosen)]
+    return [(prompt, task.demonstrate(prompt, generator(seed, "demonstration", index))) for index, prompt in enumerate(chosen)]
 
 
 def _weights_digest(policy: Policy) -> str:
@@ -107,37 +105,40 @@ def _weights_digest(policy: Policy) -> str:
     return digest.hexdigest()
 
 
-def _train(policy: Policy, demonstrations: Sequence[tuple[Prompt, str]], config: ColdStartConfig) -> None:
+def _train(policy: Policy, demonstrations: Sequence[tuple[Prompt, str]], config: ColdStartConfig, run: Run) -> None:
     schedule = OptimizerConfig(
         learning_rate=config.learning_rate, warmup_steps=config.warmup_steps, schedule="linear", weight_decay=config.weight_decay
     )
     optimizer = build_adamw(policy.model, schedule)
-    with progress(config.steps, "cold start") as bar:
-        for step in range(config.steps):
-            taught = []
-            for prompt, text in demonstrations[step * config.batch_size : (step + 1) * config.batch_size]:
-                token_ids = policy.encode_response(text)
-                taught.append(Completion(policy.encode(prompt), token_ids, (0.0,) * len(token_ids), text, finished=True))
-            longest = max(len(item.prompt_ids) + len(item.token_ids) for item in taught)
-            if longest > policy.max_positions:
-                raise UserError(
-                    f"a prompt with its demonstration has {longest} tokens but the policy holds {policy.max_positions} positions: "
-                    "raise policy.max_positions or choose another task"
-                )
-            nothing = torch.zeros(len(taught))
-            batch = collate(taught, nothing, nothing, pad_id=policy.pad_id).to(policy.device)
-            scores = policy.scorer(batch.input_ids, batch.response_mask, 1.0)
-            loss = -scores.logprobs.sum() / batch.response_mask.sum()
-            if not torch.isfinite(loss):
-                raise UserError(f"the cold start's loss is {loss.item()} at step {step + 1}: lower cold_start.learning_rate")
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(policy.model.parameters(), schedule.max_grad_norm)
-            set_learning_rate(optimizer, learning_rate_at(step, config.steps, schedule))
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            bar.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
-            bar.update()
+    for step in run.steps(config.steps, {}, title="cold start"):
+        start = (step.number - 1) * config.batch_size
+        batch = _collate(policy, demonstrations[start : start + config.batch_size])
+        scores = policy.scorer(batch.input_ids, batch.response_mask, 1.0)
+        loss = -scores.logprobs.sum() / batch.response_mask.sum()
+        if not torch.isfinite(loss):
+            raise UserError(f"the loss of the cold start is {loss.item()} at step {step.number}: lower cold_start.learning_rate")
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.model.parameters(), schedule.max_grad_norm)
+        set_learning_rate(optimizer, learning_rate_at(step.number - 1, config.steps, schedule))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
     _logger.info("cold start: %d supervised steps, last loss %.3f", config.steps, loss.item())
+
+
+def _collate(policy: Policy, demonstrations: Sequence[tuple[Prompt, str]]) -> Batch:
+    """Prompts with their demonstrations as responses."""
+    responses = []
+    for prompt, text in demonstrations:
+        token_ids = torch.tensor(policy.encode_response(text))
+        responses.append(Completion(policy.encode(prompt), token_ids, torch.zeros(len(token_ids)), text, finished=True))
+    longest = max(len(item.prompt_ids) + len(item.token_ids) for item in responses)
+    if longest > policy.max_positions:
+        raise UserError(
+            f"a prompt with its demonstration has {longest} tokens but the policy holds {policy.max_positions} positions: "
+            "raise policy.max_positions or choose another task"
+        )
+    nothing = torch.zeros(len(responses))
+    return collate(responses, nothing, nothing, pad_id=policy.pad_id).to(policy.device)
 
 
 def _store(policy: Policy, folder: Path, everything: Mapping[str, Any]) -> None:
@@ -148,7 +149,7 @@ def _store(policy: Policy, folder: Path, everything: Mapping[str, Any]) -> None:
     try:
         partial.rename(folder)
     except OSError:
-        # Another run with the same inputs was faster; its weights are the same.
+        # Another run with the same inputs has written the same weights.
         if not folder.is_dir():
             raise
         shutil.rmtree(partial)

@@ -1,9 +1,11 @@
-"""`python -m tts_var.commands.sample`: pictures for prompts, with a search at test time, and a page that shows it."""
+"""`python -m tts_var.commands.sample`: images for prompts, with a search at test time, and a page that shows it."""
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra.utils import instantiate
@@ -12,7 +14,8 @@ from omegaconf import MISSING
 from triptych.commands.entry_point import entry_point
 from triptych.commands.messages import choice_name
 from triptych.errors import UserError
-from triptych.report.render import ReportConfig, Samples
+from triptych.evaluation.runner import evaluate_sharded
+from triptych.report import ReportConfig, Samples
 from triptych.run.config import RunConfig
 from triptych.run.provenance import provenance
 from triptych.run.session import Run
@@ -35,14 +38,14 @@ class SampleConfig(RunConfig):
     Attributes:
         prompts: one prompt, several, or the path of a text file with one per line.
         generator: the model (group `generator`).
-        reward: what resampling and the final choice look at (group `reward`).
-        features: what clustering looks at (group `features`).
+        reward: scores images for resampling and the final choice (group `reward`).
+        features: of images, for clustering (group `features`).
         search: the search (group `search`).
-        verifier: says which parts of a prompt hold in the chosen picture (group `verifier`).
-        max_particles: prompts are run in batches that hold at most so many particles.
-        memory_gib: the caches of a batch must fit into this.
-        page_prompts: prompts, the first ones, whose search is shown in `search.html`; 0 for no page. Showing a search
-            takes a picture of every live particle after each scale.
+        verifier: which parts of a prompt hold in the chosen image (group `verifier`).
+        max_particles: largest number of particles in a batch of prompts.
+        memory_gib: limit for the caches of a batch.
+        page_prompts: number of first prompts whose search is shown in `search.html`; 0 for no page. Recording a search
+            decodes an image of every live particle after each scale.
     """
 
     RENAMED: ClassVar[Mapping[str, str]] = {
@@ -67,7 +70,7 @@ class SampleConfig(RunConfig):
 
 @entry_point("var", "sample", SampleConfig)
 def main(config: SampleConfig) -> None:
-    """Samples the pictures and writes them with `samples.jsonl` and the page into the run's folder."""
+    """Samples the images and writes them with `samples.jsonl` and the page into the run's folder."""
     prompts = read_prompts(config.prompts)
     tracker = None if config.tracker is None else instantiate(config.tracker)
     with Run.open(config, tracker=tracker) as run:
@@ -84,93 +87,101 @@ def main(config: SampleConfig) -> None:
         verifier = instantiate(config.verifier)
         run.begin({})
         started = time.perf_counter()
-        share = run.world.shard(len(prompts))
-        mine = []
-        for traced, part in (
-            (True, [i for i in share if i < config.page_prompts]),
-            (False, [i for i in share if i >= config.page_prompts]),
-        ):
-            for result in search.stream([prompts[index] for index in part], seed=config.seed, trace=traced):
-                mine.append(result)
-                if len(mine) % 50 == 0:
-                    _logger.info("%d of %d prompts", len(mine), len(share))
-        gathered = run.world.gather_objects(list(zip(share, mine, strict=True)))
+        results = evaluate_sharded(len(prompts), partial(_sample, config, search, prompts), run.world)
         if run.world.is_main:
-            results = [result for _, result in sorted(gathered, key=lambda pair: pair[0])]
             verdicts = [verifier(result.image, result.prompt) for result in results]
-            _write(config, run, model, results, verdicts, time.perf_counter() - started)
+            _conclude(config, run, model, results, verdicts, time.perf_counter() - started)
         run.world.barrier()
 
 
-def _write(
+def _sample(config: SampleConfig, search: Search, prompts: Sequence[str], shard: range) -> list[SearchResult]:
+    """The searches of a shard; those of the first prompts record every scale for the page."""
+    results: list[SearchResult] = []
+    traced = range(shard.start, max(shard.start, min(shard.stop, config.page_prompts)))
+    for part, trace in ((traced, True), (range(traced.stop, shard.stop), False)):
+        for result in search.stream([prompts[index] for index in part], seed=config.seed, trace=trace):
+            results.append(result)
+            if len(results) % 50 == 0:
+                _logger.info("%d of %d prompts", len(results), len(shard))
+    return results
+
+
+def _conclude(
     config: SampleConfig, run: Run, model: NextScaleModel, results: list[SearchResult], verdicts: list[Verdict], seconds: float
 ) -> None:
-    search = {**asdict(config.search), "model": choice_name(config.generator)}
-    pictures = run.directory / "pictures"
-    pictures.mkdir(exist_ok=True)
-    made = {key: value for key, value in provenance().items() if key in ("commit", "versions")}
-    rows = []
-    for index, (result, verdict) in enumerate(zip(results, verdicts, strict=True)):
-        # The chosen picture comes first and carries the plain name.
-        order = [result.chosen, *(place for place in range(len(result.images)) if place != result.chosen)]
-        names = [f"{index:04d}.png", *(f"{index:04d}_{place}.png" for place in range(1, len(order)))]
-        for name, place in zip(names, order, strict=True):
-            facts = {
-                "prompt": result.prompt,
-                "seed": config.seed,
-                "lineage": list(result.lineages[place]),
-                "reward": result.rewards[place] if result.rewards else None,
-                "search": search,
-                "generator": config.generator,
-                "made": made,
-            }
-            save_png(pictures / name, result.images[place], facts)
-        rows.append(
-            {
-                "prompt": result.prompt,
-                "seed": config.seed,
-                "file": f"pictures/{names[0]}",
-                "others": [f"pictures/{name}" for name in names[1:]],
-                "reward": result.reward,
-                "rewards": list(result.rewards),
-                "lineage": list(result.lineage),
-                "verdict": dict(verdict.parts),
-                "note": verdict.note,
-                "flops": result.cost.flops,
-                "decodes": result.cost.num_decodes,
-                "seconds": result.cost.seconds,
-                "events": [asdict(event) for event in result.events],
-            }
-        )
+    settings = {**asdict(config.search), "model": choice_name(config.generator)}
+    rows = [_write_images(config, run.directory, settings, index, *pair) for index, pair in enumerate(zip(results, verdicts, strict=True))]
     run.write_text("samples.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     if config.page_prompts:
-        shown = {key: json.dumps(value) if isinstance(value, list) else str(value) for key, value in search.items()}
+        shown = {key: json.dumps(value) if isinstance(value, list) else str(value) for key, value in settings.items()}
         shown |= {"seed": str(config.seed), "generator": json.dumps(config.generator)}
         title = f"Search: {config.name}"
         first, parts = results[: config.page_prompts], [verdict.parts for verdict in verdicts[: config.page_prompts]]
         run.write_text("search.html", render_search_page(title, first, model.scales, verdicts=parts, settings=shown))
-    checked = [verdict.correct for verdict in verdicts if verdict.parts]
-    summary = {
-        "num_prompts": len(results),
-        "correct": sum(checked),
-        "checked": len(checked),
-        "tflops": sum(result.cost.flops for result in results) / 1e12,
-        "seconds": seconds,
-    }
-    headline = {"prompts": str(len(results)), "fulfilled": f"{sum(checked)} of {len(checked)}", "seconds": f"{seconds:.1f}"}
-    told = [_in_words(verdict) for verdict in verdicts]
+    summary = summarize(results, verdicts, seconds=seconds)
     run.log({key: float(value) for key, value in summary.items()}, step=1)
-    table = [(str(row["file"]), result.prompt, text) for row, result, text in zip(rows, results, told, strict=True)]
-    samples = [Samples("Pictures", ("file", "prompt", "checker"), table)]
+    texts = [_verdict_text(verdict) for verdict in verdicts]
+    table = [(str(row["file"]), result.prompt, text) for row, result, text in zip(rows, results, texts, strict=True)]
+    headline = {"prompts": str(len(results)), "fulfilled": f"{summary['correct']} of {summary['checked']}", "seconds": f"{seconds:.1f}"}
+    samples = [Samples("Images", ("file", "prompt", "verifier"), table)]
     run.finish(summary, report=ReportConfig(title=f"Samples: {config.name}", headline=headline, samples=samples))
-    for result, text in zip(results, told, strict=True):
+    for result, text in zip(results, texts, strict=True):
         _logger.info("%-44s %s", result.prompt, text)
-    _logger.info("pictures           %s", pictures)
+    _logger.info("images             %s", run.directory / "pictures")
     if config.page_prompts:
         _logger.info("search             %s", run.directory / "search.html")
 
 
-def _in_words(verdict: Verdict) -> str:
+def _write_images(
+    config: SampleConfig, directory: Path, settings: dict[str, Any], index: int, result: SearchResult, verdict: Verdict
+) -> dict[str, Any]:
+    """Writes the final images of a prompt, the chosen one first and under the plain name; the row of samples.jsonl."""
+    folder = directory / "pictures"
+    folder.mkdir(exist_ok=True)
+    made = {key: value for key, value in provenance().items() if key in ("commit", "versions")}
+    order = [result.chosen, *(position for position in range(len(result.images)) if position != result.chosen)]
+    names = [f"{index:04d}.png", *(f"{index:04d}_{number}.png" for number in range(1, len(order)))]
+    for name, position in zip(names, order, strict=True):
+        metadata = {
+            "prompt": result.prompt,
+            "seed": config.seed,
+            "lineage": list(result.lineages[position]),
+            "reward": result.rewards[position] if result.rewards else None,
+            "search": settings,
+            "generator": config.generator,
+            "made": made,
+        }
+        save_png(folder / name, result.images[position], metadata)
+    return {
+        "prompt": result.prompt,
+        "seed": config.seed,
+        "file": f"pictures/{names[0]}",
+        "others": [f"pictures/{name}" for name in names[1:]],
+        "reward": result.reward,
+        "rewards": list(result.rewards),
+        "lineage": list(result.lineage),
+        "verdict": dict(verdict.parts),
+        "note": verdict.note,
+        "flops": result.cost.flops,
+        "decodes": result.cost.num_decodes,
+        "seconds": result.cost.seconds,
+        "events": [asdict(event) for event in result.events],
+    }
+
+
+def summarize(results: Sequence[SearchResult], verdicts: Sequence[Verdict], *, seconds: float) -> dict[str, Any]:
+    """Counts of prompts, of verified prompts and of fulfilled ones, and what the searches cost."""
+    verified = [verdict.correct for verdict in verdicts if verdict.parts]
+    return {
+        "num_prompts": len(results),
+        "correct": sum(verified),
+        "checked": len(verified),
+        "tflops": sum(result.cost.flops for result in results) / 1e12,
+        "seconds": seconds,
+    }
+
+
+def _verdict_text(verdict: Verdict) -> str:
     missing = [part for part, holds in verdict.parts.items() if not holds]
     if missing:
         return f"missing: {', '.join(missing)}"

@@ -1,8 +1,7 @@
 """`python -m tts_var.commands.train`: tokenizer, reward and transformer, each a run of its own below the same name."""
 
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,21 +9,20 @@ from typing import Any, ClassVar
 import torch
 from hydra.utils import instantiate
 from omegaconf import MISSING
-from torch import nn
 
 from triptych.checkpoint.model_folder import ModelFolder
 from triptych.commands.entry_point import entry_point
 from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.optim import OptimizerConfig
-from triptych.report.render import Chart, ReportConfig
+from triptych.report import Chart
 from triptych.run.config import RunConfig
 from triptych.run.session import Run
-from triptych.seeding import derive_seed, generator
+from triptych.seeding import generator
 from triptych.telemetry.logging import get_logger
-from triptych.telemetry.tracking.jsonl import read_rows
-from triptych.training.loop import Stage, TrainerConfig, fit
-from tts_var.models.folder import STAGE_OF, load_tokenizer, model_folder
+from triptych.training.loop import TrainerConfig
+from triptych.training.stages import StagePlan, model_sizes, train_stage, training_processes
+from tts_var.models.folder import PARTS, load_tokenizer
 from tts_var.models.infinity import InfinityTransformer
 from tts_var.numerics.scales import ScaleTable, square_scales
 from tts_var.training.reward_stage import RewardLossConfig, RewardStage
@@ -33,7 +31,7 @@ from tts_var.training.transformer_stage import TextToBits, TransformerLossConfig
 
 _logger = get_logger("train")
 
-STAGES = ("tokenizer", "reward", "transformer")
+STAGES = PARTS.stages
 
 
 @dataclass
@@ -49,11 +47,6 @@ class StageSettings:
     model: Any = MISSING
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-
-    @property
-    def sizes(self) -> dict[str, Any]:
-        """The model's sizes."""
-        return {key: value for key, value in self.model.items() if not key.startswith("_")}
 
 
 @dataclass
@@ -112,6 +105,7 @@ class TrainConfig(RunConfig):
         "tokenizer.loss.prefix_share": "tokenizer.loss.prefix_fraction",
         "tokenizer.loss.plain_share": "tokenizer.loss.plain_fraction",
         "reward.loss.prefix_share": "reward.loss.prefix_fraction",
+        "reward.loss.slip_weight": "reward.loss.corruption_weight",
     }
 
     stages: list[str] = field(default_factory=lambda: list(STAGES))
@@ -192,116 +186,90 @@ def build_transformer(config: TrainConfig, latent_channels: int) -> InfinityTran
 
 @entry_point("var", "train", TrainConfig, check=check_sizes)
 def main(config: TrainConfig) -> None:
-    """Trains the stages asked for; finished ones are recognised and left alone."""
-    # FSDP warns of outputs that are views, for whoever writes into them; nothing writes into these models' outputs.
-    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
-    # One group of processes for all runs: a second one on the same store would meet the addresses of the first.
-    with World.join(config.device, timeout_seconds=config.timeout_seconds) as world:
-        builders: dict[str, Callable[[TrainConfig, torch.device], _Plan]] = {
-            "tokenizer": _tokenizer,
-            "reward": partial(_reward, world=world),
-            "transformer": _transformer,
-        }
+    """Trains the requested stages; finished ones are skipped."""
+    builders = {"tokenizer": _tokenizer, "reward": _reward, "transformer": _transformer}
+    tracker = None if config.tracker is None else instantiate(config.tracker)
+    with training_processes(config):
         for name in config.stages:
-            _train(config, name, builders[name])
+            folder = _folder(config)
+            stage_run = config.nested(
+                _StageRun,
+                name,
+                sides=config.sides,
+                patch=config.patch,
+                data=None if name == "tokenizer" else config.data,
+                settings=asdict(getattr(config, name)),
+                tokenizer=None if name == "tokenizer" else folder.hash("tokenizer"),
+            )
+            with Run.open(stage_run, tracker=tracker) as run:
+                train_stage(
+                    run,
+                    name,
+                    partial(builders[name], config, run.world),
+                    folder,
+                    lambda world, norm: instantiate(config.strategy, world, max_grad_norm=norm),
+                    made=PARTS.made_by(name),
+                    max_steps=getattr(config, name).trainer.max_steps,
+                )
     _logger.info("sample             python -m tts_var.commands.sample generator.path=%s", _folder(config).path)
 
 
-@dataclass
-class _Plan:
-    """A stage ready to be trained, and how its parts are written."""
-
-    stage: Stage
-    settings: StageSettings
-    parts: dict[str, tuple[nn.Module, dict[str, Any]]]
-    columns: tuple[str, ...]
-    charts: list[Chart]
-
-
-def _train(config: TrainConfig, name: str, build: Callable[[TrainConfig, torch.device], _Plan]) -> None:
-    stage_run = _StageRun(
-        **{key: getattr(config, key) for key in (item.name for item in fields(RunConfig)) if key != "name"},
-        name=f"{config.name}/{name}",
-        sides=config.sides,
-        patch=config.patch,
-        data=None if name == "tokenizer" else config.data,
-        settings=asdict(getattr(config, name)),
-        tokenizer=None if name == "tokenizer" else _folder(config).hash("tokenizer"),
-    )
-    tracker = None if config.tracker is None else instantiate(config.tracker)
-    with Run.open(stage_run, tracker=tracker) as run:
-        _logger.info("stage %s", name)
-        steps = getattr(config, name).trainer.max_steps
-        parts = [part for part, stage in STAGE_OF.items() if stage == name]
-        if run.is_finished(steps) and all((_folder(config).path / f"{part}.safetensors").is_file() for part in parts):
-            _logger.info("finished           %s", run.directory)
-            return
-        # Layers that initialise themselves draw from torch's own stream.
-        torch.manual_seed(derive_seed(config.seed, name))
-        plan = build(config, run.device)
-        strategy = instantiate(config.strategy, run.world, max_grad_norm=plan.settings.optimizer.max_grad_norm)
-        seconds = fit(run, plan.stage, strategy, plan.settings.trainer, plan.settings.optimizer, columns=plan.columns, parts=plan.parts)
-        if run.world.is_main:
-            for part, (module, sizes) in plan.parts.items():
-                _folder(config).save(part, module, sizes)
-            last = read_rows(run.directory / "metrics.jsonl")[-1]
-            summary = {"stage": name, "steps": plan.settings.trainer.max_steps, "seconds": seconds, "world_size": run.world.size}
-            summary |= {key: value for key, value in last.items() if key != "step"}
-            headline = {key: f"{last[key]:.4g}" for key in plan.columns if key in last}
-            report = run.finish(summary, report=ReportConfig(title=f"{config.name}: {name}", headline=headline, charts=plan.charts))
-            _logger.info("report             %s", report)
-        run.world.barrier()
-
-
-def _tokenizer(config: TrainConfig, device: torch.device) -> _Plan:
+def _tokenizer(config: TrainConfig, world: World) -> StagePlan:
     settings = config.tokenizer
     tokenizer = instantiate(settings.model)
-    stage = TokenizerStage(tokenizer, instantiate(settings.data), config.scales, settings.loss, seed=config.seed)
-    return _Plan(
-        stage,
-        settings,
-        {"tokenizer": (tokenizer, settings.sizes)},
-        ("loss", "psnr", "timing/examples_per_second"),
-        [Chart("Loss", {"loss": "loss"}), Chart("Reconstruction", {"psnr": "psnr"}, "dB")],
+    return StagePlan(
+        TokenizerStage(tokenizer, instantiate(settings.data), config.scales, settings.loss, seed=config.seed),
+        {"tokenizer": (tokenizer, model_sizes(settings.model))},
+        settings.trainer,
+        settings.optimizer,
+        columns=("loss", "psnr", "timing/examples_per_second"),
+        charts=[Chart("Loss", {"loss": "loss"}), Chart("Reconstruction", {"psnr": "psnr"}, "dB")],
     )
 
 
-def _reward(config: TrainConfig, device: torch.device, *, world: World) -> _Plan:
+def _reward(config: TrainConfig, world: World) -> StagePlan:
     settings = config.reward
     model = instantiate(settings.model)
-    tokenizer, data = load_tokenizer(_folder(config), device=device), instantiate(config.data)
-    return _Plan(
+    tokenizer, data = load_tokenizer(_folder(config), device=world.device), instantiate(config.data)
+    return StagePlan(
         RewardStage(model, tokenizer, config.scales, data, settings.loss, seed=config.seed, world=world),
-        settings,
-        {"reward": (model, settings.sizes)},
-        ("loss", "accuracy", "timing/examples_per_second"),
-        [Chart("Loss", {"loss": "loss"}, "nats"), Chart("Own caption above its near misses", {"accuracy": "share of pictures"})],
+        {"reward": (model, model_sizes(settings.model))},
+        settings.trainer,
+        settings.optimizer,
+        columns=("loss", "accuracy", "timing/examples_per_second"),
+        charts=[
+            Chart("Loss", {"loss": "loss"}, "nats"),
+            Chart("Own caption above its near misses", {"accuracy": "accuracy"}, "fraction of images", bounds=(0, 1)),
+        ],
     )
 
 
-def _transformer(config: TrainConfig, device: torch.device) -> _Plan:
+def _transformer(config: TrainConfig, world: World) -> StagePlan:
     settings = config.transformer
-    tokenizer = load_tokenizer(_folder(config), device=device)
+    tokenizer = load_tokenizer(_folder(config), device=world.device)
     transformer = build_transformer(config, tokenizer.config.latent_channels)
     encoder = instantiate(settings.text_encoder)
     transformer.reset_parameters(generator(config.seed, "transformer"))
     model = TextToBits(transformer, encoder)
-    encoder_sizes = {key: value for key, value in settings.text_encoder.items() if not key.startswith("_")}
-    return _Plan(
+    return StagePlan(
         TransformerStage(model, tokenizer, instantiate(config.data), settings.loss, seed=config.seed),
-        settings,
         {
-            "transformer": (transformer, {**settings.sizes, "sides": list(config.sides), "patch": config.patch}),
-            "text_encoder": (encoder, encoder_sizes),
+            "transformer": (transformer, {**model_sizes(settings.model), "sides": list(config.sides), "patch": config.patch}),
+            "text_encoder": (encoder, model_sizes(settings.text_encoder)),
         },
-        ("loss", "bit_accuracy", "timing/examples_per_second"),
-        [Chart("Loss", {"loss": "loss"}, "nats per bit"), Chart("Bit accuracy", {"bit_accuracy": "teacher-forced"})],
+        settings.trainer,
+        settings.optimizer,
+        columns=("loss", "bit_accuracy", "timing/examples_per_second"),
+        charts=[
+            Chart("Loss", {"loss": "loss"}, "nats per bit"),
+            Chart("Bit accuracy", {"bit_accuracy": "teacher-forced"}, "fraction of bits", bounds=(0, 1)),
+        ],
     )
 
 
 def _folder(config: TrainConfig) -> ModelFolder:
     """The model folder that all stages write into."""
-    return model_folder(Path(config.output_root) / config.name / "model")
+    return PARTS.folder(Path(config.output_root) / config.name / "model")
 
 
 if __name__ == "__main__":

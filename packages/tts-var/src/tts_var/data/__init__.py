@@ -1,4 +1,4 @@
-"""What trains and what is evaluated: contracts of captioned pictures and of benchmarks, and prompt files."""
+"""Contracts of training data and benchmarks: captioned images by index, prompts with categories and scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ class Examples(NamedTuple):
     """A batch of training examples.
 
     Attributes:
-        prompts: one text per picture.
+        prompts: one text per image.
         images: (batch, 3, height, width) in [-1, 1], float32.
     """
 
@@ -22,7 +22,7 @@ class Examples(NamedTuple):
 
 
 class CaptionedImages(Protocol):
-    """Contract of training data: captioned pictures by index.
+    """Contract of training data: captioned images by index.
 
     Attributes:
         num_examples: size of the training set.
@@ -33,11 +33,11 @@ class CaptionedImages(Protocol):
     image_size: int
 
     def examples(self, indices: Sequence[int]) -> Examples:
-        """The examples of the given indices; each depends on its own index alone."""
+        """The examples of the given indices; each depends on its own index only."""
         ...
 
     def near_miss(self, prompt: str, *, generator: torch.Generator) -> str:
-        """A prompt that is wrong for the picture of `prompt` in one detail: a hard negative for a reward."""
+        """A prompt that is wrong for the image of `prompt` in one detail: a hard negative for a reward."""
         ...
 
 
@@ -46,9 +46,9 @@ class BenchmarkPrompt:
     """One prompt of a benchmark.
 
     Attributes:
-        text: what the generator is given.
+        text: input of the generator.
         category: one of the benchmark's categories.
-        held_out: whether training never saw it; None where nobody can tell.
+        held_out: whether the prompt is excluded from training; None if unknown.
     """
 
     text: str
@@ -57,11 +57,11 @@ class BenchmarkPrompt:
 
 
 class Benchmark(Protocol):
-    """Contract of benchmarks: prompts with categories, and what a picture scores.
+    """Contract of benchmarks: prompts with categories, and scores of images.
 
     Attributes:
         categories: in the order in which they are reported.
-        image_size: pixels per side that it scores; None for any.
+        image_size: pixels per side of the images to score; None for any.
     """
 
     categories: tuple[str, ...]
@@ -71,10 +71,10 @@ class Benchmark(Protocol):
         """`count` prompts.
 
         Raises:
-            UserError: if there are not so many, or too few for all categories.
+            UserError: if the benchmark has fewer prompts, or `count` is below the number of categories.
         """
         ...
 
     def score(self, images: Float[Tensor, "rows 3 height width"], prompts: Sequence[BenchmarkPrompt]) -> Float[Tensor, " rows"]:
-        """1 where a picture in [0, 1] fulfils its prompt, less otherwise."""
+        """1 where an image in [0, 1] fulfils its prompt, less otherwise."""
         ...

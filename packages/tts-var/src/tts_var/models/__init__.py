@@ -1,4 +1,4 @@
-"""Next-scale image models, and the contract through which a search drives them."""
+"""Next-scale image models and their contract for the search."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -15,22 +15,22 @@ class NextScaleModel(Protocol):
     """Contract of every next-scale family.
 
     Attributes:
-        scales: the grids it walks.
-        image_size: (height, width) of its pictures in pixels.
+        scales: token grids, coarse to fine.
+        image_size: (height, width) of a finished image in pixels.
     """
 
     scales: ScaleTable
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) of a finished picture in pixels."""
+        """(height, width) of a finished image in pixels."""
         ...
 
     def check(self, prompts: Sequence[Any]) -> None:
-        """Refuses prompts that the model cannot read, without encoding any of them.
+        """Validates prompts without encoding any of them.
 
         Raises:
-            UserError: naming the first such prompt.
+            UserError: if the model cannot encode a prompt; names the first one.
         """
         ...
 
@@ -47,11 +47,11 @@ class NextScaleModel(Protocol):
         ...
 
     def decode(self, latent: Float[Tensor, "rows channels height width"], *, max_size: int | None = None) -> Float[Tensor, "rows 3 h w"]:
-        """Pictures in [0, 1] of finished or unfinished latents.
+        """Images in [0, 1] of finished or unfinished latents.
 
         Args:
             latent: running sums of codes.
-            max_size: longest side that the judge looks at; a family may shrink a larger latent before it decodes it.
+            max_size: longest side of the scorer's input in pixels; a family may downsample a larger latent before decoding.
         """
         ...
 
@@ -60,7 +60,7 @@ class NextScaleModel(Protocol):
         ...
 
     def decode_flops(self, *, max_size: int | None = None) -> float:
-        """Floating-point operations of decoding one picture."""
+        """Floating-point operations of decoding one image."""
         ...
 
     def cache_bytes(self, scale: int) -> int:

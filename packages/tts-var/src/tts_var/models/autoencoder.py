@@ -1,7 +1,7 @@
-"""The convolutional auto-encoders below both families, and the tokenizers they make with a quantizer.
+"""Convolutional auto-encoders of both families, and the tokenizers built from them and a quantizer.
 
-The same classes hold Infinity's tokenizers (d16 to d64 at stride 16, d14 at stride 8), VAR's, and the small world's;
-parameter names are VAR's, and `models/loading.py` maps the others.
+The same classes serve Infinity's tokenizers (d16 to d64 at stride 16, d14 at stride 8), VAR's, and the small world's;
+parameter names are VAR's, and `models/loading.py` maps the other names.
 """
 
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ class AutoencoderConfig:
         base_channels: channels at full resolution.
         multipliers: channels of each level in units of `base_channels`; every level but the last halves the
             resolution, so the stride is `2 ** (levels - 1)`.
-        blocks_per_level: residual blocks of an encoder level; a decoder level has one more.
+        blocks_per_level: residual blocks of an encoder level; a decoder level has one more block.
         attention: single-head attention at the deepest level (VAR); Infinity has none.
         norm_groups: groups of every group norm; None for the released rule, which is 32, or 24 where 32 does not
-            divide the channels. Narrow models need fewer: with one channel per group the norm removes every
-            constant, brightness and colour among them.
+            divide the channels. Narrow models need fewer groups: with one channel per group the norm removes the
+            mean of every channel, and with it brightness and colour.
     """
 
     latent_channels: int
@@ -40,7 +40,7 @@ class AutoencoderConfig:
     norm_groups: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "multipliers", tuple(self.multipliers))  # a list, where it comes from a file
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))  # a list if read from a config file
 
     @property
     def stride(self) -> int:
@@ -63,12 +63,14 @@ VAR_TOKENIZER = AutoencoderConfig(latent_channels=32, base_channels=160, multipl
 def _norm(channels: int, norm_groups: int | None) -> nn.GroupNorm:
     groups = norm_groups or (32 if channels % 32 == 0 else 24)
     if channels % groups:
-        raise UserError(f"a level has {channels} channels, which {groups} groups of a group norm do not divide: change base_channels")
+        raise UserError(
+            f"a level has {channels} channels, not divisible by the {groups} groups of its group norm: change base_channels or norm_groups"
+        )
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):
-    """Norm, SiLU, convolution, twice, beside a skip connection."""
+    """Residual block: two times norm, SiLU and convolution, plus a skip connection."""
 
     def __init__(self, channels_in: int, channels_out: int, norm_groups: int | None) -> None:
         super().__init__()
@@ -87,7 +89,7 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Single-head self-attention over all cells, beside a skip connection."""
+    """Single-head self-attention over all cells, plus a skip connection."""
 
     def __init__(self, channels: int, norm_groups: int | None) -> None:
         super().__init__()
@@ -97,6 +99,7 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, height, width), unchanged in shape."""
+        # Cells are tokens: (batch, 3 * channels, height, width) -> three of (batch, height * width, channels); `[:, None]` is the one head.
         query, key, value = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=-1)
         attended = functional.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
         result: Tensor = x + self.proj_out(attended.transpose(1, 2).unflatten(2, x.shape[2:]))
@@ -130,7 +133,7 @@ class Upsample(nn.Module):
 
 
 class _Level(nn.Module):
-    """Residual blocks of one resolution, each followed by attention where there is any, then a change of resolution."""
+    """Residual blocks of one resolution, each followed by attention if enabled, then a change of resolution."""
 
     def __init__(self, widths: Sequence[int], *, attention: bool, norm_groups: int | None) -> None:
         super().__init__()
@@ -161,7 +164,7 @@ class _Middle(nn.Module):
 
 
 class Encoder(nn.Module):
-    """From pictures (batch, 3, height, width) in [-1, 1] to features (batch, latent_channels, height/stride, width/stride)."""
+    """From images (batch, 3, height, width) in [-1, 1] to features (batch, latent_channels, height/stride, width/stride)."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -192,7 +195,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """From latents (batch, latent_channels, rows, columns) to pictures (batch, 3, rows * stride, columns * stride)."""
+    """From latents (batch, latent_channels, rows, columns) to images (batch, 3, rows * stride, columns * stride)."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -216,7 +219,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(before, 3, 3, padding=1)
 
     def forward(self, latent: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch 3 height width"]:
-        """Pictures, not clamped."""
+        """Images, not clamped."""
         x = self.mid(self.conv_in(latent))
         for stage in reversed(self.up):
             x = stage(x)
@@ -225,7 +228,7 @@ class Decoder(nn.Module):
 
 
 class BinaryTokenizer(nn.Module):
-    """Infinity's tokenizer: the auto-encoder alone, since binary spherical quantization has no parameters."""
+    """Infinity's tokenizer: only an auto-encoder, since binary spherical quantization has no parameters."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -239,7 +242,7 @@ class BinaryTokenizer(nn.Module):
         return result
 
     def decode(self, latent: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch 3 height width"]:
-        """Pictures in [-1, 1]."""
+        """Images in [-1, 1]."""
         result: Tensor = self.decoder(latent).clamp(-1, 1)
         return result
 
@@ -262,7 +265,7 @@ class VectorTokenizer(nn.Module):
         return result
 
     def decode(self, latent: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch 3 height width"]:
-        """Pictures in [-1, 1]."""
+        """Images in [-1, 1]."""
         result: Tensor = self.decoder(self.post_quant_conv(latent)).clamp(-1, 1)
         return result
 
@@ -275,5 +278,5 @@ def binary_tokenizer(
     blocks_per_level: int = 2,
     norm_groups: int | None = None,
 ) -> BinaryTokenizer:
-    """A tokenizer with random weights, from sizes as a config or a model folder lists them; see `AutoencoderConfig`."""
+    """A tokenizer with random weights, built from the sizes in a config or a model folder; see `AutoencoderConfig`."""
     return BinaryTokenizer(AutoencoderConfig(latent_channels, base_channels, multipliers, blocks_per_level, norm_groups=norm_groups))

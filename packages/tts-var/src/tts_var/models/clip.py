@@ -1,4 +1,4 @@
-"""CLIP: an image tower and a text tower with one embedding space, under the parameter names of open_clip.
+"""CLIP: an image tower and a text tower with a shared embedding space and the parameter names of open_clip.
 
 Shapes are suffixed: B batch, N tokens, C width.
 
@@ -19,15 +19,15 @@ from triptych.errors import UserError
 
 
 class ImageTextModel(Protocol):
-    """Contract of models that embed pictures and prompts into one space; a module."""
+    """Contract of models that embed images and prompts into one space; a module."""
 
     @property
     def flops_per_image(self) -> float:
-        """Operations for one picture; a multiply-add counts as two."""
+        """Floating-point operations per image; a multiply-add counts as two."""
         ...
 
     def embed_images(self, images: Float[Tensor, "rows 3 height width"]) -> tuple[Tensor, Tensor]:
-        """Unit embeddings (rows, width) and patch tokens (rows, patches, channels) of pictures in [0, 1], which may lie on any device."""
+        """Unit embeddings (rows, width) and patch tokens (rows, patches, channels) of images in [0, 1] on any device."""
         ...
 
     def embed_texts(self, prompts: Sequence[str]) -> Float[Tensor, "rows width"]:
@@ -45,18 +45,18 @@ class ClipConfig:
 
     Attributes:
         embedding_width: width of the shared space.
-        image_size: pixels per side of a picture.
+        image_size: pixels per side of an image.
         patch_size: pixels per side of a patch.
         vision_width: channels of the image tower.
-        vision_layers: its layers.
+        vision_layers: layers of the image tower.
         context_length: tokens of a text.
-        vocabulary_size: token ids are below it.
+        vocabulary_size: number of token ids.
         text_width: channels of the text tower.
-        text_layers: its layers.
+        text_layers: layers of the text tower.
         head_width: channels per attention head, in both towers.
 
     Raises:
-        UserError: if a width is no multiple of the head width, or the picture no whole number of patches.
+        UserError: if a width is not a multiple of the head width, or the image size not one of the patch size.
     """
 
     embedding_width: int
@@ -73,9 +73,11 @@ class ClipConfig:
     def __post_init__(self) -> None:
         for name in ("vision_width", "text_width"):
             if self.head_width < 1 or getattr(self, name) % self.head_width:
-                raise UserError(f"{name} is {getattr(self, name)} with heads of {self.head_width} channels: it must be a multiple")
+                raise UserError(
+                    f"{name} is {getattr(self, name)} with heads of {self.head_width} channels: make it a multiple of head_width"
+                )
         if self.patch_size < 1 or self.image_size % self.patch_size:
-            raise UserError(f"image_size is {self.image_size} with patches of {self.patch_size} pixels: it must be a multiple")
+            raise UserError(f"image_size is {self.image_size} with patches of {self.patch_size} pixels: make it a multiple of patch_size")
 
 
 class _Block(nn.Module):
@@ -110,7 +112,7 @@ class _Transformer(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """Patches and a class token through a transformer."""
+    """Image tower: a transformer over patch tokens and a class token."""
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
@@ -124,7 +126,7 @@ class VisionTower(nn.Module):
         self.proj = nn.Parameter(width**-0.5 * torch.randn(width, config.embedding_width))
 
     def forward(self, images: Float[Tensor, "rows 3 height width"]) -> tuple[Tensor, Tensor]:
-        """Projected class token (rows, embedding) and patch tokens (rows, patches, width) of normalised pictures."""
+        """Projected class token (rows, embedding) and patch tokens (rows, patches, width) of normalised images."""
         patches = self.conv1(images).flatten(2).transpose(1, 2)
         summary = self.class_embedding.expand(len(patches), 1, -1)
         x_BNC = self.ln_pre(torch.cat((summary, patches), dim=1) + self.positional_embedding)
@@ -133,7 +135,7 @@ class VisionTower(nn.Module):
 
 
 class Clip(nn.Module):
-    """Both towers; the text tower reads its summary at the largest token id, which is the end marker's.
+    """Both towers; the text embedding is the feature at the largest token id, which is the end marker.
 
     Args:
         config: sizes.
@@ -154,20 +156,20 @@ class Clip(nn.Module):
 
     @property
     def flops_per_image(self) -> float:
-        """Operations of the image tower for one picture; a multiply-add counts as two."""
+        """Operations of the image tower for one image; a multiply-add counts as two."""
         width, patch = self.config.vision_width, self.config.patch_size
         tokens = (self.config.image_size // patch) ** 2 + 1
         return 2.0 * tokens * (self.config.vision_layers * (12 * width**2 + 2 * width * tokens) + 3 * patch**2 * width)
 
     def encode_image(self, images: Float[Tensor, "rows 3 height width"]) -> tuple[Tensor, Tensor]:
-        """Unit embeddings (rows, embedding) and patch tokens (rows, patches, width) of normalised pictures."""
+        """Unit embeddings (rows, embedding) and patch tokens (rows, patches, width) of normalised images."""
         pooled, tokens = self.visual(images)
         return functional.normalize(pooled, dim=-1), tokens
 
     def encode_text(self, ids: Int[Tensor, "rows tokens"]) -> Float[Tensor, "rows embedding"]:
         """Unit embeddings of token ids."""
         length = ids.shape[1]
-        # Causal: what follows the end marker is padding, which the summary must not see.
+        # Causal mask: tokens after the end marker are padding, to which the end marker must not attend.
         mask = torch.full((length, length), -torch.inf, device=ids.device).triu(1)
         x_BNC = self.ln_final(self.transformer(self.token_embedding(ids) + self.positional_embedding, mask))
         pooled = x_BNC[torch.arange(len(ids), device=ids.device), ids.argmax(dim=-1)]

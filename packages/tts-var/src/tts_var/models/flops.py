@@ -1,4 +1,4 @@
-"""Floating-point operations of the convolutional decoders, counted from their sizes; a multiply-add counts as two."""
+"""Floating-point operations of the convolutional decoders, computed from their sizes; a multiply-add counts as two."""
 
 from tts_var.models.autoencoder import AutoencoderConfig
 from tts_var.numerics.scales import Grid
@@ -7,13 +7,14 @@ from tts_var.numerics.scales import Grid
 def decoder_flops(config: AutoencoderConfig, grid: Grid) -> float:
     """Operations of decoding one latent of `grid` cells.
 
-    Counts convolutions and attention, not norms and activations. Infinity's d=32 decoder needs 0.616 TFLOP for
+    Includes convolutions and attention, excludes norms and activations. Infinity's d=32 decoder needs 0.616 TFLOP for
     256 x 256 pixels.
     """
     cells = float(grid[0] * grid[1])
     widths = config.widths
     deepest = widths[-1]
 
+    # Multiply-adds per cell: a 3 x 3 convolution costs 9 * channels_in * channels_out; `cells` grows fourfold per level.
     def block(before: int, after: int) -> float:
         return 9.0 * before * after + 9.0 * after * after + (before * after if before != after else 0)
 

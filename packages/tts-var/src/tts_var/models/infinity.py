@@ -1,6 +1,6 @@
 """Infinity: a text-conditioned transformer that predicts the bits of the next scale, and its sampling.
 
-The classes are those of the 2B and 8B models; the small world's model has other sizes. Shape suffixes as in
+The 2B model, the 8B model and the small world's model are the same classes with other sizes. Shape suffixes as in
 `models/layers.py`.
 
 Source: Infinity (arXiv 2412.04431) and its released code.
@@ -50,11 +50,11 @@ class InfinityConfig:
         num_heads: attention heads.
         token_bits: bits per token (latent channels, times 4 where a token covers 2 x 2 cells).
         text_width: width of the text features.
-        unconditional_tokens: learned text rows of the unconditional branch, at least the longest prompt.
-        drop_path: stochastic depth of the last block while training; it grows linearly from 0.
+        unconditional_tokens: learned text rows of the unconditional branch, at least the length of the longest prompt in tokens.
+        drop_path: stochastic depth rate of the last block in training; the rate grows linearly from 0 over the blocks.
 
     Raises:
-        UserError: if the heads do not divide the width into multiples of 4, or the text is narrower than 128.
+        UserError: if the head width is not a multiple of 4, or `text_width` is below 128 or does not divide the width into equal heads.
     """
 
     depth: int
@@ -67,13 +67,15 @@ class InfinityConfig:
 
     def __post_init__(self) -> None:
         if self.width % self.num_heads or self.width // self.num_heads % 4:
-            raise UserError(f"width {self.width} in {self.num_heads} heads: a head's width must be a whole multiple of 4")
+            raise UserError(f"width is {self.width} with num_heads {self.num_heads}: make width / num_heads a multiple of 4")
         if self.pooling_heads < 1 or self.width % self.pooling_heads:
-            raise UserError(f"text_width is {self.text_width}: it must be a multiple of 128 that divides the width into equal heads")
+            raise UserError(
+                f"text_width is {self.text_width} with width {self.width}: use a multiple of 128 with text_width / 128 a divisor of width"
+            )
 
     @property
     def pooling_heads(self) -> int:
-        """Heads of the query that pools the text."""
+        """Number of heads of the text pooling."""
         return self.text_width // (128 if self.width <= 4096 else 64)
 
 
@@ -90,12 +92,12 @@ INFINITY_SIZES = {
 
 
 class TextCondition(NamedTuple):
-    """What the transformer makes of a batch of texts, once per picture.
+    """Condition of the transformer for a batch of texts, computed once per image.
 
     Attributes:
-        pooled: (groups, width); it is the start token and drives every adaptive norm.
+        pooled: (groups, width); the start token, and the input of every adaptive norm.
         modulation: shared adaptive norm, (groups, 1, 6, width).
-        key_values: per block the keys and values of the text, (groups, heads, tokens, head width).
+        key_values: keys and values of the text per block, (groups, heads, tokens, head width).
         mask: true on valid text tokens, (groups, tokens).
     """
 
@@ -106,7 +108,7 @@ class TextCondition(NamedTuple):
 
 
 class TextPooling(nn.Module):
-    """One learned query per head that attends over the text."""
+    """Attention pooling of the text with one learned query per head."""
 
     zero_k_bias: Tensor
 
@@ -156,13 +158,16 @@ class InfinityBlock(nn.Module):
         mask: Tensor | None = None,
         past: KeyValues | None = None,
     ) -> tuple[Tensor, KeyValues]:
-        """One block; the tokens of a group's `members` stand one after another and see only their own picture.
+        """Output of one block, and the keys and values of its tokens.
 
-        `text` is what `key_values` made of the text, or the text itself where it is read once.
+        The tokens of a group's `members` are consecutive; self-attention is restricted to one member. `text` is the output
+        of `key_values`, or the text features themselves if they are used only once.
         """
         if isinstance(text, Tensor):
             text = self.key_values(text)
         gamma1, gamma2, scale1, scale2, shift1, shift2 = (modulation + self.ada_gss).unbind(2)
+        # Self-attention per member: (groups, members * tokens, width) -> (groups * members, tokens, width) and back.
+        # Cross-attention and norms keep the members in one row, so that the text of a group is stored once.
         attended, present = self.sa(
             (layer_norm(x_GNC) * (1 + scale1) + shift1).unflatten(1, (members, -1)).flatten(0, 1), rotary, mask, past
         )
@@ -175,13 +180,13 @@ class InfinityBlock(nn.Module):
 class InfinityTransformer(nn.Module):
     """The transformer of Infinity.
 
-    Parameter names are the released ones without block chunks.
+    Parameter names are the released names without block chunks.
     """
 
     def __init__(self, config: InfinityConfig, scales: ScaleTable) -> None:
         super().__init__()
         if len(scales) > MAX_SCALES:
-            raise UserError(f"there are {len(scales)} scales: Infinity has embeddings for {MAX_SCALES}")
+            raise UserError(f"there are {len(scales)} scales but Infinity has embeddings for {MAX_SCALES}: use at most {MAX_SCALES} scales")
         self.config = config
         self.scales = scales
         width = config.width
@@ -201,7 +206,7 @@ class InfinityTransformer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The weights' precision; inputs are brought to it, logits come back in float32."""
+        """Dtype of the weights; inputs are cast to it, logits are returned in float32."""
         return self.word_embed.weight.dtype
 
     def reset_parameters(self, generator: torch.Generator) -> None:
@@ -236,19 +241,19 @@ class InfinityTransformer(nn.Module):
                     module.weight.div_((2 * depth) ** 0.5)
 
     def unconditional(self, mask: Bool[Tensor, "batch tokens"]) -> TextFeatures:
-        """Text features of the unconditional branch: as many learned rows as each prompt has tokens.
+        """Text features of the unconditional branch: the first learned rows in place of the text, with the mask of the prompts.
 
         Raises:
-            UserError: if a prompt has more tokens than there are learned rows.
+            UserError: if a prompt has more tokens than the model has learned rows.
         """
         tokens = mask.shape[1]
         if tokens > len(self.cfg_uncond):
-            raise UserError(f"a prompt has {tokens} tokens but the model holds {len(self.cfg_uncond)} unconditional rows: shorten it")
+            raise UserError(f"a prompt has {tokens} tokens but the model has {len(self.cfg_uncond)} unconditional rows: shorten the prompt")
         return TextFeatures(self.cfg_uncond[:tokens].expand(len(mask), -1, -1), mask)
 
     def condition(self, text: TextFeatures) -> TextCondition:
-        """What the blocks need of the texts."""
-        pooled, memory = self._read(text)
+        """Condition of the blocks for a batch of texts."""
+        pooled, memory = self._project_text(text)
         return TextCondition(
             pooled=pooled,
             modulation=self._modulation(pooled),
@@ -260,11 +265,13 @@ class InfinityTransformer(nn.Module):
         """Teacher-forced logits of all scales.
 
         Args:
-            inputs: token inputs of scales 1 and up, one after another.
+            inputs: token inputs of scales 1 and up, concatenated.
             text: features of the prompts.
         """
-        pooled, memory = self._read(text)
+        pooled, memory = self._project_text(text)
         modulation = self._modulation(pooled)
+        # Scale 0 has one token, the pooled text; `inputs` holds the tokens of scales 1 and up. All scales run in one pass
+        # under the block-causal mask (tokens, tokens), which gives the logits of cached sampling.
         start = pooled[:, None] + self.pos_start
         x_GNC = torch.cat((start, self.word_embed(inputs.to(self.dtype))), dim=1) + self._level_rows().to(start.device)
         mask = block_causal_mask(self.scales.lengths).to(start.device)
@@ -273,8 +280,8 @@ class InfinityTransformer(nn.Module):
             x_GNC, _ = block(x_GNC, modulation, memory, text.mask, rotary, mask=mask)
         return self.logits(x_GNC, pooled)
 
-    def _read(self, text: TextFeatures) -> tuple[Tensor, Tensor]:
-        """The pooled text (groups, width), and its tokens as the blocks read them (groups, tokens, width)."""
+    def _project_text(self, text: TextFeatures) -> tuple[Tensor, Tensor]:
+        """The pooled text (groups, width), and the text tokens for cross-attention (groups, tokens, width)."""
         norm = self.text_norm
         normed = functional.rms_norm(text.values.float(), norm.normalized_shape, norm.weight.float(), norm.eps).to(self.dtype)
         return self.text_proj_for_sos["ca"](normed, text.mask), self.text_proj_for_ca(normed)
@@ -297,14 +304,14 @@ class InfinityTransformer(nn.Module):
         """Hidden states of one scale, and the cache with its tokens.
 
         Args:
-            x_GNC: embedded tokens without level embedding, (groups, members * tokens, width).
-            scale: which scale.
-            condition: of the groups.
-            cache: per block keys and values of coarser scales, (groups * members, heads, tokens, head width).
-            members: pictures per group.
-            mix_after: blocks after which the two halves of the groups (conditional, unconditional) are mixed by
-                `guidance` and both go on from the mixture.
-            guidance: its strength.
+            x_GNC: token embeddings without level embedding, (groups, members * tokens, width).
+            scale: index of the scale.
+            condition: condition of the groups.
+            cache: keys and values of coarser scales per block, (groups * members, heads, tokens, head width).
+            members: images per group.
+            mix_after: blocks after which the two halves of the groups (conditional, unconditional) are
+                combined by `guidance`; both halves continue with the result.
+            guidance: guidance strength of `mix_after`.
         """
         begin, length = self.scales.offsets[scale], self.scales.lengths[scale]
         rotary = self._rotary(begin, begin + length, x_GNC.device)
@@ -346,11 +353,11 @@ def infinity_transformer(
     unconditional_tokens: int = 512,
     drop_path: float = 0.0,
 ) -> InfinityTransformer:
-    """A transformer with the weights that torch gives it, from sizes as a config or a model folder lists them.
+    """A transformer with PyTorch's default initialisation, built from the sizes in a config or a model folder.
 
     Args:
-        scales: the grids that it walks.
-        latent_channels: of its tokenizer; a token holds those of `scales.patch ** 2` cells.
+        scales: token grids, coarse to fine.
+        latent_channels: channels of the tokenizer; a token has the channels of `scales.patch ** 2` latent cells.
         depth, width, num_heads, text_width, unconditional_tokens, drop_path: see `InfinityConfig`.
     """
     bits = latent_channels * scales.patch**2
@@ -359,17 +366,17 @@ def infinity_transformer(
 
 @dataclass(frozen=True)
 class InfinitySampling:
-    """How bits are drawn.
+    """Sampling settings of the bits.
 
     Attributes:
         guidance: classifier-free guidance, one value or one per scale; 1 is none.
         temperature: logits are divided by it, one value or one per scale.
-        top_k: classes that stay; with two classes per bit, 2 or more changes nothing.
-        top_p: probability mass that stays, 0 for all: with .97 a bit whose minority holds at most .03 is fixed.
-        guidance_layers: where guidance is applied: 0 is on the logits, -k after block depth - k.
+        top_k: number of classes kept; with two classes per bit, 2 or more has no effect.
+        top_p: probability mass kept, 0 for all: with .97 a bit whose less likely class has at most .03 is deterministic.
+        guidance_layers: positions of the guidance: 0 applies it to the logits, -k after block depth - k.
 
     Raises:
-        UserError: if a temperature is not positive or top_p lies outside [0, 1].
+        UserError: if a temperature is not positive, a value is not finite, or top_p is outside [0, 1].
     """
 
     guidance: float | tuple[float, ...] = 3.0
@@ -382,17 +389,17 @@ class InfinitySampling:
         for name, value in (("guidance", self.guidance), ("temperature", self.temperature), ("top_k", self.top_k), ("top_p", self.top_p)):
             values = value if isinstance(value, Sequence) else (value,)
             if not all(isinstance(item, int | float) and math.isfinite(item) for item in values):
-                raise UserError(f"{name} is {value}: it must be a number")
+                raise UserError(f"{name} is {value}: it must be a finite number")
             if name == "temperature" and min(values) <= 0:
                 raise UserError(f"temperature is {value}: it must be above 0")
         if not 0 <= self.top_p <= 1:
-            raise UserError(f"top_p is {self.top_p}: it must lie between 0 (off) and 1")
+            raise UserError(f"top_p is {self.top_p}: it must be between 0 (off) and 1")
 
     def at(self, scale: int, num_scales: int) -> tuple[float, float]:
         """Guidance and temperature of one scale.
 
         Raises:
-            UserError: if a list has not one value per scale.
+            UserError: if a list does not have one value per scale.
         """
         values = []
         for name, value in (("guidance", self.guidance), ("temperature", self.temperature)):
@@ -406,10 +413,10 @@ class InfinitySampling:
 
 
 class InfinityCondition(NamedTuple):
-    """A batch of prompts, encoded for all guidance branches.
+    """Condition of a batch of prompts for all guidance branches.
 
     Attributes:
-        text: condition of the branches times prompts.
+        text: condition with one row per branch and prompt.
         num_prompts: prompts in the batch.
         num_branches: 2 with guidance, else 1.
     """
@@ -420,16 +427,16 @@ class InfinityCondition(NamedTuple):
 
 
 class InfinityGenerator:
-    """Text to picture: text encoder, transformer and tokenizer behind the `NextScaleModel` contract.
+    """Text-to-image model with the `NextScaleModel` contract: text encoder, transformer and tokenizer.
 
     Args:
         transformer: the transformer.
         tokenizer: its tokenizer.
-        text_encoder: from prompts to features.
-        sampling: how bits are drawn.
+        text_encoder: maps prompts to text features.
+        sampling: sampling settings of the bits.
 
     Raises:
-        UserError: if the tokenizer's channels do not make the transformer's tokens.
+        UserError: if the tokenizer's bits per token differ from the transformer's.
     """
 
     def __init__(
@@ -442,39 +449,41 @@ class InfinityGenerator:
         self.scales = transformer.scales
         bits = tokenizer.config.latent_channels * self.scales.patch**2
         if bits != transformer.config.token_bits:
-            raise UserError(f"the tokenizer makes tokens of {bits} bits but the transformer reads {transformer.config.token_bits}: no pair")
+            raise UserError(
+                f"the tokenizer has {bits} bits per token but the transformer {transformer.config.token_bits}: load a matching pair"
+            )
         depth, layers = transformer.config.depth, sampling.guidance_layers
         if not layers or not all(-depth <= layer <= 0 for layer in layers):
-            raise UserError(f"guidance_layers is {list(layers)}: give 0 for the logits, or -1 to -{depth} for the blocks from the last on")
+            raise UserError(f"guidance_layers is {list(layers)}: give 0 for the logits, or -1 (last) to -{depth} (first) for a block")
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """Device of the model."""
         return self.transformer.pos_start.device
 
     @property
     def is_guided(self) -> bool:
-        """Whether any scale is guided, so that the unconditional branch has to run."""
+        """Whether any scale uses guidance, so that the unconditional branch is needed."""
         return any(self.sampling.at(scale, len(self.scales))[0] != 1 for scale in range(len(self.scales)))
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) of a finished picture in pixels."""
+        """(height, width) of a finished image in pixels."""
         rows, columns = self.scales.latent_grids[-1]
         return rows * self.tokenizer.config.stride, columns * self.tokenizer.config.stride
 
     def check(self, prompts: Sequence[str]) -> None:
-        """Refuses prompts that the text encoder cannot read; see `NextScaleModel.check`."""
+        """Validates prompts with the text encoder; see `NextScaleModel.check`."""
         self.text_encoder.check(prompts)
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> InfinityCondition:
-        """Conditions of all guidance branches; the unconditional one is left out where no scale is guided."""
+        """Conditions of all guidance branches; without the unconditional one if no scale uses guidance."""
         return self.condition(self.text_encoder.encode(prompts))
 
     @torch.no_grad()
     def condition(self, text: TextFeatures) -> InfinityCondition:
-        """The same from text features."""
+        """Conditions of all guidance branches from text features."""
         both = text
         if self.is_guided:
             empty = self.transformer.unconditional(text.mask)
@@ -498,13 +507,17 @@ class InfinityGenerator:
         self, particles: Particles, condition: InfinityCondition
     ) -> tuple[Float[Tensor, "rows tokens bits 2"], list[KeyValues]]:
         """Logits of the next scale after temperature and guidance, and the cache with its tokens."""
+        # Rows are branch-major: (branches * prompts, particles * tokens, width). Cache entries are kept as (branches, rows, ...)
+        # and flattened here. The head runs on the conditional half only, unless guidance is applied to the logits.
         scale, members, branches = particles.scale, particles.per_prompt, condition.num_branches
         guidance, temperature = self.sampling.at(scale, len(self.scales))
         x_GNC = self._inputs(particles, condition)
         flat = [(key.flatten(0, 1), value.flatten(0, 1)) for key, value in particles.cache]
         depth = self.transformer.config.depth
-        inside = [depth + layer for layer in self.sampling.guidance_layers if layer < 0] if branches == 2 and guidance != 1 else []
-        x_GNC, present = self.transformer.step(x_GNC, scale, condition.text, flat, members=members, mix_after=inside, guidance=guidance)
+        guided_blocks = [depth + layer for layer in self.sampling.guidance_layers if layer < 0] if branches == 2 and guidance != 1 else []
+        x_GNC, present = self.transformer.step(
+            x_GNC, scale, condition.text, flat, members=members, mix_after=guided_blocks, guidance=guidance
+        )
         cache = [(key.unflatten(0, (branches, -1)), value.unflatten(0, (branches, -1))) for key, value in present]
         on_logits = branches == 2 and guidance != 1 and 0 in self.sampling.guidance_layers
         groups = len(x_GNC) if on_logits else condition.num_prompts
@@ -516,13 +529,13 @@ class InfinityGenerator:
     def draw(
         self, logits: Float[Tensor, "rows tokens bits 2"], scale: int, streams: RandomStreams
     ) -> UInt8[Tensor, "rows height width channels"]:
-        """Bits of one scale on the latent grid."""
+        """Sampled bits of one scale on the latent grid."""
         probabilities = filter_logits(logits, top_k=self.sampling.top_k, top_p=self.sampling.top_p).softmax(-1)
         bits = streams.classes(probabilities.flatten(1, 2), scale=scale).to(torch.uint8)
         return self.to_latent_grid(bits.view(logits.shape[:3]), scale)
 
     def to_latent_grid(self, bits: UInt8[Tensor, "rows tokens bits"], scale: int) -> UInt8[Tensor, "rows height width channels"]:
-        """Token bits laid out on the latent grid of `scale`."""
+        """Token bits arranged on the latent grid of `scale`; with patch 2 a token fills 2 x 2 cells."""
         on_grid = bits.unflatten(1, self.scales.grids[scale])
         if self.scales.patch == 1:
             return on_grid
@@ -534,23 +547,23 @@ class InfinityGenerator:
 
     @torch.no_grad()
     def decode(self, latent: Float[Tensor, "rows channels height width"], *, max_size: int | None = None) -> Float[Tensor, "rows 3 h w"]:
-        """Pictures in [0, 1]."""
+        """Images in [0, 1]."""
         weights = next(self.tokenizer.parameters())
         return (self.tokenizer.decode(pool(latent, self._decode_grid(max_size)).to(weights.dtype)).float() + 1) / 2
 
     def advance_flops(self, scale: int, condition: InfinityCondition) -> float:
-        """Operations of one particle at one scale; see `NextScaleModel.advance_flops`."""
+        """Floating-point operations of one particle at one scale; see `NextScaleModel.advance_flops`."""
         config = self.transformer.config
         tokens = self.scales.lengths[scale]
-        seen = self.scales.offsets[scale] + tokens
+        context = self.scales.offsets[scale] + tokens
         width, hidden = config.width, mlp_width(config.width)
         linear = 4 * width * width + 2 * width * width + 2 * width * hidden
-        attention = 2 * width * seen + 2 * width * condition.text.mask.shape[1]
+        attention = 2 * width * context + 2 * width * condition.text.mask.shape[1]
         outside = tokens * (width * 2 * config.token_bits + width * config.token_bits)
         return 2.0 * condition.num_branches * (config.depth * tokens * (linear + attention) + outside)
 
     def decode_flops(self, *, max_size: int | None = None) -> float:
-        """Operations of decoding one picture."""
+        """Floating-point operations of decoding one image."""
         return decoder_flops(self.tokenizer.config, self._decode_grid(max_size))
 
     def cache_bytes(self, scale: int) -> int:
@@ -580,11 +593,11 @@ class InfinityGenerator:
 
 
 def _guided_halves(both: Tensor, guidance: float) -> Tensor:
-    """Guidance between a first, conditional and a second, unconditional half."""
+    """Guided combination of the first (conditional) and the second (unconditional) half of the rows."""
     conditional, unconditional = both.chunk(2)
     return guided_logits(conditional, unconditional, guidance)
 
 
 def tokens_of(latent: Float[Tensor, "rows channels height width"], patch: int) -> Float[Tensor, "rows tokens bits"]:
-    """Latent cells as tokens; with `patch` 2 a token holds 2 x 2 cells."""
+    """Latent cells as tokens; with `patch` 2 a token covers 2 x 2 cells."""
     return functional.pixel_unshuffle(latent, patch).flatten(2).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Attention, rotary tables, feed-forward and adaptive norms, shared by both families.
+"""Attention, rotary embeddings, feed-forward and adaptive norms, shared by both families.
 
 Shapes are suffixed: G groups (guidance branches times prompts), M members of a group (particles), N tokens,
 T text tokens, C width, H heads, D head width.
@@ -30,8 +30,8 @@ def mlp_width(width: int) -> int:
 def rotary_angles(scales: ScaleTable, head_dim: int) -> Float[Tensor, "tokens pairs"]:
     """Angles of the 2-D rotary embedding for every token of every scale, float32, (tokens, head_dim / 2).
 
-    Coordinates are normalised to the reference grid: row r of scale i stands at `round(r * H / h_i)`, half to even.
-    The first half of the pairs turns with the row, the second with the column, `inv_freq_k = 10000 ** (-4k / head_dim)`.
+    Coordinates are normalised to the reference grid: row r of scale i has coordinate `round(r * H / h_i)`, half to even.
+    The first half of the pairs rotates by the row, the second by the column, `inv_freq_k = 10000 ** (-4k / head_dim)`.
 
     Source: Infinity (arXiv 2412.04431), section 3.3 and its released code.
     """
@@ -49,22 +49,22 @@ def rotary_angles(scales: ScaleTable, head_dim: int) -> Float[Tensor, "tokens pa
 
 
 def rotate(x: Float[Tensor, "*rest tokens width"], cosine: Tensor, sine: Tensor) -> Float[Tensor, "*rest tokens width"]:
-    """Turns interleaved channel pairs (2m, 2m + 1) by the angles whose cosine and sine are given."""
+    """Interleaved channel pairs (2m, 2m + 1) rotated by the angles with the given cosine and sine."""
     first, second = x[..., 0::2], x[..., 1::2]
-    return torch.stack((first * cosine - second * sine, first * sine + second * cosine), dim=-1).flatten(-2)
+    return torch.stack((first * cosine + second * sine, first * sine + second * cosine), dim=-1).flatten(-2)
 
 
 def block_causal_mask(lengths: Sequence[int]) -> Bool[Tensor, "tokens tokens"]:
-    """True where a token may look: all tokens of its own scale and of coarser ones."""
+    """True where a token (row) attends to a token (column): all tokens of its own scale and of coarser scales."""
     scale = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     return scale[:, None] >= scale[None, :]
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over the tokens of a picture.
+    """Multi-head self-attention over the tokens of an image.
 
     With `normalise`, queries and keys have unit length and queries are scaled per head by a learned factor of at
-    most 100; rotary positions are applied after that. Without, the scale is 0.25 / sqrt(head width).
+    most 100; rotary embeddings are applied after that. Otherwise the scale is 0.25 / sqrt(head width).
     """
 
     zero_k_bias: Tensor
@@ -84,12 +84,12 @@ class SelfAttention(nn.Module):
     def forward(
         self, x_BNC: Tensor, rotary: KeyValues | None = None, mask: Tensor | None = None, past: KeyValues | None = None
     ) -> tuple[Tensor, KeyValues]:
-        """Attended values, and the keys and values of all tokens up to now.
+        """Attention output, and the keys and values of all tokens so far.
 
         Args:
             x_BNC: (batch, tokens, width).
-            rotary: cosine and sine of the tokens' angles.
-            mask: true where a token may look; None for everywhere.
+            rotary: cosine and sine of the tokens' rotary angles.
+            mask: true where a token may attend; None for full attention.
             past: keys and values of coarser scales, (batch, heads, tokens, head width) each.
         """
         bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
@@ -101,7 +101,7 @@ class SelfAttention(nn.Module):
             q_BHND = functional.normalize(q_BHND, dim=-1, eps=1e-12) * self.scale_mul_1H11.clamp(max=_MAX_LOG_SCALE).exp()
             k_BHND = functional.normalize(k_BHND, dim=-1, eps=1e-12)
         if rotary is not None:
-            # Angles are float32: positions turn in float32 and come back to the model's own precision.
+            # Angles are float32: rotation runs in float32, its result is cast to the dtype of the model.
             q_BHND, k_BHND = rotate(q_BHND, *rotary).to(v_BHND), rotate(k_BHND, *rotary).to(v_BHND)
         if past is not None:
             k_BHND, v_BHND = torch.cat((past[0], k_BHND), dim=2), torch.cat((past[1], v_BHND), dim=2)
@@ -110,7 +110,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention of picture tokens to text, without positions or normalisation."""
+    """Attention of image tokens to text, without positions or normalisation."""
 
     zero_k_bias: Tensor
 
@@ -130,7 +130,7 @@ class CrossAttention(nn.Module):
         return key, value
 
     def forward(self, x_GNC: Tensor, text: KeyValues, mask_GT: Tensor) -> Tensor:
-        """What the tokens read in the text; `mask_GT` is true on valid text tokens."""
+        """Attention of the tokens to the text; `mask_GT` is true on valid text tokens."""
         q_GHND = self.mat_q(x_GNC).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         attended = functional.scaled_dot_product_attention(q_GHND, *text, attn_mask=mask_GT[:, None, None, :])
         result: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
@@ -152,7 +152,7 @@ class FeedForward(nn.Module):
 
 
 class AdaptiveNormBeforeHead(nn.Module):
-    """Layer norm whose scale and shift come from the condition, in this order."""
+    """Layer norm with scale and shift (in this order) computed from the condition."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ def layer_norm(x: Tensor) -> Tensor:
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: leaves out a branch for whole examples while training.
+    """Stochastic depth: drops a residual branch for whole examples in training.
 
     Source: arXiv 1603.09382.
     """
@@ -180,7 +180,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x`, or 0 for a random `rate` of the examples; the others are scaled up."""
+        """`x` with a random `rate` of the examples set to 0, the others divided by `1 - rate`."""
         if not self.training or self.rate == 0:
             return x
         keep = 1 - self.rate

@@ -1,4 +1,4 @@
-"""Released weights, strictly: every tensor is used or named in the error, and sizes are read off the shapes."""
+"""Strict loading of released weights: sizes are inferred from the shapes, unused or missing tensors are errors."""
 
 import json
 import re
@@ -20,10 +20,10 @@ from tts_var.numerics.scales import ScaleTable
 State = dict[str, Tensor]
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
-# Where training checkpoints keep the weights, from the outside in.
+# Keys of training checkpoints under which the weights are nested, outermost first.
 _WRAPPERS = ("trainer", "gpt_fsdp", "gpt_wo_ddp", "vae_local", "vae", "state_dict", "model")
-_INFINITY_LEFTOVERS = ("lvl_1L", "attn_bias_for_masking", "Infinity_visible_kvlen", "Infinity_invisible_qlen")
-_VAR_LEFTOVERS = ("lvl_1L", "attn_bias_for_masking")
+_INFINITY_UNUSED = ("lvl_1L", "attn_bias_for_masking", "Infinity_visible_kvlen", "Infinity_invisible_qlen")
+_VAR_UNUSED = ("lvl_1L", "attn_bias_for_masking")
 
 
 def read_weights(path: str | Path) -> State:
@@ -32,33 +32,33 @@ def read_weights(path: str | Path) -> State:
     Training checkpoints are unwrapped (`trainer.gpt_fsdp`, `vae`).
 
     Raises:
-        UserError: if there is nothing there, a shard is missing, or the file holds something else than tensors.
+        UserError: if the file or a shard is missing, or the file contains anything but tensors.
     """
     path = Path(path)
     if path.is_dir():
         return _read_shards(path)
     if not path.is_file():
-        raise UserError(f"there are no weights at {path}: give a .safetensors or .pth file, or a folder of shards with its index")
+        raise UserError(f"{path} does not exist: give a .safetensors or .pth file, or a folder of shards with its index")
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     try:
         tree = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # torch reports damage, foreign formats and refused pickles as errors of many kinds.
+        # torch raises errors of many types for damaged files, foreign formats and rejected pickles.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read as tensors alone ({reason}): convert it to safetensors") from error
+        raise UserError(f"{path} cannot be loaded with weights_only ({reason}): convert it to safetensors") from error
     return _unwrap(tree, path)
 
 
 def load_infinity_transformer(state: Mapping[str, Tensor], scales: ScaleTable, *, source: str = "the weights") -> InfinityTransformer:
-    """An Infinity transformer in float32, its sizes read off the shapes.
+    """An Infinity transformer in float32, with sizes inferred from the shapes.
 
     Accepts chunked and plain block names, and `scale_mul_1H11` in either layout.
 
     Raises:
-        UserError: if a tensor is missing, left over or of another shape.
+        UserError: if a tensor is missing, unexpected or of another shape.
     """
-    state = _without_chunks({key: value for key, value in state.items() if key not in _INFINITY_LEFTOVERS})
+    state = _without_chunks({key: value for key, value in state.items() if key not in _INFINITY_UNUSED})
     _need(state, ("word_embed.weight", "cfg_uncond", "blocks.0.sa.scale_mul_1H11"), source, "an Infinity transformer")
     width, bits = state["word_embed.weight"].shape
     config = InfinityConfig(
@@ -76,12 +76,12 @@ def load_infinity_transformer(state: Mapping[str, Tensor], scales: ScaleTable, *
 
 
 def load_var_transformer(state: Mapping[str, Tensor], scales: ScaleTable, *, source: str = "the weights") -> VARTransformer:
-    """A VAR transformer in float32, its sizes read off the shapes.
+    """A VAR transformer in float32, with sizes inferred from the shapes.
 
     Raises:
-        UserError: if a tensor is missing, left over or of another shape.
+        UserError: if a tensor is missing, unexpected or of another shape.
     """
-    state = {key: value for key, value in state.items() if key not in _VAR_LEFTOVERS}
+    state = {key: value for key, value in state.items() if key not in _VAR_UNUSED}
     _need(state, ("word_embed.weight", "class_emb.weight", "head.weight", "blocks.0.ffn.fc1.weight"), source, "a VAR transformer")
     width, code_width = state["word_embed.weight"].shape
     normalise = "blocks.0.attn.scale_mul_1H11" in state
@@ -100,12 +100,12 @@ def load_var_transformer(state: Mapping[str, Tensor], scales: ScaleTable, *, sou
 
 
 def load_binary_tokenizer(state: Mapping[str, Tensor], *, source: str = "the weights") -> BinaryTokenizer:
-    """Infinity's tokenizer in float32, its sizes read off the shapes.
+    """Infinity's tokenizer in float32, with sizes inferred from the shapes.
 
     Accepts names with and without the released wrappers (`conv_in.conv.weight`, `norm1.norm.weight`).
 
     Raises:
-        UserError: if a tensor is missing, left over or of another shape.
+        UserError: if a tensor is missing, unexpected or of another shape.
     """
     state = {key: value for key, value in state.items() if not key.endswith("lfq.mask")}
     if "encoder.conv_in.conv.weight" in state:
@@ -114,11 +114,12 @@ def load_binary_tokenizer(state: Mapping[str, Tensor], *, source: str = "the wei
 
 
 def load_vector_tokenizer(state: Mapping[str, Tensor], *, num_scales: int, source: str = "the weights") -> VectorTokenizer:
-    """VAR's tokenizer in float32, its sizes read off the shapes.
+    """VAR's tokenizer in float32, with sizes inferred from the shapes.
 
     Raises:
-        UserError: if a tensor is missing, left over or of another shape.
+        UserError: if a tensor is missing, unexpected or of another shape.
     """
+    # Released names of the shared convolutions: quant_resi.qresi_ls.k (K of them), quant_resi.qresi (one), quant_resi.k (one per scale).
     renamed = {}
     one_each = False
     for key, value in state.items():
@@ -142,7 +143,7 @@ def _fill(model: ModelT, state: State, source: str) -> ModelT:
 def _need(state: Mapping[str, Tensor], keys: tuple[str, ...], source: str, kind: str) -> None:
     absent = [key for key in keys if key not in state]
     if absent:
-        raise UserError(f"{source} is not {kind}: there is no {absent[0]}")
+        raise UserError(f"{source} is not {kind}: tensor {absent[0]} is missing; give the weights of {kind}")
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:
@@ -151,6 +152,7 @@ def _count(state: Mapping[str, Tensor], pattern: str) -> int:
 
 
 def _without_chunks(state: State) -> State:
+    # Released checkpoints group the blocks in chunks of equal size: block_chunks.i.module.j is block i * per_chunk + j.
     chunked = [re.match(r"block_chunks\.(\d+)\.module\.(\d+)\.", key) for key in state]
     per_chunk = 1 + max((int(match.group(2)) for match in chunked if match), default=0)
 
@@ -176,15 +178,15 @@ def _autoencoder_config(state: Mapping[str, Tensor], source: str) -> Autoencoder
 def _read_shards(folder: Path) -> State:
     indexes = sorted(folder.glob("*.index.json"))
     if len(indexes) != 1:
-        raise UserError(f"{folder} holds {len(indexes)} index files: a folder of shards has exactly one *.index.json")
+        raise UserError(f"{folder} contains {len(indexes)} index files: a folder of shards needs exactly one *.index.json")
     try:
         names = sorted(set(json.loads(indexes[0].read_text())["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{indexes[0]} is no index of shards: it needs a 'weight_map'") from error
+        raise UserError(f"{indexes[0]} is not an index of shards: it needs a 'weight_map'") from error
     state: State = {}
     for name in names:
         if Path(str(name)).name != name:
-            raise UserError(f"{indexes[0]} names the shard '{name}' outside its folder")
+            raise UserError(f"{indexes[0]} names the shard '{name}' outside its folder: move the shard beside its index")
         state |= read_weights(folder / name)
     return state
 
@@ -196,5 +198,5 @@ def _unwrap(tree: Any, path: Path) -> State:
             break
         tree = tree[wrapper]
     if not isinstance(tree, Mapping) or not tree or not all(isinstance(value, Tensor) for value in tree.values()):
-        raise UserError(f"{path} holds no table of tensors: give the file with the model's weights")
+        raise UserError(f"{path} contains no state dict of tensors: give the file with the model's weights")
     return dict(tree)

@@ -1,4 +1,4 @@
-"""The state of a search: unfinished pictures with their caches and lineages, moved all at once."""
+"""Search state: unfinished images with their caches and lineages, selected and extended together."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ KeyValues = tuple[Tensor, Tensor]
 
 @dataclass
 class Particles:
-    """Unfinished pictures of several prompts; rows are prompt-major, every prompt has equally many.
+    """Unfinished images of several prompts; rows are prompt-major, with equally many per prompt.
 
     Attributes:
         num_prompts: prompts in the batch.
         scale: the next scale to generate.
         latent: running sum of codes, (rows, channels, height, width) of the last grid.
-        cache: per block the keys and values of all tokens up to now, (branches, rows, heads, tokens, head width);
+        cache: keys and values of all tokens so far per block, (branches, rows, heads, tokens, head width);
             branches are conditional and unconditional.
         lineage: slot of the ancestor at every scale generated so far, (rows, scale).
     """
@@ -30,11 +30,11 @@ class Particles:
 
     @property
     def per_prompt(self) -> int:
-        """Particles alive per prompt."""
+        """Number of particles per prompt."""
         return len(self.latent) // self.num_prompts
 
     def select(self, indices: Int[Tensor, "prompts kept"]) -> "Particles":
-        """The particles that live on: for each prompt the slots given, in that order, repeats allowed."""
+        """The surviving particles: for each prompt the given slots, in that order, repeats allowed."""
         rows = flat_rows(indices, self.per_prompt).to(self.latent.device)
         return Particles(
             num_prompts=self.num_prompts,
@@ -51,5 +51,5 @@ class Particles:
 
 
 def flat_rows(indices: Int[Tensor, "prompts kept"], per_prompt: int) -> Int[Tensor, " rows"]:
-    """Rows of a prompt-major batch from slots within each prompt."""
+    """Rows of a prompt-major batch for slots within each prompt."""
     return (indices + per_prompt * torch.arange(len(indices), device=indices.device)[:, None]).flatten()

@@ -1,4 +1,4 @@
-"""Multi-scale quantizers: binary spherical (Infinity) and vector (VAR), as functions of features and grids."""
+"""Multi-scale residual quantizers: binary spherical (Infinity) and vector (VAR)."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,12 +13,12 @@ from tts_var.numerics.scales import Grid
 
 
 class MultiScaleBits(NamedTuple):
-    """What a multi-scale binary quantizer makes of features.
+    """Result of multi-scale binary quantization.
 
     Attributes:
         bits: uint8 of shape (batch, height_i, width_i, channels), one per scale.
         latent: the sum of all upsampled codes, float of shape (batch, channels, height, width).
-        prefixes: the running sum after each scale but the last, same shape as `latent`.
+        prefixes: the running sum after each scale except the last, same shape as `latent`.
     """
 
     bits: list[Tensor]
@@ -38,13 +38,13 @@ def bits_to_integers(bits: UInt8[Tensor, "*rest channels"]) -> Int[Tensor, "*res
     """Integer labels, most significant bit first, int64.
 
     Raises:
-        UserError: if there are more than 62 channels: the label would overflow, so keep the bits.
+        UserError: if there are more than 62 channels, which would overflow int64.
     """
     channels = bits.shape[-1]
     if channels > 62:
-        raise UserError(f"labels of {channels} bits overflow an integer: keep the bits")
-    place = 2 ** torch.arange(channels - 1, -1, -1, device=bits.device)
-    return (bits.long() * place).sum(-1)
+        raise UserError(f"there are {channels} channels but labels have at most 62 bits: keep the bits")
+    powers = 2 ** torch.arange(channels - 1, -1, -1, device=bits.device)
+    return (bits.long() * powers).sum(-1)
 
 
 def integers_to_bits(labels: Int[Tensor, "*rest"], channels: int) -> UInt8[Tensor, "*rest channels"]:
@@ -54,21 +54,21 @@ def integers_to_bits(labels: Int[Tensor, "*rest"], channels: int) -> UInt8[Tenso
 
 
 def resize(latent: Float[Tensor, "batch channels rows columns"], grid: Grid) -> Float[Tensor, "batch channels height width"]:
-    """Bilinear resize without antialiasing, up and down: how Infinity moves between scales."""
+    """Bilinear resize without antialiasing, up and down, as between Infinity's scales."""
     if tuple(latent.shape[-2:]) == tuple(grid):
         return latent
     return functional.interpolate(latent, size=grid, mode="bilinear", align_corners=False)
 
 
 def pool(latent: Float[Tensor, "batch channels rows columns"], grid: Grid) -> Float[Tensor, "batch channels height width"]:
-    """Area resize: how residuals are brought to a scale before they are quantized."""
+    """Area resize, as applied to residuals before they are quantized."""
     if tuple(latent.shape[-2:]) == tuple(grid):
         return latent
     return functional.adaptive_avg_pool2d(latent, grid)
 
 
 def add_scale(latent: Float[Tensor, "batch channels height width"], bits: UInt8[Tensor, "batch rows columns channels"]) -> Tensor:
-    """The running sum after the codes of one more scale, upsampled to the full grid."""
+    """The running sum plus the codes of one more scale, upsampled to the full grid."""
     return latent + resize(codes_from_bits(bits).permute(0, 3, 1, 2), (latent.shape[-2], latent.shape[-1]))
 
 
@@ -79,21 +79,22 @@ def quantize_bits(
 ) -> MultiScaleBits:
     """Residual binary quantization over all scales.
 
-    Walks the scales with the running sum `acc`: the residual `features - acc` is area-resized to the scale (not at the
-    last), its signs are the bits (0 gives bit 0), and the upsampled codes join `acc`. With `flip` this is Infinity's
-    bitwise self-correction: the flipped bits join `acc`, the bits returned are the unflipped ones, so that every
-    later scale is a target that mends the error.
+    Iterates over the scales with the running sum `acc`: the residual `features - acc` is area-resized to the scale (not at the
+    last), its signs are the bits (0 gives bit 0), and the upsampled codes are added to `acc`. With `flip` this is Infinity's
+    bitwise self-correction: the flipped bits are added to `acc` while the unflipped bits are returned, so that the
+    targets of later scales correct the error.
 
     Source: Infinity (arXiv 2412.04431), section 3.2 and algorithms 1 and 2.
 
     Args:
         features: encoder output.
         grids: latent (height, width) of each scale.
-        flip: from the scale and its bits to the bits that are added; None for no perturbation.
+        flip: maps the scale and its bits to the bits that are added; None for no perturbation.
     """
     latent = torch.zeros_like(features)
     bits, prefixes = [], []
     for scale, grid in enumerate(grids):
+        # Residual (batch, channels, h_i, w_i); its signs, channels last, are the bits (batch, h_i, w_i, channels).
         target = (pool(features - latent, grid) > 0).permute(0, 2, 3, 1).to(torch.uint8)
         bits.append(target)
         latent = add_scale(latent, target if flip is None else flip(scale, target))
@@ -103,9 +104,9 @@ def quantize_bits(
 
 
 class RandomFlips:
-    """Bitwise self-correction's noise: per scale one flip probability for the whole batch, then independent flips.
+    """Noise of bitwise self-correction: one flip probability per scale for the whole batch, then independent flips.
 
-    The probability is drawn from {0, .01, .., strength}; the first `num_scales` scales are perturbed.
+    The probability is uniform over {0, .01, .., strength}; the first `num_scales` scales are perturbed.
 
     Source: Infinity (arXiv 2412.04431), algorithm 2; strength 0.3 over 13 scales in the 2B recipe.
 
@@ -113,15 +114,15 @@ class RandomFlips:
         strength: the largest probability.
         num_scales: scales that are perturbed.
         generator: the random stream, the same on all ranks.
-        first: place of these rows in the batch of all ranks.
-        batch_size: rows of that batch; None for the rows at hand.
+        first: index of the first row in the batch of all ranks.
+        batch_size: rows of the batch of all ranks; None if `bits` is the whole batch.
     """
 
     def __init__(
         self, *, strength: float, num_scales: int, generator: torch.Generator, first: int = 0, batch_size: int | None = None
     ) -> None:
         if not 0 <= strength <= 0.5:
-            raise UserError(f"flip strength is {strength}: it must lie between 0 and 0.5")
+            raise UserError(f"flip strength is {strength}: it must be between 0 and 0.5")
         self._levels = round(100 * strength) + 1
         self._num_scales = num_scales
         self._generator = generator
@@ -133,13 +134,14 @@ class RandomFlips:
         if scale >= self._num_scales:
             return bits
         probability = int(torch.randint(self._levels, (), generator=self._generator)) / 100
-        drawn = torch.rand(self._batch_size or len(bits), *bits.shape[1:], generator=self._generator)
-        flips = drawn[self._first : self._first + len(bits)] < probability
+        # Noise for the rows of all ranks, then this rank's slice: flips do not depend on the number of ranks.
+        uniform = torch.rand(self._batch_size or len(bits), *bits.shape[1:], generator=self._generator)
+        flips = uniform[self._first : self._first + len(bits)] < probability
         return bits ^ flips.to(bits)
 
 
 def bit_entropy_loss(features: Float[Tensor, "batch channels height width"], *, temperature: float) -> Float[Tensor, ""]:
-    """BSQ's entropy regulariser: entropy per cell (to be small) minus entropy of the mean (to be large), in nats per bit.
+    """BSQ's entropy regulariser: entropy per cell (minimised) minus entropy of the mean (maximised), in nats per bit.
 
     `p = sigmoid(4 u temperature / sqrt(channels))` for each channel of the unit vector u.
 
@@ -158,7 +160,7 @@ def _binary_entropy(probability: Tensor) -> Tensor:
 
 
 class MultiScaleIndices(NamedTuple):
-    """What the multi-scale vector quantizer makes of features.
+    """Result of multi-scale vector quantization.
 
     Attributes:
         indices: int64 of shape (batch, height_i * width_i), one per scale.
@@ -170,7 +172,7 @@ class MultiScaleIndices(NamedTuple):
 
 
 class ResidualConvolution(nn.Conv2d):
-    """`phi(h) = (1 - ratio) h + ratio conv(h)`, which repairs what bicubic upsampling blurs.
+    """`phi(h) = (1 - ratio) h + ratio conv(h)`, which restores detail after bicubic upsampling.
 
     Source: VAR (arXiv 2404.02905), algorithm 1.
     """
@@ -195,8 +197,8 @@ class VectorQuantizer(nn.Module):
         num_codes: rows of the codebook.
         channels: width of a code.
         num_convolutions: K; 1 shares one convolution, 0 gives every scale its own.
-        ratio: the share of the convolution in phi.
-        num_scales: needed where `num_convolutions` is 0.
+        ratio: weight of the convolution in phi.
+        num_scales: number of convolutions if `num_convolutions` is 0.
     """
 
     def __init__(self, num_codes: int, channels: int, *, num_convolutions: int = 4, ratio: float = 0.5, num_scales: int = 10) -> None:
@@ -210,21 +212,21 @@ class VectorQuantizer(nn.Module):
         count = len(self.convolutions)
         if self._one_each:
             return self.convolutions[scale]
-        # Four ticks are spread as in the released code, other numbers at the centres of equal parts.
+        # Four ticks are spaced as in the released code, other numbers of ticks at the centres of equal intervals.
         ticks = (
             torch.linspace(1 / 12, 11 / 12, 4, dtype=torch.float64).tolist()
             if count == 4
             else [(2 * j + 1) / (2 * count) for j in range(count)]
         )
-        place = scale / max(1, num_scales - 1)
-        return self.convolutions[min(range(count), key=lambda j: abs(ticks[j] - place))]
+        position = scale / max(1, num_scales - 1)
+        return self.convolutions[min(range(count), key=lambda j: abs(ticks[j] - position))]
 
     def contribution(self, indices: Int[Tensor, "batch tokens"], scale: int, grids: Sequence[Grid]) -> Tensor:
-        """What the codes of one scale add to the running sum, (batch, channels, height, width) of the last grid."""
+        """Contribution of one scale's codes to the running sum, (batch, channels, height, width) of the last grid."""
         return self.contribution_of_codes(self.embedding(indices), scale, grids)
 
     def contribution_of_codes(self, codes: Float[Tensor, "batch tokens channels"], scale: int, grids: Sequence[Grid]) -> Tensor:
-        """The same from the code vectors themselves, or mixtures of them."""
+        """Contribution of code vectors, or of mixtures of them, to the running sum."""
         codes_2d = codes.transpose(1, 2).unflatten(2, grids[scale])
         if scale < len(grids) - 1:
             codes_2d = functional.interpolate(codes_2d, size=grids[-1], mode="bicubic")
@@ -237,6 +239,7 @@ class VectorQuantizer(nn.Module):
         indices, prefixes = [], []
         for scale, grid in enumerate(grids):
             cells = pool(features - latent, grid).flatten(2).transpose(1, 2)
+            # cells (batch, h_i * w_i, channels); |cell - code|^2 expanded, so that distances (batch, cells, codes) are one product.
             squared = cells.square().sum(-1, keepdim=True) - 2 * cells @ self.embedding.weight.T + self.embedding.weight.square().sum(-1)
             indices.append(squared.argmin(-1))
             latent = latent + self.contribution(indices[-1], scale, grids)

@@ -1,4 +1,4 @@
-"""Random streams of a sampling run, keyed so that results do not depend on batching."""
+"""Random streams of a sampling run, keyed such that results do not depend on batching."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -12,15 +12,15 @@ from tts_var.numerics.sampling import invert_cumulative
 
 
 class RandomStreams(Protocol):
-    """Where the randomness of a sampling run comes from."""
+    """Contract of the sources of randomness of a sampling run."""
 
-    def classes(self, probabilities: Float[Tensor, "rows draws classes"], *, scale: int) -> Int[Tensor, "rows draws"]:
-        """One class per row and draw; rows are prompts times particles, prompt-major."""
+    def classes(self, probabilities: Float[Tensor, "rows samples classes"], *, scale: int) -> Int[Tensor, "rows samples"]:
+        """One sampled class per row and column; rows are prompts times particles, prompt-major."""
         ...
 
 
 class KeyedStreams:
-    """Random streams keyed by prompt, particle and scale: no row knows what else is in the batch.
+    """Random streams keyed by prompt, particle and scale: a row does not depend on the other rows of the batch.
 
     Args:
         prompt_seeds: one seed per prompt of the batch.
@@ -29,8 +29,8 @@ class KeyedStreams:
     def __init__(self, prompt_seeds: Sequence[int]) -> None:
         self._prompt_seeds = list(prompt_seeds)
 
-    def classes(self, probabilities: Float[Tensor, "rows draws classes"], *, scale: int) -> Int[Tensor, "rows draws"]:
-        """Inverts the cumulative distribution at one uniform number per draw."""
+    def classes(self, probabilities: Float[Tensor, "rows samples classes"], *, scale: int) -> Int[Tensor, "rows samples"]:
+        """Inverse of the cumulative distribution at one uniform number per sample."""
         rows, streams, _ = probabilities.shape
         per_prompt = rows // len(self._prompt_seeds)
         uniform = torch.stack(
@@ -44,19 +44,19 @@ class KeyedStreams:
 
 
 class LineageStreams:
-    """Random streams that replay one particle per prompt: the slots that its ancestors held, scale by scale.
+    """Random streams that replay one particle per prompt: the slots of its ancestors, scale by scale.
 
     Args:
         prompt_seeds: one seed per prompt of the batch.
-        slots: for each prompt the slot of the ancestor at every scale.
+        slots: per prompt the slot of the ancestor at every scale.
     """
 
     def __init__(self, prompt_seeds: Sequence[int], slots: Sequence[Sequence[int]]) -> None:
         self._prompt_seeds = list(prompt_seeds)
         self._slots = [list(row) for row in slots]
 
-    def classes(self, probabilities: Float[Tensor, "rows draws classes"], *, scale: int) -> Int[Tensor, "rows draws"]:
-        """The draws that the ancestors saw."""
+    def classes(self, probabilities: Float[Tensor, "rows samples classes"], *, scale: int) -> Int[Tensor, "rows samples"]:
+        """The classes sampled for the ancestors."""
         assert len(probabilities) == len(self._prompt_seeds)
         rows = []
         for row, (seed, slots) in enumerate(zip(self._prompt_seeds, self._slots, strict=True)):
@@ -68,13 +68,13 @@ class LineageStreams:
 class SharedStream:
     """One generator for all rows, one multinomial per scale, as in the released code.
 
-    Batch composition changes the stream: sample k of a batch is not the picture of another seed.
+    Results depend on the composition of the batch: sample k of a batch cannot be reproduced alone.
     """
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator
 
-    def classes(self, probabilities: Float[Tensor, "rows draws classes"], *, scale: int) -> Int[Tensor, "rows draws"]:
+    def classes(self, probabilities: Float[Tensor, "rows samples classes"], *, scale: int) -> Int[Tensor, "rows samples"]:
         """One multinomial over all rows."""
         flat = probabilities.flatten(0, 1)
         return torch.multinomial(flat, 1, replacement=True, generator=self.generator).view(probabilities.shape[:2])

@@ -32,7 +32,7 @@ def infinity_scales(size: str = "1M", *, ratio: float = 1.0, patch: int = 1) -> 
         patch: latent cells per token side: 2 for the 8B model, else 1.
 
     Raises:
-        UserError: if the size is unknown or the ratio not positive.
+        UserError: if the size is unknown or the ratio is not positive.
 
     Example:
         >>> infinity_scales("0.06M").num_tokens, infinity_scales("0.06M", ratio=0.75).grids[-1]
@@ -41,7 +41,7 @@ def infinity_scales(size: str = "1M", *, ratio: float = 1.0, patch: int = 1) -> 
     if size not in _INFINITY_SCALES:
         raise UserError(f"size is '{size}': choose one of {', '.join(_INFINITY_SCALES)}")
     if ratio <= 0:
-        raise UserError(f"ratio is {ratio}: height over width must be positive")
+        raise UserError(f"ratio is {ratio}: height over width must be above 0")
     table = infinity_templates()
     grids = table[min(table, key=lambda key: abs(key - ratio))]
     return ScaleTable(grids[: _INFINITY_SCALES[size]], reference=grids[-1], patch=patch)

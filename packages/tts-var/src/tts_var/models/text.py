@@ -1,4 +1,4 @@
-"""Text as Infinity sees it: features of the valid tokens, padded to the longest prompt of the batch."""
+"""Text features of Infinity, padded to the longest prompt of the batch, and the contracts of text encoders."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -11,7 +11,7 @@ class TextFeatures(NamedTuple):
     """Encoded prompts.
 
     Attributes:
-        values: (batch, tokens, width), float32; anything on padding.
+        values: (batch, tokens, width), float32; undefined on padding.
         mask: (batch, tokens), true on valid tokens.
     """
 
@@ -23,10 +23,10 @@ class TextEncoder(Protocol):
     """Contract of text encoders."""
 
     def check(self, prompts: Sequence[str]) -> None:
-        """Refuses prompts that cannot be read, without encoding any.
+        """Validates prompts without encoding any of them.
 
         Raises:
-            UserError: naming the first such prompt.
+            UserError: if a prompt cannot be encoded; names the first one.
         """
         ...
 
@@ -36,7 +36,7 @@ class TextEncoder(Protocol):
 
 
 class TrainableTextEncoder(TextEncoder, Protocol):
-    """A text encoder that is trained together with a transformer; a module.
+    """Contract of text encoders that are trained together with a transformer; a module.
 
     Attributes:
         num_tokens: tokens of every prompt, padding included.

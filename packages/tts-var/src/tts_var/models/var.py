@@ -34,8 +34,8 @@ class VARConfig:
         code_width: channels of a code.
         num_classes: classes without the unconditional one.
         shared_modulation: one adaptive norm for all blocks (the 512-pixel d36) instead of one each.
-        normalise: unit-length queries and keys.
-        drop_path: stochastic depth of the last block while training.
+        normalise: normalises queries and keys to unit length.
+        drop_path: stochastic depth rate of the last block in training.
     """
 
     depth: int
@@ -99,7 +99,7 @@ class VARTransformer(nn.Module):
         self.head = nn.Linear(width, config.num_codes)
 
     def modulation(self, labels: Int[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
-        """Class embedding, and what the blocks take of it."""
+        """Class embedding, and the condition of the blocks computed from it."""
         embedded = self.class_emb(labels)
         if not self.config.shared_modulation:
             return embedded, embedded
@@ -129,12 +129,12 @@ class VARTransformer(nn.Module):
 
 @dataclass(frozen=True)
 class VARSampling:
-    """How codes are drawn.
+    """Sampling settings of the codes.
 
     Attributes:
-        guidance: strength t at the last scale; scale i of S is guided by `t i / (S - 1)`.
-        top_k: codes that stay; 0 keeps all.
-        top_p: probability mass that stays; 0 keeps all.
+        guidance: strength t at the last scale; scale i of S has strength `t i / (S - 1)`.
+        top_k: number of codes kept; 0 keeps all.
+        top_p: probability mass kept; 0 keeps all.
     """
 
     guidance: float = 1.5
@@ -150,12 +150,12 @@ class VARCondition(NamedTuple):
 
 
 class VARGenerator:
-    """Class to picture behind the `NextScaleModel` contract.
+    """Class-conditional image model with the `NextScaleModel` contract.
 
     Args:
         transformer: the transformer.
         tokenizer: its tokenizer.
-        sampling: how codes are drawn.
+        sampling: sampling settings of the codes.
     """
 
     def __init__(self, transformer: VARTransformer, tokenizer: VectorTokenizer, sampling: VARSampling) -> None:
@@ -166,23 +166,21 @@ class VARGenerator:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) of a finished picture in pixels."""
+        """(height, width) of a finished image in pixels."""
         rows, columns = self.scales.grids[-1]
         return rows * self.tokenizer.config.stride, columns * self.tokenizer.config.stride
 
     def check(self, prompts: Sequence[int | str]) -> None:
-        """Refuses what is not the number of a class; see `NextScaleModel.check`."""
+        """Validates class numbers; see `NextScaleModel.check`."""
         for prompt in prompts:
             if not str(prompt).isdecimal() or int(prompt) >= self.transformer.config.num_classes:
-                raise UserError(
-                    f"the prompt '{prompt}' is no class: this model takes class numbers from 0 to {self.transformer.config.num_classes - 1}"
-                )
+                raise UserError(f"the prompt '{prompt}' is not a class: use a number from 0 to {self.transformer.config.num_classes - 1}")
 
     def encode(self, prompts: Sequence[int | str]) -> VARCondition:
         """Conditions of class numbers.
 
         Raises:
-            UserError: if a prompt is not the number of a class.
+            UserError: if a prompt is not a class number.
         """
         self.check(prompts)
         labels = [int(prompt) for prompt in prompts]
@@ -206,6 +204,7 @@ class VARGenerator:
     @torch.no_grad()
     def next_logits(self, particles: Particles, condition: VARCondition) -> tuple[Float[Tensor, "rows tokens codes"], list[KeyValues]]:
         """Logits of the next scale after guidance, and the cache with its tokens."""
+        # Rows are branch-major, (2 * prompts * particles, tokens, width); the cache is kept as (2, rows, ...) and flattened here.
         model, scale = self.transformer, particles.scale
         embedded, modulation = model.modulation(condition.labels.repeat_interleave(particles.per_prompt))
         if scale == 0:
@@ -233,18 +232,20 @@ class VARGenerator:
 
     @torch.no_grad()
     def decode(self, latent: Float[Tensor, "rows channels height width"], *, max_size: int | None = None) -> Float[Tensor, "rows 3 h w"]:
-        """Pictures in [0, 1]; attention in the decoder sees the whole grid, so the latent is never shrunk."""
+        """Images in [0, 1]; the decoder attends over the whole grid, so the latent is never downsampled."""
         return (self.tokenizer.decode(latent) + 1) / 2
 
     def advance_flops(self, scale: int, condition: VARCondition) -> float:
-        """Operations of one particle at one scale, both branches; there is no text."""
+        """Floating-point operations of one particle at one scale, both branches; no cross-attention."""
         config, tokens = self.transformer.config, self.scales.lengths[scale]
-        seen = self.scales.offsets[scale] + tokens
-        per_token = config.depth * (12 * config.width**2 + 2 * config.width * seen) + config.width * (config.num_codes + config.code_width)
+        context = self.scales.offsets[scale] + tokens
+        per_token = config.depth * (12 * config.width**2 + 2 * config.width * context) + config.width * (
+            config.num_codes + config.code_width
+        )
         return 4.0 * tokens * per_token
 
     def decode_flops(self, *, max_size: int | None = None) -> float:
-        """Operations of decoding one picture."""
+        """Floating-point operations of decoding one image."""
         return decoder_flops(self.tokenizer.config, self.scales.grids[-1])
 
     def cache_bytes(self, scale: int) -> int:

@@ -1,1 +1,1 @@
-"""The paper's mathematics: scales, streams, potentials, resampling, clustering and schedules; one equation, one function."""
+"""Equations of the papers as pure functions: scales, sampling, potentials, resampling, clustering and schedules."""

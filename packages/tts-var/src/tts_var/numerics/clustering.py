@@ -1,4 +1,4 @@
-"""Which particles are different: one representative for each cluster of their features.
+"""Selection of diverse particles: one representative per k-means cluster of their features.
 
 Source: TTS-VAR (arXiv 2507.18537), section 3.2.
 """
@@ -21,8 +21,8 @@ def project(patches: Float[Tensor, "particles tokens channels"], projection: str
     """One vector per particle from its patch features.
 
     `pool` is the mean over tokens. `pca` is the coordinate of every token along the particle's own first principal
-    direction (the paper); its sign is arbitrary, so it is turned such that the direction's largest entry is
-    positive. `shared_pca` uses the first direction of all particles' tokens together, which needs no such rule.
+    direction (the paper); its sign is arbitrary and is chosen such that the direction's largest entry in magnitude is
+    positive. `shared_pca` uses the first principal direction of the tokens of all particles.
 
     Raises:
         UserError: if the projection is unknown.
@@ -40,12 +40,12 @@ def project(patches: Float[Tensor, "particles tokens channels"], projection: str
 def representatives(vectors: Float[Tensor, "particles coordinates"], count: int, *, seed: int) -> Int[Tensor, " count"]:
     """The particle nearest to the centre of each of `count` k-means clusters (k-means++ start).
 
-    Where particles are so alike that fewer clusters come out, the places left are filled with the particles
-    farthest from those already chosen, so that `count` distinct particles always live on.
+    If k-means returns fewer clusters because particles coincide, the remaining representatives are the particles
+    farthest from those already chosen, so that `count` distinct particles always survive.
 
     Args:
-        vectors: one per particle.
-        count: clusters, at most the number of particles.
+        vectors: one vector per particle.
+        count: number of clusters, at most the number of particles.
         seed: seed of k-means, below 2 ** 32.
 
     Returns:
@@ -55,13 +55,15 @@ def representatives(vectors: Float[Tensor, "particles coordinates"], count: int,
         UserError: if there are fewer particles than clusters, or a feature is not finite.
     """
     if count > len(vectors):
-        raise UserError(f"{len(vectors)} particles cannot make {count} clusters: clustering never grows the batch")
+        raise UserError(f"{len(vectors)} particles cannot form {count} clusters: keep at most the number of particles")
     points = vectors.double().numpy()
     if not np.isfinite(points).all():
-        raise UserError("the features of a particle are not finite: the features model does not fit these pictures")
+        raise UserError("the features of a particle are not finite: use a features model trained for this kind of image")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters: handled below
+        warnings.simplefilter("ignore", ConvergenceWarning)  # raised for fewer distinct points than clusters, which is handled below
         fitted = KMeans(n_clusters=count, init="k-means++", random_state=seed).fit(points)
+    # points (particles, coordinates), cluster_centers_ (count, coordinates): the member nearest to each centre. The greedy
+    # farthest-point loop below runs only for empty clusters.
     chosen: list[int] = []
     for cluster in range(count):
         members = np.flatnonzero(fitted.labels_ == cluster)
@@ -76,6 +78,8 @@ def representatives(vectors: Float[Tensor, "particles coordinates"], count: int,
 
 
 def _first_coordinate(tokens: Tensor, basis_tokens: Tensor) -> Tensor:
+    # tokens (n, channels), basis_tokens (m, channels); the first right singular vector of the centred basis is the first
+    # principal direction (channels,). Float64, because near-equal singular values make the direction sensitive to rounding.
     centred = (basis_tokens - basis_tokens.mean(0)).double()
     direction = torch.linalg.svd(centred, full_matrices=False).Vh[0]
     direction = direction * torch.sign(direction[direction.abs().argmax()])

@@ -1,4 +1,4 @@
-"""What a particle is worth, from the rewards that it and its ancestors received.
+"""Potentials of particles from the rewards of their lineage, and resampling weights.
 
 Source: TTS-VAR (arXiv 2507.18537), section 3.3.
 """
@@ -15,10 +15,10 @@ def potential(history: Float[Tensor, "*particles events"], name: str) -> Float[T
     """The potential of each particle.
 
     `value` is the newest reward, `difference` the newest minus the one before (the newest alone at the first
-    event), `maximum` and `sum` go over the whole history.
+    event), `maximum` and `sum` reduce the whole history.
 
     Args:
-        history: rewards of the particle's lineage, oldest first, at least one.
+        history: rewards along the particle's lineage, oldest first, at least one.
         name: one of `POTENTIALS`.
 
     Raises:
@@ -49,5 +49,5 @@ def log_weights(potentials: Float[Tensor, "*prompts particles"], strength: float
 
 
 def effective_sample_size(log_weights: Float[Tensor, "*prompts particles"]) -> Float[Tensor, "*prompts"]:
-    """`1 / sum w^2` of normalised weights: between 1 (one particle holds all) and their number."""
+    """`1 / sum w^2` of normalised weights: between 1 (one particle has all the weight) and the number of particles."""
     return (-(2 * log_weights).logsumexp(-1)).exp()

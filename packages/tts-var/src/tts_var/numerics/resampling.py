@@ -1,4 +1,4 @@
-"""Which particles live on: indices drawn from log-weights."""
+"""Resampling schemes: indices of surviving particles from log-weights."""
 
 import torch
 from jaxtyping import Float, Int
@@ -12,19 +12,19 @@ SCHEMES = ("multinomial", "systematic", "without_replacement", "top")
 def resample(log_weights: Float[Tensor, " particles"], count: int, scheme: str, *, generator: torch.Generator) -> Int[Tensor, " count"]:
     """`count` indices of surviving particles.
 
-    `multinomial` (the paper) draws independently with replacement. `systematic` places `count` equally spaced
+    `multinomial` (the paper) samples independently with replacement. `systematic` places `count` equally spaced
     pointers with one random offset, so that a particle of weight w survives floor(count w) or ceil(count w) times.
-    `without_replacement` draws distinct particles one after another in proportion to the remaining weights, by the
-    Gumbel-top-k trick (arXiv 1903.06059). `top` takes the heaviest.
+    `without_replacement` samples distinct particles sequentially in proportion to the remaining weights, by the
+    Gumbel-top-k trick (arXiv 1903.06059). `top` takes the particles of largest weight.
 
     Args:
         log_weights: normalised, float64.
-        count: how many survive.
+        count: number of survivors.
         scheme: one of `SCHEMES`.
         generator: the random stream.
 
     Raises:
-        UserError: if the scheme is unknown, or distinct particles are asked for and there are too few.
+        UserError: if the scheme is unknown, or the scheme needs distinct particles and there are too few.
     """
     particles = len(log_weights)
     if scheme in ("without_replacement", "top") and count > particles:

@@ -1,4 +1,4 @@
-"""From logits to streams: guidance, top-k, top-p, and the inverse of the cumulative distribution."""
+"""Classifier-free guidance, top-k and top-p filters, and sampling by inversion of the cumulative distribution."""
 
 import torch
 from jaxtyping import Float, Int
@@ -18,13 +18,13 @@ def guided_logits(conditional: Float[Tensor, "*shape"], unconditional: Float[Ten
 def filter_logits(logits: Float[Tensor, "*rest classes"], *, top_k: int = 0, top_p: float = 0.0) -> Float[Tensor, "*rest classes"]:
     """Logits with the classes outside top-k and then top-p at minus infinity.
 
-    A class goes if the classes up to it, from the least probable on, hold at most `1 - top_p`; the most probable
-    always stays.
+    Top-p removes a class if the cumulative probability up to it, in ascending order, is at most `1 - top_p`; the most
+    probable class is always kept.
 
     Args:
         logits: unnormalised log-probabilities.
-        top_k: classes that stay; 0 keeps all.
-        top_p: probability mass that stays; 0 keeps all.
+        top_k: number of classes kept; 0 keeps all.
+        top_p: probability mass kept; 0 keeps all.
 
     Raises:
         UserError: if a logit is not finite.
@@ -43,11 +43,11 @@ def filter_logits(logits: Float[Tensor, "*rest classes"], *, top_k: int = 0, top
 
 
 def invert_cumulative(
-    probabilities: Float[Tensor, "rows draws classes"], uniform: Float[Tensor, "rows draws"]
-) -> Int[Tensor, "rows draws"]:
-    """The class at which the cumulative distribution passes a uniform number in [0, 1)."""
+    probabilities: Float[Tensor, "rows samples classes"], uniform: Float[Tensor, "rows samples"]
+) -> Int[Tensor, "rows samples"]:
+    """The class at which the cumulative distribution exceeds a uniform number in [0, 1)."""
     chosen = (probabilities.cumsum(-1)[..., :-1] <= uniform[..., None]).sum(-1)
-    # A class of probability 0 at the end must not be chosen because rounding left the sum below the number.
+    # Rounding can leave the sum below the uniform number: clamp to the last class of positive probability.
     numbers = torch.arange(probabilities.shape[-1], device=probabilities.device)
     last = ((probabilities > 0) * numbers).amax(-1)
     return torch.minimum(chosen, last)

@@ -1,4 +1,4 @@
-"""Token grids: which scales a model walks through, and where each begins in the sequence."""
+"""Token grids of the scales of a model, and their offsets in the token sequence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ class ScaleTable:
 
     Attributes:
         grids: (height, width) in tokens, one per scale.
-        reference: the grid that rotary positions are normalised to; None for the last grid.
+        reference: the grid to which rotary positions are normalised; None for the last grid.
         patch: latent cells per token side (2 where a token covers 2 x 2 cells, else 1).
 
     Raises:
-        UserError: if there is no scale or a grid is empty.
+        UserError: if there are no grids or a grid is empty.
 
     Example:
         >>> table = ScaleTable(((1, 1), (2, 2), (4, 4)))
@@ -33,19 +33,19 @@ class ScaleTable:
 
     def __post_init__(self) -> None:
         if not self.grids or any(height < 1 or width < 1 for height, width in self.grids):
-            raise UserError(f"grids are {list(self.grids)}: there must be at least one, and none may be empty")
+            raise UserError(f"grids are {list(self.grids)}: give at least one grid, each with sides of 1 or more")
 
     def __len__(self) -> int:
         return len(self.grids)
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Tokens of each scale."""
+        """Number of tokens of each scale."""
         return tuple(height * width for height, width in self.grids)
 
     @property
     def offsets(self) -> tuple[int, ...]:
-        """Where each scale begins in the sequence."""
+        """Index of the first token of each scale in the sequence."""
         return (0, *accumulate(self.lengths))[:-1]
 
     @property
@@ -60,7 +60,7 @@ class ScaleTable:
 
     @property
     def rotary_reference(self) -> Grid:
-        """The grid that rotary positions are normalised to."""
+        """The grid to which rotary positions are normalised."""
         return self.reference or self.grids[-1]
 
 

@@ -1,4 +1,4 @@
-"""How many particles live after each scale, what happens where the number changes, and what that costs."""
+"""Batch schedule and events of a search, their plan for a model's scales, and the memory they need."""
 
 import math
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ EVENT_KINDS = ("cluster", "resample")
 
 @dataclass
 class Event:
-    """A decision after one scale.
+    """A clustering or resampling step after one scale.
 
     Attributes:
-        scale: after which scale, 0-based.
+        scale: index of the scale after which it runs, from 0.
         kind: `cluster` or `resample`.
-        keep: particles that live on, per final picture; None, which only the last event of a scale may have, for the
-            number of the batch schedule at this scale.
+        keep: surviving particles per final image; None, allowed only for the last event of a scale, for the number in
+            the batch schedule at this scale.
     """
 
     scale: int
@@ -32,19 +32,19 @@ class Event:
 class SearchConfig:
     """The settings of a search.
 
-    The loop generates scale i with the particles alive after scale i - 1, then runs the events of scale i in their
-    order; `batch_schedule[i]` particles live on. Numbers are per final picture: with `num_images` N everything
-    is multiplied by N, and the best of the N final pictures by the last reward is the result.
+    The loop generates scale i with the particles alive after scale i - 1, then runs the events of scale i in
+    order, after which `batch_schedule[i]` particles are alive. Numbers are per final image: with `num_images` N everything
+    is multiplied by N, and the best of the N final images by the last reward is the result.
 
     Source: TTS-VAR (arXiv 2507.18537), sections 3.1 to 3.3; the paper's schedule for 13 scales is
     8 8 6 6 6 4 2 2 2 1 1 1 1 with clustering at scales 2 and 5 and resampling at 6 and 9.
 
     Attributes:
         batch_schedule: particles alive after each scale; one number stands for all scales.
-        events: decisions, in order.
-        num_scales: number of scales that `batch_schedule` and `events` are written for; a model with another number has them
-            by place, see `rescaled`. None: they are written for the model at hand.
-        num_images: final pictures per prompt among which the best is chosen (N).
+        events: clustering and resampling events, in order.
+        num_scales: number of scales for which `batch_schedule` and `events` are written; for a model with another number
+            they are mapped by relative position, see `rescaled`. None: they are written for the model in use.
+        num_images: number of final images per prompt, of which the best is returned (N).
         potential: one of `POTENTIALS`.
         strength: lambda, the factor of the potential in the log-weights.
         scheme: one of `SCHEMES`.
@@ -86,9 +86,11 @@ class SearchConfig:
             raise UserError(f"search.strength is {self.strength}: it must be 0 (uniform weights) or more, and finite")
         for event in self.events:
             if event.kind not in EVENT_KINDS:
-                raise UserError(f"an event at scale {event.scale} is of kind '{event.kind}': choose one of {', '.join(EVENT_KINDS)}")
+                raise UserError(
+                    f"search.events has an event of kind '{event.kind}' at scale {event.scale}: choose one of {', '.join(EVENT_KINDS)}"
+                )
             if event.keep is not None and event.keep < 1:
-                raise UserError(f"an event at scale {event.scale} keeps {event.keep} particles: it must keep 1 or more")
+                raise UserError(f"search.events has an event at scale {event.scale} that keeps {event.keep} particles: keep 1 or more")
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,8 @@ class Step:
     """One scale of a plan.
 
     Attributes:
-        particles: how many generate this scale, per prompt.
-        events: what happens after it: kind, and how many live on.
+        particles: number of particles per prompt that generate this scale.
+        events: kind and number of survivors of each event after this scale.
     """
 
     particles: int
@@ -105,13 +107,13 @@ class Step:
 
 
 def rescaled(config: SearchConfig, num_scales: int) -> SearchConfig:
-    """The search for a model of another number of scales: every decision at the place that it has among the scales.
+    """The search mapped to another number of scales, with every event at its relative position.
 
-    Scale s of S goes to the scale nearest to s (n - 1) / (S - 1) of n, halves upwards, and behind it where an earlier decision
-    already stands. Between decisions the number of particles stays what it was.
+    Scale s of S is mapped to the scale nearest to s (n - 1) / (S - 1) of n, rounding half up, or to the next free scale if that
+    one already has events. Between events the number of particles is constant.
 
     Raises:
-        UserError: if the schedule cannot be honoured as it is written, see `plan`, or there are fewer scales than decisions.
+        UserError: if the schedule is invalid as written, see `plan`, or there are fewer scales than scales with events.
 
     Example:
         >>> paper = [8, 8, 6, 6, 6, 4, 2, 2, 2, 1, 1, 1, 1]
@@ -123,30 +125,32 @@ def rescaled(config: SearchConfig, num_scales: int) -> SearchConfig:
     written = config.num_scales
     if written is None or written == num_scales:
         return replace(config, num_scales=None)
-    plan(replace(config, num_scales=None), written)  # refused in the words of whoever wrote it
+    plan(replace(config, num_scales=None), written)  # errors name the scales as written, before the mapping
     schedule = config.batch_schedule * written if len(config.batch_schedule) == 1 else config.batch_schedule
-    place: dict[int, int] = {}  # of each scale with a decision
+    target: dict[int, int] = {}  # written scale with events -> mapped scale, kept strictly increasing
     for scale in sorted({event.scale for event in config.events}):
         nearest = math.floor(scale * (num_scales - 1) / max(1, written - 1) + 0.5)
-        place[scale] = max(nearest, max(place.values(), default=-1) + 1)
-    if place and max(place.values()) >= num_scales:
-        raise UserError(f"the search decides at {len(place)} scales, written for {written}: {num_scales} scales cannot hold them in order")
+        target[scale] = max(nearest, max(target.values(), default=-1) + 1)
+    if target and max(target.values()) >= num_scales:
+        raise UserError(
+            f"search.events has events at {len(target)} scales, written for {written}, too many for {num_scales} scales in order: use fewer"
+        )
     alive, found = schedule[0], []
-    after = {place[scale]: schedule[scale] for scale in place}
+    after = {target[scale]: schedule[scale] for scale in target}
     for scale in range(num_scales):
         alive = after.get(scale, alive)
         found.append(alive)
     return replace(
-        config, batch_schedule=found, events=[replace(event, scale=place[event.scale]) for event in config.events], num_scales=None
+        config, batch_schedule=found, events=[replace(event, scale=target[event.scale]) for event in config.events], num_scales=None
     )
 
 
 def plan(config: SearchConfig, num_scales: int) -> tuple[Step, ...]:
-    """What the search does at each scale, numbers per prompt.
+    """The steps of the search at each scale, with numbers of particles per prompt.
 
     Raises:
-        UserError: if the schedule cannot be honoured: not one number per scale, an event outside the scales, a
-            change of the number without an event, a clustering that grows it, or events that do not end at it.
+        UserError: if the schedule is invalid: not one number per scale, an event outside the scales, a change of the number
+            without an event, a clustering that increases it, or events that end at another number.
 
     Example:
         >>> config = SearchConfig([2, 1], [Event(1, "resample")])
@@ -169,17 +173,20 @@ def plan(config: SearchConfig, num_scales: int) -> tuple[Step, ...]:
         done: list[tuple[str, int]] = []
         for position, event in enumerate(here):
             if event.keep is None and position < len(here) - 1:
-                raise UserError(f"scale {scale} has several events: each but the last must say how many it keeps")
+                raise UserError(f"search.events has several events at scale {scale}: set keep for each but the last")
             keep = target if event.keep is None else event.keep
             if keep > alive and event.kind == "cluster":
-                raise UserError(f"clustering at scale {scale} would grow {alive} particles to {keep}: only resampling can")
+                raise UserError(f"clustering at scale {scale} would grow {alive} particles to {keep}: use a resample event there")
             if keep > alive and config.scheme in ("without_replacement", "top"):
-                raise UserError(f"resampling at scale {scale} would grow {alive} particles to {keep}: scheme {config.scheme} cannot")
+                raise UserError(
+                    f"resampling at scale {scale} would grow {alive} particles to {keep} but scheme {config.scheme} cannot: "
+                    "use multinomial or systematic"
+                )
             done.append((event.kind, keep * config.num_images))
             alive = keep
         if alive != target:
             change = f"changes the number of particles at scale {scale} from {alive} to {target}"
-            raise UserError(f"search.batch_schedule {change} without an event that does it: add a cluster or resample event there")
+            raise UserError(f"search.batch_schedule {change} without an event: add a cluster or resample event there")
         steps.append(Step(began * config.num_images, tuple(done)))
     return tuple(steps)
 
@@ -188,17 +195,17 @@ def memory_limit(gibibytes: float) -> int:
     """A limit in GiB as bytes.
 
     Raises:
-        UserError: if it is no number above 0.
+        UserError: if it is not a finite number above 0.
     """
     if not 0 < gibibytes < math.inf:
-        raise UserError(f"memory_gib is {gibibytes}: it must be a number above 0")
+        raise UserError(f"memory_gib is {gibibytes}: it must be a finite number above 0")
     return int(gibibytes * 2**30)
 
 
 def estimate_memory(steps: Sequence[Step], cache_bytes: Sequence[int]) -> int:
     """Largest total of cache bytes of one prompt over the scales.
 
-    While a cache grows, and while particles are chosen, old and new exist together.
+    Old and new caches coexist while a cache is extended and while particles are selected.
     """
     largest = 0
     for scale, step in enumerate(steps):

@@ -1,25 +1,29 @@
-"""`search.html`: what a search did to each prompt, scale by scale; one page without a script or an outside resource."""
+"""`search.html`: the search of each prompt, scale by scale; one page without a script or an outside resource."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from torch import Tensor
 
+from triptych.report.page import environment
 from tts_var.images import data_uri
 from tts_var.numerics.scales import ScaleTable
-from tts_var.search import EventRecord, SearchResult
+from tts_var.search import EventRecord, SearchCost, SearchResult
 
 _LEFT, _CELL, _ROW = 200, 76, 116
-_BELOW_TEXT = 82  # a link starts below the numbers of its picture
+_BELOW_TEXT = 82  # a link starts below the numbers of its image
+
+_Link = tuple[int, int, int, int, bool]  # x and y of both ends, and whether it leads to the chosen image
+_Scores = dict[int, tuple[float, float | None]]  # column -> reward, weight
 
 
 class _Particle(NamedTuple):
-    """One thumbnail: where it stands, what became of it, and from where it came."""
+    """One thumbnail: its position on the page, its fate, reward and weight."""
 
     uri: str
     x: int
     y: int
-    slot: int
+    column: int
     fate: str
     copies: int
     reward: str
@@ -46,7 +50,7 @@ class _Tree(NamedTuple):
     width: int
     height: int
     scales: list[_Scale]
-    links: list[tuple[int, int, int, int, bool]]
+    links: list[_Link]
     cost: list[tuple[str, str]]
 
 
@@ -59,60 +63,40 @@ def render_search_page(
         title: heading.
         results: searches that were run with `trace`.
         scales: the model's grids.
-        verdicts: for each result the parts of its prompt and whether they hold; empty where nobody checked.
+        verdicts: for each result the parts of its prompt and whether they hold; empty without a verifier.
         settings: shown in a table.
     """
-    environment = Environment(
-        loader=PackageLoader("tts_var", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     trees = [_tree(result, scales, verdict) for result, verdict in zip(results, verdicts, strict=True)]
-    return environment.get_template("search.html").render(title=title, trees=trees, settings=settings, cell=_CELL - 12)
+    return environment("tts_var").get_template("search.html").render(title=title, trees=trees, settings=settings, cell=_CELL - 12)
 
 
 def _tree(result: SearchResult, scales: ScaleTable, verdict: Mapping[str, bool]) -> _Tree:
+    """Layout of one search: a row per scale, a column per particle, and links from each particle to its parent.
+
+    Particles are columns in the order of their batch. An event keeps columns of its batch, possibly several times: the batch of
+    the next scale is `survivors`, and column j there continues column `survivors[j]` here.
+    """
     rows: list[_Scale] = []
-    links: list[tuple[int, int, int, int, bool]] = []
-    winning = result.lineage
-    origin: list[int] | None = None  # for each slot of this scale, the slot of the scale before it continues
-    for scale, pictures in enumerate(result.thumbnails):
+    links: list[_Link] = []
+    parents: list[int] | None = None  # for each column of this scale the column of the scale before that it continues
+    for scale, images in enumerate(result.thumbnails):
         events = [event for event in result.events if event.scale == scale]
-        survivors, fates = _follow(len(pictures), events)
-        judged = _judged(len(pictures), events)
+        survivors, fates = _follow(len(images), events)
+        scored = _scored(len(images), events)
         if scale == len(result.thumbnails) - 1:
-            for slot, reward in zip(survivors, result.rewards, strict=False):
-                judged.setdefault(slot, (reward, None))
-                if slot != winning[scale]:
-                    fates[slot] = "not-chosen"
+            for column, reward in zip(survivors, result.rewards, strict=False):
+                scored.setdefault(column, (reward, None))
+                if column != result.lineage[scale]:
+                    fates[column] = "not-chosen"
         y = scale * _ROW + 8
-        particles = []
-        for slot, picture in enumerate(pictures):
-            on_path = scale < len(winning) and winning[scale] == slot
-            particles.append(
-                _Particle(
-                    uri=data_uri(picture),
-                    x=_LEFT + slot * _CELL,
-                    y=y,
-                    slot=slot,
-                    fate=f"{fates[slot]} winner" if on_path else fates[slot],
-                    copies=survivors.count(slot),
-                    reward=f"{judged[slot][0]:.1f}" if slot in judged else "",
-                    weight=_percent(judged.get(slot, (0.0, None))[1]),
-                )
-            )
-            if origin is not None:
-                parent = origin[slot]
-                on_link = on_path and winning[scale - 1] == parent
-                half = (_CELL - 12) // 2
-                links.append((_LEFT + parent * _CELL + half, y - _ROW + _BELOW_TEXT, _LEFT + slot * _CELL + half, y, on_link))
-        height, width = scales.grids[scale]
-        alive, notes = len(pictures), []
-        for event in events:
-            notes += _describe(event, alive)
-            alive = len(event.kept)
-        rows.append(_Scale(scale, f"{height} x {width} tokens", y, particles, notes))
-        origin = survivors
-    widest = max((len(pictures) for pictures in result.thumbnails), default=1)
-    cost = result.cost
+        winner = result.lineage[scale] if scale < len(result.lineage) else None
+        rows.append(
+            _Scale(scale, _grid(scales, scale), y, _particles(images, survivors, fates, scored, winner, y), _notes(events, len(images)))
+        )
+        if parents is not None:
+            links += _links(parents, y, winner, None if winner is None else result.lineage[scale - 1])
+        parents = survivors
+    widest = max((len(images) for images in result.thumbnails), default=1)
     return _Tree(
         prompt=str(result.prompt),
         verdict=list(verdict.items()),
@@ -122,40 +106,91 @@ def _tree(result: SearchResult, scales: ScaleTable, verdict: Mapping[str, bool])
         height=len(rows) * _ROW,
         scales=rows,
         links=links,
-        cost=[
-            ("transformer", f"{cost.transformer_flops / 1e9:.2f} GFLOP"),
-            ("decoder", f"{cost.decoder_flops / 1e9:.2f} GFLOP for {cost.num_decodes} pictures"),
-            ("reward and features", f"{cost.scorer_flops / 1e9:.2f} GFLOP"),
-            ("together", f"{cost.flops / 1e9:.2f} GFLOP, {cost.seconds:.2f} seconds"),
-            ("tokens", f"{cost.num_tokens}, {cost.num_tokens / scales.num_tokens:.1f} times those of a single picture"),
-        ],
+        cost=_cost(result.cost, scales),
     )
 
 
+def _particles(
+    images: Iterable[Tensor], survivors: list[int], fates: list[str], scored: _Scores, winner: int | None, y: int
+) -> list[_Particle]:
+    """The row of one scale; `scored` holds reward and weight by column."""
+    return [
+        _Particle(
+            uri=data_uri(image),
+            x=_LEFT + column * _CELL,
+            y=y,
+            column=column,
+            fate=f"{fates[column]} winner" if column == winner else fates[column],
+            copies=survivors.count(column),
+            reward=f"{scored[column][0]:.1f}" if column in scored else "",
+            weight=_percent(scored.get(column, (0.0, None))[1]),
+        )
+        for column, image in enumerate(images)
+    ]
+
+
+def _links(parents: Sequence[int], y: int, winner: int | None, winning_parent: int | None) -> list[_Link]:
+    """Lines from below a parent to the top of its child; the last entry is true on the path of the chosen image."""
+    half = (_CELL - 12) // 2
+    return [
+        (
+            _LEFT + parent * _CELL + half,
+            y - _ROW + _BELOW_TEXT,
+            _LEFT + column * _CELL + half,
+            y,
+            column == winner and parent == winning_parent,
+        )
+        for column, parent in enumerate(parents)
+    ]
+
+
+def _grid(scales: ScaleTable, scale: int) -> str:
+    height, width = scales.grids[scale]
+    return f"{height} x {width} tokens"
+
+
+def _notes(events: Sequence[EventRecord], count: int) -> list[str]:
+    notes: list[str] = []
+    for event in events:
+        notes += _describe(event, count)
+        count = len(event.kept)
+    return notes
+
+
+def _cost(cost: SearchCost, scales: ScaleTable) -> list[tuple[str, str]]:
+    return [
+        ("transformer", f"{cost.transformer_flops / 1e9:.2f} GFLOP"),
+        ("decoder", f"{cost.decoder_flops / 1e9:.2f} GFLOP for {cost.num_decodes} images"),
+        ("reward and features", f"{cost.scorer_flops / 1e9:.2f} GFLOP"),
+        ("together", f"{cost.flops / 1e9:.2f} GFLOP, {cost.seconds:.2f} seconds"),
+        ("tokens", f"{cost.num_tokens}, {cost.num_tokens / scales.num_tokens:.1f} times those of a single image"),
+    ]
+
+
 def _follow(count: int, events: Sequence[EventRecord]) -> tuple[list[int], list[str]]:
-    """For each slot after the events the slot it continues, and for each slot before them what became of it."""
+    """For each column after the events the column that it continues, and for each column before them its fate."""
     alive, fates = list(range(count)), ["kept"] * count
     for event in events:
-        living = [alive[slot] for slot in event.kept]
-        for slot in set(alive) - set(living):
-            fates[slot] = f"ended-by-{event.kind}"
-        alive = living
+        kept = [alive[column] for column in event.kept]
+        for column in set(alive) - set(kept):
+            fates[column] = f"ended-by-{event.kind}"
+        alive = kept
     return alive, fates
 
 
-def _judged(count: int, events: Sequence[EventRecord]) -> dict[int, tuple[float, float | None]]:
-    """Reward and weight of each picture at the first resampling that still saw it, by its slot before all events.
+def _scored(count: int, events: Sequence[EventRecord]) -> _Scores:
+    """Reward and weight of each image at its first resampling, by its column before all events.
 
-    Copies of a picture share its reward; their weights add up.
+    Copies of an image share its reward; their weights add up.
     """
     alive = list(range(count))
-    found: dict[int, tuple[float, float | None]] = {}
+    found: _Scores = {}
     for event in events:
-        seen: dict[int, tuple[float, float]] = {}
-        for slot, reward, weight in zip(alive, event.rewards, event.weights, strict=False):
-            seen[slot] = (reward, weight + seen.get(slot, (0.0, 0.0))[1])
-        found = {**seen, **found}
-        alive = [alive[slot] for slot in event.kept]
+        here: dict[int, tuple[float, float]] = {}
+        for column, reward, weight in zip(alive, event.rewards, event.weights, strict=False):
+            here[column] = (reward, weight + here.get(column, (0.0, 0.0))[1])
+        found = {**here, **found}
+        alive = [alive[column] for column in event.kept]
     return found
 
 
@@ -168,6 +203,6 @@ def _describe(event: EventRecord, alive: int) -> list[str]:
         return [f"clustering keeps {len(event.kept)} of {alive}"]
     distinct = len(set(event.kept))
     return [
-        f"resampling draws {len(event.kept)} of {alive}",
+        f"resampling keeps {len(event.kept)} of {alive}",
         f"{distinct} distinct, effective size {event.effective_sample_size:.1f}",
     ]

@@ -1,4 +1,4 @@
-"""What looks at pictures: rewards that choose, features that cluster, verifiers that count."""
+"""Contracts of scorers (rewards for resampling, features for clustering) and of verifiers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,44 +9,44 @@ from torch import Tensor
 
 
 class Reward(Protocol):
-    """What resampling and the final choice look at.
+    """Contract of rewards, which resampling and the final choice use.
 
     Attributes:
-        image_size: longest side in pixels that it looks at; None for the full picture.
-        flops_per_image: operations per picture.
+        image_size: longest side of its input in pixels; None for the full image.
+        flops_per_image: floating-point operations per image.
     """
 
     image_size: int | None
     flops_per_image: float
 
     def __call__(self, images: Float[Tensor, "rows 3 height width"], prompts: Sequence[str]) -> Float[Tensor, " rows"]:
-        """Rewards of pictures in [0, 1], one prompt per picture."""
+        """Rewards of images in [0, 1], one prompt per image."""
         ...
 
 
 class Features(Protocol):
-    """What clustering looks at.
+    """Contract of features, which clustering uses.
 
     Attributes:
-        image_size: longest side in pixels that it looks at; None for the full picture.
-        flops_per_image: operations per picture.
+        image_size: longest side of its input in pixels; None for the full image.
+        flops_per_image: floating-point operations per image.
     """
 
     image_size: int | None
     flops_per_image: float
 
     def __call__(self, images: Float[Tensor, "rows 3 height width"]) -> Float[Tensor, "rows tokens channels"]:
-        """Patch features of pictures in [0, 1]."""
+        """Patch features of images in [0, 1]."""
         ...
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which parts of a prompt hold in a picture.
+    """Which parts of a prompt hold in an image.
 
     Attributes:
-        parts: part in words -> whether it holds; empty where nothing could be verified.
-        note: why nothing could be verified; empty otherwise.
+        parts: maps the text of each part to whether it holds; empty if no part could be verified.
+        note: reason why no part could be verified; empty otherwise.
     """
 
     parts: Mapping[str, bool] = field(default_factory=dict)
@@ -54,18 +54,18 @@ class Verdict:
 
     @property
     def correct(self) -> bool:
-        """Whether every part holds; false where nothing could be verified."""
+        """Whether every part holds; false if no part could be verified."""
         return bool(self.parts) and all(self.parts.values())
 
 
 class Verifier(Protocol):
-    """Reads a picture and says which parts of a prompt hold."""
+    """Contract of verifiers, which detect from the pixels which parts of a prompt hold."""
 
     def __call__(self, image: Float[Tensor, "3 height width"], prompt: str) -> Verdict:
-        """The verdict on a picture in [0, 1]; without parts and with a note where the prompt or the size is not one it reads."""
+        """The verdict on an image in [0, 1]; without parts and with a note if the prompt or the size is not supported."""
         ...
 
 
 def no_verdict(image: Float[Tensor, "3 height width"], prompt: str) -> Verdict:
-    """A `Verifier` that checks nothing."""
+    """A `Verifier` without parts for every image."""
     return Verdict(note="not verified")

@@ -1,4 +1,4 @@
-"""Reward and features by a model that embeds pictures and prompts into one space."""
+"""Reward and features from a model that embeds images and prompts into one space (CLIP)."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from tts_var.models.clip import ImageTextModel, similarity
 
 
 class ClipReward:
-    """Agreement of picture and prompt, as `100 * cosine`.
+    """Similarity of image and prompt, `100 * cosine`.
 
     Args:
-        model: embeds both, wherever it is.
-        image_size: longest side in pixels that it looks at; None for the full picture.
+        model: embeds images and prompts, on any device.
+        image_size: longest side of its input in pixels; None for the full image.
     """
 
     def __init__(self, model: ImageTextModel, *, image_size: int | None = None) -> None:
@@ -24,7 +24,8 @@ class ClipReward:
 
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "rows 3 height width"], prompts: Sequence[str]) -> Float[Tensor, " rows"]:
-        """Rewards of pictures in [0, 1], one prompt per picture."""
+        """Rewards of images in [0, 1], one prompt per image."""
+        # Each distinct prompt is encoded once, then gathered per image: texts (rows, width).
         distinct = list(dict.fromkeys(prompts))
         texts = self.model.embed_texts(distinct)[[distinct.index(prompt) for prompt in prompts]]
         return 100 * similarity(self.model.embed_images(images)[0], texts)
@@ -34,8 +35,8 @@ class ClipFeatures:
     """Patch tokens of the image tower, for clustering.
 
     Args:
-        model: embeds pictures, wherever it is.
-        image_size: longest side in pixels that it looks at; None for the full picture.
+        model: embeds images, on any device.
+        image_size: longest side of its input in pixels; None for the full image.
     """
 
     def __init__(self, model: ImageTextModel, *, image_size: int | None = None) -> None:
@@ -45,5 +46,5 @@ class ClipFeatures:
 
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "rows 3 height width"]) -> Float[Tensor, "rows tokens channels"]:
-        """Patch tokens of pictures in [0, 1]."""
+        """Patch tokens of images in [0, 1]."""
         return self.model.embed_images(images)[1]

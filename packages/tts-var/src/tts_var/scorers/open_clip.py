@@ -1,4 +1,4 @@
-"""Real CLIP models through open_clip: the architecture by its name, the weights from a local file."""
+"""Pretrained CLIP models through open_clip: the architecture by name, the weights from a local file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +16,12 @@ from tts_var.scorers.clip import ClipFeatures, ClipReward
 
 
 class OpenClipModel(nn.Module):
-    """An open_clip model behind the contract `ImageTextModel`.
+    """An open_clip model with the interface of `ImageTextModel`.
 
     Args:
         architecture: name in open_clip's list, such as `ViT-B-32`.
-        weights: a safetensors or torch file of that architecture, read as tensors alone.
-        device: where the model computes.
+        weights: a safetensors or torch file of that architecture, loaded with `weights_only`.
+        device: device of the model.
 
     Raises:
         UserError: if the architecture is unknown, or the weights are missing or do not fit.
@@ -47,21 +47,21 @@ class OpenClipModel(nn.Module):
 
     @property
     def flops_per_image(self) -> float:
-        """Operations of a vision transformer for one picture, from its parameters and tokens; a multiply-add counts as two."""
+        """Operations of a vision transformer for one image, from its parameters and tokens; a multiply-add counts as two."""
         height, width = self.image_size
         patch = self.clip.visual.patch_size
         tokens = (height // patch[0]) * (width // patch[1]) + 1
         return 2.0 * tokens * sum(parameter.numel() for parameter in self.clip.visual.transformer.parameters())
 
     def embed_images(self, images: Float[Tensor, "rows 3 height width"]) -> tuple[Tensor, Tensor]:
-        """Unit embeddings and patch tokens of pictures in [0, 1], which are brought here, resized and normalised."""
+        """Unit embeddings and patch tokens of images in [0, 1], which are moved to the model's device, resized and normalised."""
         images = images.to(self.mean.device)
         resized = functional.interpolate(images, self.image_size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
         pooled, tokens = self.clip.visual((resized - self.mean) / self.deviation)
         return functional.normalize(pooled, dim=-1), tokens
 
     def embed_texts(self, prompts: Sequence[str]) -> Float[Tensor, "rows width"]:
-        """Unit embeddings of prompts; what goes beyond the context is cut off."""
+        """Unit embeddings of prompts; prompts longer than the context length are truncated."""
         ids = self._tokenize(list(prompts)).to(self.mean.device)
         embeddings: Tensor = self.clip.encode_text(ids, normalize=True)
         return embeddings
@@ -72,12 +72,12 @@ class OpenClipModel(nn.Module):
 
 
 def open_clip_reward(*, architecture: str, weights: str, device: torch.device | str = "cpu") -> ClipReward:
-    """Agreement of picture and prompt under a real CLIP; see `OpenClipModel`."""
+    """Similarity of image and prompt under a pretrained CLIP; see `OpenClipModel`."""
     model = OpenClipModel(architecture, weights, device=device)
     return ClipReward(model, image_size=max(model.image_size))
 
 
 def open_clip_features(*, architecture: str, weights: str, device: torch.device | str = "cpu") -> ClipFeatures:
-    """Patch tokens of a real CLIP; see `OpenClipModel`."""
+    """Patch tokens of a pretrained CLIP; see `OpenClipModel`."""
     model = OpenClipModel(architecture, weights, device=device)
     return ClipFeatures(model, image_size=max(model.image_size))

@@ -1,4 +1,4 @@
-"""Features without a model."""
+"""Downsampled pixels as features for clustering, without a model."""
 
 import torch
 from jaxtyping import Float
@@ -7,12 +7,12 @@ from torch.nn import functional
 
 
 class PixelFeatures:
-    """The pixels themselves, shrunk: one token per cell, its channels the mean colour. No model, no download.
+    """Downsampled pixels: one token per grid cell, its channels are the mean colour. Needs no weights.
 
     Args:
         grid: cells per side.
-        image_size: longest side in pixels to decode for it; None for the full picture.
-        device: where pictures are brought.
+        image_size: longest side of its input in pixels; None for the full image.
+        device: device of the computation.
     """
 
     flops_per_image = 0.0

@@ -1,6 +1,6 @@
-"""The small world: drawn pictures of coloured objects, captions in GenEval's six categories, a verifier, and a small model.
+"""The small world: rendered images of coloured objects, captions in GenEval's six categories, a verifier, and a small model.
 
-The names below are loaded when they are first used.
+The names below are imported on first access.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The small world as a benchmark: GenEval's six categories, counted by its verifier."""
+"""The small world as a benchmark: GenEval's six categories, scored by its verifier."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from tts_var.toy.verifier import check_image
 
 
 class SmallWorldBenchmark:
-    """Held-out combinations where a category has them, single objects, counts and colours where it has none."""
+    """Benchmark of held-out combinations, and of single objects, counts and colours, which have no held-out prompts."""
 
     categories = CATEGORIES
     image_size: int | None = IMAGE_SIZE
@@ -22,11 +22,11 @@ class SmallWorldBenchmark:
     def prompts(self, count: int, *, seed: int) -> Sequence[BenchmarkPrompt]:
         """`count` prompts, the six categories in turn; see `Benchmark`."""
         if count < len(CATEGORIES):
-            raise UserError(f"evaluation.num_prompts is {count}: it must be at least {len(CATEGORIES)}, one per category")
+            raise UserError(f"evaluation.num_prompts is {count}: use at least {len(CATEGORIES)}, one per category")
         return [BenchmarkPrompt(prompt.text, prompt.category, prompt.held_out) for prompt in evaluation_prompts(count, seed=seed)]
 
     def score(self, images: Float[Tensor, "rows 3 height width"], prompts: Sequence[BenchmarkPrompt]) -> Float[Tensor, " rows"]:
-        """1 where every part of the prompt holds, else 0; see `Benchmark`."""
+        """1 if every part of the prompt holds, else 0; see `Benchmark`."""
         return torch.tensor(
             [float(check_image(image.cpu(), parse_prompt(prompt.text)).correct) for image, prompt in zip(images, prompts, strict=True)]
         )

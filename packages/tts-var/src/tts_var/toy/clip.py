@@ -1,4 +1,4 @@
-"""The small world's CLIP: its pictures, its words."""
+"""The small world's CLIP for images of 64 x 64 pixels and its vocabulary."""
 
 from collections.abc import Sequence
 
@@ -10,20 +10,20 @@ from tts_var.toy.prompts import MAX_WORDS, VOCABULARY
 from tts_var.toy.rendering import IMAGE_SIZE
 from tts_var.toy.text import word_indices
 
-# The text tower reads its summary at the largest index, which is therefore the end marker's.
+# The text embedding is the feature at the largest token id: the end marker therefore has the largest id.
 _END = len(VOCABULARY) + 1
 
 
 class SmallClip(nn.Module):
-    """Image and text towers over pictures of 64 x 64 pixels and the small world's words.
+    """CLIP with an image tower for 64 x 64 pixels and a text tower for the small world's words.
 
     Args:
         embedding_width: width of the shared space.
         vision_width: channels of the image tower.
-        vision_layers: its layers.
+        vision_layers: layers of the image tower.
         patch_size: pixels per patch side.
         text_width: channels of the text tower.
-        text_layers: its layers.
+        text_layers: layers of the text tower.
         head_width: channels per attention head, in both towers.
     """
 
@@ -56,20 +56,21 @@ class SmallClip(nn.Module):
 
     @property
     def flops_per_image(self) -> float:
-        """Operations of the image tower for one picture; a multiply-add counts as two."""
+        """Floating-point operations of the image tower per image; a multiply-add counts as two."""
         return self.clip.flops_per_image
 
     def embed_images(self, images: Float[Tensor, "rows 3 height width"]) -> tuple[Tensor, Tensor]:
-        """Unit embeddings (rows, width) and patch tokens (rows, patches, channels) of pictures in [0, 1]."""
+        """Unit embeddings (rows, width) and patch tokens (rows, patches, channels) of images in [0, 1]."""
         return self.clip.encode_image(images.to(self.clip.positional_embedding.device) * 2 - 1)
 
     def embed_texts(self, prompts: Sequence[str]) -> Float[Tensor, "rows width"]:
         """Unit embeddings of prompts.
 
         Raises:
-            UserError: if a prompt has a word that the small world does not know.
+            UserError: if a prompt has a word outside the vocabulary, too many words or none.
         """
         indices, mask = word_indices(prompts, device=self.clip.positional_embedding.device, length=MAX_WORDS + 1)
+        # The first padding position of each row (rows, MAX_WORDS + 1) becomes the end marker.
         ends = mask.sum(1, keepdim=True)
         return self.clip.encode_text(indices.scatter(1, ends, _END))
 

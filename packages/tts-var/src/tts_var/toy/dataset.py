@@ -1,4 +1,4 @@
-"""The small world as training data: prompts and pictures by index, a pure function of the seed."""
+"""The small world as training data: prompts and images by index, a pure function of index and seed."""
 
 from collections.abc import Sequence
 
@@ -13,15 +13,15 @@ from tts_var.toy.rendering import IMAGE_SIZE, SceneObject, render_scenes, traini
 
 
 class SmallWorld:
-    """`num_examples` captioned pictures, drawn when they are asked for.
+    """`num_examples` captioned images, rendered on access.
 
     Args:
         num_examples: size of the training set.
-        seed: seed of prompts, scenes and pictures.
-        variety: of places, sizes and greys: 1 for any; 0 for one layout per prompt, one size and one grey.
+        seed: seed of prompts, scenes and images.
+        variety: variation of locations, sizes and greys: 1 for any; 0 for one layout per prompt, one size and one grey.
 
     Raises:
-        UserError: if there is no example, or `variety` lies outside [0, 1].
+        UserError: if `num_examples` is below 1, or `variety` is outside [0, 1].
     """
 
     image_size = IMAGE_SIZE
@@ -30,20 +30,20 @@ class SmallWorld:
         if num_examples < 1:
             raise UserError(f"data.num_examples is {num_examples}: it must be 1 or more")
         if not 0 <= variety <= 1:
-            raise UserError(f"data.variety is {variety}: it must lie between 0 and 1")
+            raise UserError(f"data.variety is {variety}: it must be between 0 and 1")
         self.num_examples = num_examples
         self._seed = seed
         self._variety = variety
 
     def examples(self, indices: Sequence[int]) -> Examples:
-        """The examples of the given indices; each depends on its own index alone."""
+        """The examples of the given indices; each depends on its own index only."""
         pairs = [training_pair(index, seed=self._seed, variety=self._variety) for index in indices]
-        images = [self._picture(index, scene) for index, (_, scene) in zip(indices, pairs, strict=True)]
+        images = [self._image(index, scene) for index, (_, scene) in zip(indices, pairs, strict=True)]
         return Examples(prompts=[prompt.text for prompt, _ in pairs], images=torch.cat(images) * 2 - 1)
 
     def near_miss(self, prompt: str, *, generator: torch.Generator) -> str:
         """A prompt with another count, colour, shape or relation; see `CaptionedImages`."""
         return near_miss(parse_prompt(prompt), generator=generator).text
 
-    def _picture(self, index: int, scene: Sequence[SceneObject]) -> Tensor:
+    def _image(self, index: int, scene: Sequence[SceneObject]) -> Tensor:
         return render_scenes([scene], generator=generator(self._seed, "picture", index), variety=self._variety)

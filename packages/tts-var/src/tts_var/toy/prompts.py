@@ -1,7 +1,7 @@
-"""What a prompt of the small world asks for: groups of objects, their counts, colours and relation.
+"""Prompts of the small world: groups of objects with counts, colours and a relation; grammar, sampling, near misses.
 
 The six categories are those of GenEval (arXiv 2310.11513): single object, two objects, counting, colours, position
-and attribute binding. Everything else that the grammar can say is a composition.
+and attribute binding. All other prompts of the grammar are compositions.
 """
 
 from collections.abc import Sequence
@@ -33,9 +33,9 @@ VOCABULARY = (
     *("and", "left", "right", "of", "above", "below", "to", "the"),
 )
 
-# Categories with so few prompts that holding some out would leave nothing to learn the words from.
+# Categories with too few prompts to hold some out: training would miss their words.
 _NEVER_HELD_OUT = ("single_object", "counting", "colours")
-_HELD_OUT_SHARE = 5
+_HELD_OUT_EVERY = 5
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class ObjectGroup:
     """Objects of one kind.
 
     Attributes:
-        count: how many, 1 to 4.
+        count: number of objects, 1 to 4.
         shape: one of `SHAPES`.
-        colour: one of `COLOURS`, or None where the prompt leaves it open.
+        colour: one of `COLOURS`, or None if the prompt does not specify it.
     """
 
     count: int
@@ -54,7 +54,7 @@ class ObjectGroup:
 
     @property
     def text(self) -> str:
-        """The group in words."""
+        """The group as text."""
         noun = self.shape if self.count == 1 else _PLURALS[self.shape]
         article = "an" if self.count == 1 and (self.colour or noun)[0] in "aeiou" else _COUNT_WORDS[self.count - 1]
         return " ".join(word for word in (article, self.colour, noun) if word)
@@ -62,7 +62,7 @@ class ObjectGroup:
 
 @dataclass(frozen=True)
 class ScenePrompt:
-    """One or two groups of objects, and how the first lies to the second.
+    """One or two groups of objects, and the relation of the first to the second.
 
     Attributes:
         groups: one or two groups.
@@ -74,7 +74,7 @@ class ScenePrompt:
 
     @property
     def text(self) -> str:
-        """The prompt in words, as `parse_prompt` reads it."""
+        """The prompt as text, which `parse_prompt` parses."""
         return f" {self.relation or 'and'} ".join(group.text for group in self.groups)
 
     @property
@@ -96,42 +96,42 @@ class ScenePrompt:
 
     @property
     def held_out(self) -> bool:
-        """Whether training never sees this prompt: every fifth two-object, position and attribute-binding prompt.
+        """Whether the prompt is excluded from training: one in five two-object, position and attribute-binding prompts.
 
-        A prompt with two groups counts as held out in either order of its groups, so that "a circle and a square"
-        cannot leak through "a square and a circle".
+        A prompt with two groups is held out in both orders of its groups, so that "a circle and a square" does not leak
+        through "a square and a circle".
         """
         if self.category in (*_NEVER_HELD_OUT, COMPOSITION):
             return False
         key = tuple(sorted(group.text for group in self.groups))
-        return derive_seed(0, "held_out", *key) % _HELD_OUT_SHARE == 0
+        return derive_seed(0, "held_out", *key) % _HELD_OUT_EVERY == 0
 
 
 def words_of(text: str) -> list[str]:
     """The lower-case words of a prompt.
 
     Raises:
-        UserError: if the prompt is empty, too long, or has a word that the small world does not know; the message
-            lists what it knows.
+        UserError: if the prompt is empty, too long, or has a word outside the vocabulary; the message lists the
+            vocabulary.
     """
     words = text.lower().replace(",", " ").replace(".", " ").split()
     if not words:
-        raise UserError("a prompt is empty: write what the picture shall show, for instance 'two red circles left of a blue square'")
+        raise UserError("a prompt is empty: describe the image, for instance 'two red circles left of a blue square'")
     unknown = [word for word in words if word not in VOCABULARY]
     if unknown:
         raise UserError(
-            f"the prompt '{text}' has words that the small world does not know ({', '.join(unknown)}): it knows {', '.join(VOCABULARY)}"
+            f"the prompt '{text}' has words outside the small world's vocabulary ({', '.join(unknown)}): use {', '.join(VOCABULARY)}"
         )
     if len(words) > MAX_WORDS:
-        raise UserError(f"the prompt '{text}' has {len(words)} words: the small world reads at most {MAX_WORDS}")
+        raise UserError(f"the prompt '{text}' has {len(words)} words: use at most {MAX_WORDS}")
     return words
 
 
 def parse_prompt(text: str) -> ScenePrompt:
-    """The prompt that `text` says.
+    """The parsed prompt of `text`.
 
     Raises:
-        UserError: if a word is unknown, or the words do not form a prompt of the small world.
+        UserError: if a word is unknown, or the text is not in the grammar of the small world.
 
     Example:
         >>> parse_prompt("two red circles left of a blue square").groups[0]
@@ -148,29 +148,27 @@ def parse_prompt(text: str) -> ScenePrompt:
             if left_over:
                 break
             if first.count + second.count > MAX_OBJECTS:
-                raise UserError(f"the prompt '{text}' asks for {first.count + second.count} objects: at most {MAX_OBJECTS} fit")
+                raise UserError(f"the prompt '{text}' has {first.count + second.count} objects: use at most {MAX_OBJECTS}")
             if first.shape == second.shape and (None in (first.colour, second.colour) or first.colour == second.colour):
-                raise UserError(
-                    f"the prompt '{text}' names two groups that one object could belong to: give them different shapes or colours"
-                )
+                raise UserError(f"the prompt '{text}' has two groups that one object could match: give them different shapes or colours")
             return ScenePrompt((first, second), None if phrase == "and" else phrase)
     raise UserError(
-        f"the prompt '{text}' cannot be read as '<group>' or '<group> and|left of|right of|above|below <group>', "
+        f"the prompt '{text}' is not of the form '<group>' or '<group> and|left of|right of|above|below <group>', "
         "where a group is like 'two red circles'"
     )
 
 
 def sample_prompt(category: str, *, generator: torch.Generator, held_out: bool | None = None) -> ScenePrompt:
-    """A prompt of `category` (or a composition), drawn uniformly over its slots.
+    """A random prompt of `category`, uniform over counts, shapes, colours and relations.
 
     Args:
         category: one of `CATEGORIES` or `COMPOSITION`.
         generator: the random stream.
-        held_out: True draws among the held-out prompts where the category has any; False never draws one of
-            them; None draws among all.
+        held_out: True for held-out prompts only, if the category has any; False for prompts that are not held out;
+            None for all.
     """
     while True:
-        prompt = _draw(category, generator)
+        prompt = _sample(category, generator)
         if prompt.category != category:
             continue
         if held_out is None or category in (*_NEVER_HELD_OUT, COMPOSITION) or prompt.held_out == held_out:
@@ -178,7 +176,7 @@ def sample_prompt(category: str, *, generator: torch.Generator, held_out: bool |
 
 
 def near_miss(prompt: ScenePrompt, *, generator: torch.Generator) -> ScenePrompt:
-    """A prompt that differs from `prompt` in one count, colour, shape, the relation, or which colour goes where."""
+    """A prompt that differs from `prompt` in one count, colour, shape, the relation, or with exchanged colours."""
 
     def choose(options: Sequence[str], other_than: str | None) -> str:
         left = [option for option in options if option != other_than]
@@ -212,15 +210,15 @@ def near_miss(prompt: ScenePrompt, *, generator: torch.Generator) -> ScenePrompt
 
 
 def evaluation_prompts(num_prompts: int, *, seed: int) -> list[ScenePrompt]:
-    """`num_prompts` prompts, the six categories in turn; held-out combinations where a category has them.
+    """`num_prompts` prompts, the six categories in turn; held-out combinations if the category has any.
 
-    Categories with few prompts repeat them: an evaluation gives every occurrence noise of its own.
+    Categories with few prompts repeat them: an evaluation samples every occurrence with its own noise.
     """
     streams = torch.Generator().manual_seed(derive_seed(seed, "evaluation_prompts"))
     return [sample_prompt(CATEGORIES[index % len(CATEGORIES)], generator=streams, held_out=True) for index in range(num_prompts)]
 
 
-def _draw(category: str, generator: torch.Generator) -> ScenePrompt:
+def _sample(category: str, generator: torch.Generator) -> ScenePrompt:
     def choose(options: Sequence[str]) -> str:
         return options[int(torch.randint(len(options), (), generator=generator))]
 
@@ -264,10 +262,10 @@ def _read_group(words: Sequence[str], text: str) -> tuple[ObjectGroup, list[str]
     count = _COUNTS[rest.pop(0)] if rest and rest[0] in _COUNTS else None
     colour = rest.pop(0) if rest and rest[0] in COLOURS else None
     if not rest or rest[0] not in _SHAPE_WORDS:
-        raise UserError(f"the prompt '{text}' names no shape where one is needed: a group is like 'two red circles'")
+        raise UserError(f"the prompt '{text}' lacks a shape in a group: write a group like 'two red circles'")
     noun = rest.pop(0)
     plural = noun in _PLURALS.values()
     if count is None or plural != (count > 1):
         shape = _SHAPE_WORDS[noun]
-        raise UserError(f"the prompt '{text}' leaves the number of '{noun}' unclear: write 'a {shape}' or 'two {_PLURALS[shape]}'")
+        raise UserError(f"the prompt '{text}' has an unclear number of '{noun}': write 'a {shape}' or 'two {_PLURALS[shape]}'")
     return ObjectGroup(count, _SHAPE_WORDS[noun], colour), rest

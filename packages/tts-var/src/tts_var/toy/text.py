@@ -1,4 +1,4 @@
-"""The words of the small world as indices and features."""
+"""Word indices and text encoder of the small world."""
 
 from collections.abc import Sequence
 
@@ -13,8 +13,8 @@ from tts_var.toy.prompts import MAX_WORDS, VOCABULARY, words_of
 class WordEncoder(nn.Module):
     """The small world's text encoder: word embeddings, positions, and transformer layers.
 
-    Every prompt becomes `MAX_WORDS` tokens, of which those after its words are a learned padding that is attended to:
-    the unconditional branch, which sees as many rows as the prompt has tokens, then does not tell its length.
+    Every prompt is padded to `MAX_WORDS` tokens with a learned padding embedding that is not masked: the unconditional
+    branch has the mask of the prompt, which would otherwise leak the prompt's length.
 
     Args:
         width: feature width.
@@ -36,7 +36,11 @@ class WordEncoder(nn.Module):
         )
 
     def check(self, prompts: Sequence[str]) -> None:
-        """Refuses a prompt with an unknown word, too many words or none; see `TextEncoder.check`."""
+        """Validates prompts; see `TextEncoder.check`.
+
+        Raises:
+            UserError: if a prompt has an unknown word, too many words or none.
+        """
         for prompt in prompts:
             words_of(str(prompt))
 
@@ -69,12 +73,12 @@ _INDEX = {word: index for index, word in enumerate(VOCABULARY, start=1)}
 
 
 def word_indices(prompts: Sequence[str], *, device: torch.device | str = "cpu", length: int | None = None) -> tuple[Tensor, Tensor]:
-    """Indices (batch, tokens) of the prompts' words, 0 on padding, and the mask of valid ones.
+    """Indices (batch, tokens) of the prompts' words, 0 on padding, and the mask of valid tokens.
 
     Args:
         prompts: texts.
-        device: where the tensors go.
-        length: tokens to pad to; None for the longest prompt.
+        device: device of the tensors.
+        length: number of tokens after padding; None for that of the longest prompt.
     """
     rows = [[_INDEX[word] for word in words_of(str(prompt))] for prompt in prompts]
     longest = length or max(len(row) for row in rows)

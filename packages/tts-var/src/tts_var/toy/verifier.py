@@ -1,8 +1,8 @@
-"""Reads a picture of the small world and says which parts of a prompt hold.
+"""Verifier of the small world: object detection from pixels, and which parts of a prompt hold.
 
-The checker sees pixels alone. Objects are connected regions of one hue whose outline matches a shape; grey is
-background, whatever its brightness. The rules are GenEval's: a group is fulfilled by at least as many matching
-objects as it asks for, and a count of two or more has to be met exactly.
+Its only input is the image. Objects are connected regions of one hue whose outline matches a shape; grey of any
+brightness is background. The rules follow GenEval: a group of count 1 is fulfilled by one or more matching objects, a
+group of a larger count by exactly that number.
 """
 
 import colorsys
@@ -22,15 +22,15 @@ from tts_var.toy.prompts import COLOURS, SHAPES, ObjectGroup, ScenePrompt, parse
 from tts_var.toy.rendering import COLOUR_VALUES, IMAGE_SIZE, RELATION_PIXELS, SQUARE_SIDE, holds, shape_coverages
 
 _HUES = np.array([colorsys.rgb_to_hsv(*COLOUR_VALUES[colour])[0] for colour in COLOURS])
-_CHROMA = 0.25  # below, a pixel is background
-_SMALLEST_AREA = 40
-_OVERLAP = 0.72  # intersection over union with the best shape, below which a region is no object
-_STRETCHES = torch.tensor([0.94, 1.0])  # of the ideal shape
+_CHROMA = 0.25  # pixels of lower chroma are background
+_SMALLEST_AREA = 40  # in pixels; smaller regions are ignored
+_OVERLAP = 0.72  # smallest intersection over union with the best shape at which a region is an object
+_STRETCHES = torch.tensor([0.94, 1.0])  # factors of the ideal shape's radius; the better one counts
 
 
 @dataclass(frozen=True)
 class DetectedObject:
-    """An object found in a picture.
+    """An object detected in an image.
 
     Attributes:
         shape: one of `SHAPES`.
@@ -47,13 +47,15 @@ class DetectedObject:
 
 
 def detect_objects(image: Float[Tensor, "3 height width"]) -> list[DetectedObject]:
-    """The objects in a picture with values in [0, 1], from left to right.
+    """The objects in an image with values in [0, 1], from left to right.
 
     Raises:
-        ValueError: if the picture has not `IMAGE_SIZE` x `IMAGE_SIZE` pixels.
+        ValueError: if the image does not have `IMAGE_SIZE` x `IMAGE_SIZE` pixels.
     """
     if tuple(image.shape) != (3, IMAGE_SIZE, IMAGE_SIZE):
-        raise ValueError(f"the checker reads pictures of shape (3, {IMAGE_SIZE}, {IMAGE_SIZE}), not {tuple(image.shape)}")
+        raise ValueError(f"the image has shape {tuple(image.shape)}: the verifier needs (3, {IMAGE_SIZE}, {IMAGE_SIZE})")
+    # Channels, chroma and hue are (height, width) arrays. Hue follows the usual hexagon in [0, 6); distance (colours, height,
+    # width) to the reference hues is circular, and each pixel takes the nearest colour.
     red, green, blue = image.double().clamp(0, 1).numpy()
     highest, lowest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
     chroma = highest - lowest
@@ -74,10 +76,10 @@ def detect_objects(image: Float[Tensor, "3 height width"]) -> list[DetectedObjec
 
 
 class SmallWorldVerifier:
-    """The small world's `Verifier`: sentences of its grammar, pictures of its size."""
+    """`Verifier` for prompts in the small world's grammar and images of its size."""
 
     def __call__(self, image: Float[Tensor, "3 height width"], prompt: str) -> Verdict:
-        """The verdict, or why there is none: the prompt is no sentence of the small world, or the picture of another size."""
+        """The verdict; its note is the reason if the prompt is not in the grammar or the image has another size."""
         try:
             return check_image(image.cpu(), parse_prompt(prompt))
         except ValueError as error:
@@ -85,14 +87,14 @@ class SmallWorldVerifier:
 
 
 def verify(image: Image.Image | Float[Tensor, "3 height width"], prompt: str) -> bool:
-    """Whether a picture fulfils a prompt of the small world, in every part.
+    """Whether every part of a prompt of the small world holds in an image.
 
     Args:
         image: a PIL image, or a tensor in [0, 1], of 64 x 64 pixels.
-        prompt: a sentence of the small world, such as "two red circles left of a blue square".
+        prompt: a prompt in the small world's grammar, such as "two red circles left of a blue square".
 
     Raises:
-        UserError: if the prompt cannot be read, or the picture has another size.
+        UserError: if the prompt is not in the grammar, or the image has another size.
 
     Example:
         >>> import torch
@@ -103,18 +105,18 @@ def verify(image: Image.Image | Float[Tensor, "3 height width"], prompt: str) ->
         image = torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1).float() / 255
     if tuple(image.shape) != (3, IMAGE_SIZE, IMAGE_SIZE):
         raise UserError(
-            f"the picture has shape {tuple(image.shape)}: the verifier reads {IMAGE_SIZE} x {IMAGE_SIZE} pixels in three colours"
+            f"the image has shape {tuple(image.shape)}: the verifier needs {IMAGE_SIZE} x {IMAGE_SIZE} pixels in three channels"
         )
     return check_image(image.cpu(), parse_prompt(prompt)).correct
 
 
 def check_image(image: Float[Tensor, "3 height width"], prompt: ScenePrompt) -> Verdict:
-    """Which parts of `prompt` hold in a picture with values in [0, 1]."""
+    """Which parts of `prompt` hold in an image with values in [0, 1]."""
     return check_objects(detect_objects(image), prompt)
 
 
 def check_objects(objects: list[DetectedObject], prompt: ScenePrompt) -> Verdict:
-    """Which parts of `prompt` hold for the objects found in a picture."""
+    """Which parts of `prompt` hold for the objects detected in an image."""
     parts: dict[str, bool] = {}
     chosen: list[list[DetectedObject]] = []
     for group in prompt.groups:
@@ -133,14 +135,16 @@ def _matches(item: DetectedObject, group: ObjectGroup) -> bool:
 
 
 def _recognise(region: np.ndarray, box: tuple[slice, slice], chroma: np.ndarray, colour: str) -> DetectedObject | None:
+    """The object of a connected region, by the ideal shape with the largest soft overlap; None if that is too small."""
     rows, columns = box
-    # Coverage of the edge pixels is their share of the region's full chroma.
+    # Soft mask (height, width): an edge pixel's coverage is its chroma divided by the chroma inside the region.
     full = np.quantile(chroma[region], 0.8)
     around = ndimage.binary_dilation(region, iterations=1)
     soft = np.where(around, np.minimum(chroma / full, 1.0), 0.0)
     x, y = (columns.start + columns.stop) / 2, (rows.start + rows.stop) / 2
     half = max(columns.stop - columns.start, rows.stop - rows.start) / 2
-    # The box of a region is that of its outline: a square's radius follows from its side, and soft edges widen the box.
+    # radii (stretches, shapes) from half the box: a square is smaller than its box by SQUARE_SIDE, and soft edges widen the box,
+    # hence the stretches. ideal (stretches * shapes, height, width); min / max sums are the soft intersection over union.
     radii = half * _STRETCHES[:, None] / torch.tensor([SQUARE_SIDE if shape == "square" else 1.0 for shape in SHAPES])
     ideal = shape_coverages(x, y, radii).flatten(0, 1).numpy()
     overlaps = np.minimum(soft, ideal).sum((1, 2)) / np.maximum(soft, ideal).sum((1, 2))

@@ -1,1 +1,1 @@
-"""Training of tokenizer, reward and transformer, typed on contracts."""
+"""Training stages of tokenizer, reward and transformer."""

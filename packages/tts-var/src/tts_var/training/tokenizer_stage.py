@@ -20,14 +20,14 @@ class TokenizerLossConfig:
     """Weights of the tokenizer's loss.
 
     Attributes:
-        commitment: pull of the features towards their codes (0.25 in BSQ and VQ-VAE).
+        commitment: weight of the squared distance of the features to their codes (0.25 in BSQ and VQ-VAE).
         entropy: weight of BSQ's entropy regulariser.
-        entropy_temperature: its temperature.
-        prefix_fraction: share of a batch that is decoded from the first scales only, so that the decoder knows
-            unfinished pictures, which a search looks at.
-        plain_fraction: share of a batch that is decoded without quantization at the first step; it falls linearly to
-            0 over `plain_steps`, so that the auto-encoder has something to quantize before every code counts.
-        plain_steps: optimizer steps until every picture is quantized.
+        entropy_temperature: temperature of the entropy regulariser.
+        prefix_fraction: fraction of a batch that is decoded from the first scales only, which trains the decoder on
+            the unfinished images that a search scores.
+        plain_fraction: fraction of a batch that is decoded without quantization at the first step; it falls linearly to
+            0 over `plain_steps`, so that the auto-encoder learns a latent space before every image is quantized.
+        plain_steps: number of optimizer steps until every image is quantized.
     """
 
     commitment: float = 0.25
@@ -44,14 +44,14 @@ class TokenizerLossConfig:
         if not 0 <= self.prefix_fraction + self.plain_fraction <= 1 or min(self.prefix_fraction, self.plain_fraction) < 0:
             raise UserError(
                 f"loss.prefix_fraction is {self.prefix_fraction} and loss.plain_fraction {self.plain_fraction}: "
-                "they must be 0 or more and at most 1 together"
+                "each must be 0 or more and their sum at most 1"
             )
         if not self.entropy_temperature > 0:
             raise UserError(f"loss.entropy_temperature is {self.entropy_temperature}: it must be above 0")
 
 
 class _Reconstruct(nn.Module):
-    """The whole forward of the tokenizer in one module, so that a strategy can wrap it."""
+    """Forward pass of the tokenizer with quantization in one module, so that a strategy wraps it."""
 
     def __init__(self, tokenizer: BinaryTokenizer, scales: ScaleTable) -> None:
         super().__init__()
@@ -59,22 +59,23 @@ class _Reconstruct(nn.Module):
         self._grids = scales.latent_grids
 
     def forward(self, images: Tensor, plain: Tensor, unfinished: Tensor, prefix_scale: int) -> tuple[Tensor, Tensor, Tensor]:
+        # features and latents (batch, channels, rows, columns); per image: all scales, a prefix, or unquantized features.
         features = self.tokenizer.encode(images)
         quantized = quantize_bits(features.detach(), self._grids)
         latent = torch.where(unfinished[:, None, None, None], quantized.prefixes[prefix_scale], quantized.latent)
         latent = torch.where(plain[:, None, None, None], features.detach(), latent)
-        # Straight through: the decoder sees codes, the encoder receives the decoder's gradient.
+        # Straight-through estimator: the decoder's input is the codes, its gradient passes to the encoder unchanged.
         straight = features + (latent - features).detach()
         return self.tokenizer.decoder(straight), features, quantized.latent
 
 
 class TokenizerStage:
-    """Reconstruction of pictures through the multi-scale binary quantizer.
+    """Reconstruction of images through the multi-scale binary quantizer.
 
     Args:
-        tokenizer: what is trained.
-        data: pictures.
-        scales: the grids that the quantizer walks.
+        tokenizer: the tokenizer to train.
+        data: training images; their captions are not used.
+        scales: grids of the quantizer.
         loss: weights of the loss.
         seed: seed of the random prefixes.
     """
@@ -90,18 +91,19 @@ class TokenizerStage:
         self._num_scales = len(scales)
 
     def losses(self, model: nn.Module, indices: Sequence[int], *, step: int, first: int, batch_size: int) -> Mapping[str, Tensor]:
-        """Squared error of the picture, commitment and entropy; `psnr` is the mean in dB of the pictures from all scales."""
+        """Squared error of the image, commitment and entropy; `psnr` in dB is the mean over images decoded from all scales."""
         images = self._data.examples(indices).images
-        mine = slice(first, first + len(indices))
-        place = torch.arange(batch_size)
+        own = slice(first, first + len(indices))
+        # Masks (batch_size,) over the batch of all ranks: its first rows are unquantized, its last rows decode a prefix.
+        index = torch.arange(batch_size)
         remaining = max(0.0, 1 - step / max(1, self._loss.plain_steps))
-        plain = place < int(self._loss.plain_fraction * remaining * batch_size)
-        unfinished = place >= batch_size - int(self._loss.prefix_fraction * batch_size)
+        plain = index < int(self._loss.plain_fraction * remaining * batch_size)
+        unfinished = index >= batch_size - int(self._loss.prefix_fraction * batch_size)
         stream = generator(self._seed, "prefix", step)
         prefix_scale = int(torch.randint(self._num_scales - 1, (), generator=stream))
         device = next(model.parameters()).device
         images = images.to(device)
-        decoded, features, latent = model(images, plain[mine].to(device), unfinished[mine].to(device), prefix_scale)
+        decoded, features, latent = model(images, plain[own].to(device), unfinished[own].to(device), prefix_scale)
         commitment = functional.mse_loss(features, latent.detach())
         loss = functional.mse_loss(decoded, images) + self._loss.commitment * commitment
         if self._loss.entropy:
@@ -109,7 +111,7 @@ class TokenizerStage:
         counted = ~(plain | unfinished)
         counted = counted if counted.any() else torch.ones_like(counted)
         errors = (decoded.detach().clamp(-1, 1) - images).square().mean((1, 2, 3))
-        ratios = 10 * torch.log10(4 / errors[counted[mine].to(device)])
-        # Ranks hold different numbers of such pictures, and their means are averaged as they are.
+        ratios = 10 * torch.log10(4 / errors[counted[own].to(device)])
+        # Ranks have different numbers of such images but their metrics are averaged with equal weight: the factor corrects for it.
         psnr = ratios.sum() / counted.sum() * (batch_size / len(indices))
         return {"loss": loss, "commitment": commitment, "psnr": psnr}

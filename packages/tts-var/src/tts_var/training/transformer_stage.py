@@ -27,7 +27,7 @@ class TransformerLossConfig:
     Attributes:
         flip_strength: largest flip probability of bitwise self-correction (0.3 in the 2B recipe).
         flip_scales: scales that are perturbed; None for all.
-        text_dropout: share of the examples whose text is replaced by the unconditional rows.
+        text_dropout: fraction of the examples whose text features are replaced by the unconditional rows.
         weighting: `uniform`, or `per_scale`: proportional to 1 / sqrt(tokens of the scale).
     """
 
@@ -40,7 +40,7 @@ class TransformerLossConfig:
         if self.weighting not in TOKEN_WEIGHTS:
             raise UserError(f"loss.weighting is '{self.weighting}': choose one of {', '.join(TOKEN_WEIGHTS)}")
         if not 0 <= self.flip_strength <= 0.5:
-            raise UserError(f"loss.flip_strength is {self.flip_strength}: it must lie between 0 and 0.5")
+            raise UserError(f"loss.flip_strength is {self.flip_strength}: it must be between 0 and 0.5")
         if not 0 <= self.text_dropout < 1:
             raise UserError(f"loss.text_dropout is {self.text_dropout}: it must be at least 0 and below 1")
 
@@ -58,13 +58,13 @@ def token_weights(scales: ScaleTable, kind: str) -> Float[Tensor, " tokens"]:
 
 def bit_losses(logits: Float[Tensor, "batch tokens bits 2"], bits: UInt8[Tensor, "batch tokens bits"]) -> Float[Tensor, "batch tokens"]:
     """Cross entropy over the two classes of every bit, mean over the bits of a token, in nats."""
-    # Two logits of which only the difference counts: log(1 + exp(-(z_right - z_wrong))).
+    # Two-class cross entropy depends only on the difference of the logits: log(1 + exp(-(z_right - z_wrong))).
     margin = logits[..., 1] - logits[..., 0]
     return functional.binary_cross_entropy_with_logits(margin, bits.to(margin), reduction="none").mean(-1)
 
 
 class TextToBits(nn.Module):
-    """Text encoder and transformer in one module, so that a strategy can wrap them."""
+    """Text encoder and transformer in one module, so that a strategy wraps them together."""
 
     def __init__(self, transformer: InfinityTransformer, text_encoder: TrainableTextEncoder) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class TextToBits(nn.Module):
         self.tokenize = text_encoder.tokenize
 
     def forward(self, inputs: Tensor, words: Tensor, dropped: Tensor) -> Tensor:
-        """Teacher-forced logits; where `dropped` the text is the unconditional one."""
+        """Teacher-forced logits; rows with `dropped` use the unconditional text features."""
         text = self.text_encoder(words)
         empty = self.transformer.unconditional(text.mask)
         values = torch.where(dropped[:, None, None], empty.values, text.values)
@@ -85,14 +85,14 @@ class TextToBits(nn.Module):
 class TransformerStage:
     """Prediction of the bits of all scales from text.
 
-    The frozen tokenizer encodes every picture once per process; the features stay in memory.
+    The frozen tokenizer encodes every image once per process; the features are cached in memory.
 
     Args:
         model: text encoder and transformer.
         tokenizer: the frozen tokenizer.
-        data: captioned pictures.
+        data: captioned images.
         loss: settings of the loss.
-        seed: seed of flips and dropped texts.
+        seed: seed of bit flips and text dropout.
     """
 
     def __init__(
@@ -110,12 +110,14 @@ class TransformerStage:
         self._features: dict[int, tuple[str, Tensor]] = {}
 
     def losses(self, model: nn.Module, indices: Sequence[int], *, step: int, first: int, batch_size: int) -> Mapping[str, Tensor]:
-        """Weighted cross entropy; `bit_accuracy` counts bits that the likelier class hits."""
+        """Weighted cross entropy; `bit_accuracy` is the fraction of bits predicted by the likelier class."""
         prompts, features = self._encoded(indices)
         stream = generator(self._seed, "self_correction", step)
         count = len(self._scales) if self._loss.flip_scales is None else self._loss.flip_scales
         flips = RandomFlips(strength=self._loss.flip_strength, num_scales=count, generator=stream, first=first, batch_size=batch_size)
         quantized = quantize_bits(features, self._scales.latent_grids, flips)
+        # Teacher forcing: input of scale i is the running sum after scale i - 1, resized to its latent grid; both inputs
+        # (batch, tokens - first scale, bits) and targets (batch, tokens, bits) pack patch x patch cells into a token.
         patch, grids = self._scales.patch, self._scales.latent_grids
         inputs = torch.cat([tokens_of(resize(prefix, grid), patch) for prefix, grid in zip(quantized.prefixes, grids[1:], strict=True)], 1)
         bits = torch.cat([tokens_of(found.permute(0, 3, 1, 2), patch) for found in quantized.bits], dim=1)

@@ -1,4 +1,4 @@
-"""Where the numbers of a run go."""
+"""Contract of trackers, and a fan-out to several."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -8,46 +8,46 @@ from triptych.telemetry.logging import get_logger
 _logger = get_logger("tracking")
 
 TIMING_PREFIX = "timing/"
-"""Metrics under this prefix are read off the clock: they differ between two runs of the same seed."""
+"""Prefix of wall-clock metrics, which differ between two runs of the same seed."""
 
 
 class Tracker(Protocol):
-    """A sink for numbers. Lives on rank 0 only."""
+    """A sink for metrics. Exists on rank 0 only."""
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Takes the numbers of one step; called at most once per step, with ascending steps."""
+        """Records the metrics of one step; called at most once per step, with ascending steps."""
         ...
 
     def close(self) -> None:
-        """Hands over whatever is buffered."""
+        """Flushes buffers and releases resources."""
         ...
 
 
 class Trackers:
-    """Several trackers as one. A tracker that fails while the run is under way warns once and is left out from then on.
+    """Several trackers as one. A tracker that fails during the run is dropped with one warning.
 
-    At the start there is no such mercy: a tracker that was asked for must be constructed, or the run does not begin.
+    Failing to construct a configured tracker is an error instead, and the run does not start.
     """
 
     def __init__(self, trackers: Sequence[Tracker]) -> None:
         self._trackers = list(trackers)
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Hands `metrics` to every tracker that still works."""
+        """Passes `metrics` to every tracker that has not failed."""
         for tracker in list(self._trackers):
             try:
                 tracker.log(metrics, step=step)
             except Exception as error:  # a boundary: losing a dashboard must not cost the run
-                self._leave_out(tracker, error)
+                self._drop(tracker, error)
 
     def close(self) -> None:
-        """Closes every tracker that still works."""
+        """Closes every tracker that has not failed."""
         for tracker in list(self._trackers):
             try:
                 tracker.close()
             except Exception as error:
-                self._leave_out(tracker, error)
+                self._drop(tracker, error)
 
-    def _leave_out(self, tracker: Tracker, error: Exception) -> None:
-        _logger.warning("tracker %s failed and is left out from here on: %s", type(tracker).__name__, error)
+    def _drop(self, tracker: Tracker, error: Exception) -> None:
+        _logger.warning("tracker %s failed and is disabled for the rest of the run: %s", type(tracker).__name__, error)
         self._trackers.remove(tracker)

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object per logged step. Always on; the report and the tests read it."""
+"""metrics.jsonl: one JSON object per logged step. Always written; reports and tests read it."""
 
 import json
 import math
@@ -12,14 +12,14 @@ from triptych.telemetry.tracking import TIMING_PREFIX
 
 
 class JsonlTracker:
-    """Appends to `metrics.jsonl`, and what was read off the clock to `timings.jsonl`.
+    """Appends to `metrics.jsonl`, and wall-clock metrics to `timings.jsonl`.
 
-    The split keeps `metrics.jsonl` reproducible to the byte: a run that was killed and resumed ends with the
-    same file as one that was not.
+    The split keeps `metrics.jsonl` reproducible to the byte: a run that was killed and resumed writes the same
+    file as an uninterrupted one.
 
     Args:
         directory: the run's folder.
-        resume_step: step of the restored checkpoint; later lines, and a last line cut short by a kill, are
+        resume_step: step of the restored checkpoint; later lines, and a last line truncated by a kill, are
             dropped. None starts empty files.
     """
 
@@ -41,7 +41,7 @@ class JsonlTracker:
                 self._files[name].flush()
 
     def sync(self) -> None:
-        """Forces all lines to disk; called before a checkpoint is committed, so that no checkpoint outruns them."""
+        """Forces all lines to disk; called before a checkpoint is committed, so that no checkpoint is newer than they are."""
         for file in self._files.values():
             os.fsync(file.fileno())
 
@@ -52,7 +52,7 @@ class JsonlTracker:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file written by this tracker; stops at a line that a kill cut short."""
+    """The objects of a JSON-lines file written by this tracker; stops at a line that a kill truncated."""
     if not path.exists():
         return []
     rows = []
@@ -66,6 +66,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    # JSON knows no NaN and no infinity; null is what readers of every language understand.
+    # JSON has no NaN and no infinity; every reader accepts null.
     finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
     return json.dumps(finite, allow_nan=False) + "\n"

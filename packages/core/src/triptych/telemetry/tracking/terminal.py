@@ -1,4 +1,4 @@
-"""One aligned line per logged step."""
+"""Tracker that logs one aligned row per step."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,10 +8,10 @@ _logger = get_logger("run")
 
 
 class TerminalTracker:
-    """Prints a chosen few numbers of each step as an aligned row, under a heading that comes back now and then.
+    """Logs selected metrics of each step as an aligned row, under a heading that is repeated.
 
     Args:
-        columns: metric names to show, in order; a metric that a step does not have is left blank. None for no rows.
+        columns: metric names to show, in order; a missing metric is left blank. Empty for no rows.
         heading_every: number of rows between two headings.
     """
 
@@ -21,7 +21,7 @@ class TerminalTracker:
         self._rows = 0
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Prints one row."""
+        """Logs one row."""
         if not self._columns:
             return
         if self._rows % self._heading_every == 0:
@@ -31,7 +31,7 @@ class TerminalTracker:
         _logger.info("%6d  %s", step, "  ".join(cells))
 
     def close(self) -> None:
-        """Nothing is buffered."""
+        """Does nothing: no rows are buffered."""
 
 
 def _short(name: str) -> str:

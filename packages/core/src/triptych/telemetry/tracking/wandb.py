@@ -1,4 +1,4 @@
-"""Weights & Biases; offline unless the config asks otherwise."""
+"""Weights & Biases tracker; offline by default."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +15,12 @@ MODES = ("offline", "online", "disabled")
 class WandbTracker:
     """One W&B run, kept in the run's own folder and continued under the same id after a resume.
 
-    W&B cannot go on with an offline run: of several under one id the last one uploaded stays. So an offline run that goes on
-    begins with what `metrics.jsonl` holds, and its newest folder, `wandb/latest-run`, is whole.
+    W&B cannot resume an offline run: of several uploads under one id the last one stays. A resumed offline run therefore
+    starts with the rows of `metrics.jsonl`, so that its newest folder, `wandb/latest-run`, is complete.
 
     Args:
         directory: the run's folder; W&B writes below `wandb/` in it.
-        run_id: stable identity of the run, so that a resumed run goes on in the same W&B run.
+        run_id: stable identity of the run, so that a resumed run continues the same W&B run.
         name: display name.
         config: the resolved config, shown beside the curves.
         project: W&B project.
@@ -62,7 +62,7 @@ class WandbTracker:
                 self.log({key: value for key, value in (row | timings.get(row["step"], {})).items() if key != "step"}, step=row["step"])
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Hands the numbers to W&B."""
+        """Passes the metrics to W&B."""
         self._run.log(dict(metrics), step=step)
 
     def close(self) -> None:

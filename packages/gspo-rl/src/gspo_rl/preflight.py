@@ -1,0 +1,62 @@
+"""Checks before a training: settings against engine and strategy, prompts against the policy's positions."""
+
+import torch
+
+from gspo_rl.evaluation import EvaluationConfig
+from gspo_rl.models.policy import Policy
+from gspo_rl.rollout import RolloutEngine
+from gspo_rl.rollout.sampling import SamplingConfig, check_lengths
+from gspo_rl.tasks import Task
+from triptych.errors import UserError
+from triptych.strategy import Strategy
+
+_NUM_CHECKED_PROMPTS = 256
+
+
+def check_settings(policy: Policy, engine: RolloutEngine, strategy: Strategy, sampling: SamplingConfig, *, old_logprobs: str) -> None:
+    """Refuses settings under which the ratio would measure rounding, or the advantages would all be 0.
+
+    Args:
+        policy: the policy to be trained.
+        engine: samples from it.
+        strategy: steps it.
+        sampling: of the rollouts.
+        old_logprobs: `sampler` or `recompute`; see `TrainerConfig`.
+
+    Raises:
+        UserError: if they contradict one another.
+    """
+    if policy.dtype != torch.float32:
+        raise UserError(
+            f"the policy is of {policy.dtype}, in which most AdamW steps round away: train with policy.dtype=float32 "
+            "(other precisions can be evaluated)"
+        )
+    if old_logprobs == "sampler" and not engine.is_exact:
+        raise UserError(
+            f"trainer.old_logprobs=sampler needs a sampler that computes in float32 and repeats itself, not this "
+            f"{type(engine).__name__}: the difference would pass for a policy change; use trainer.old_logprobs=recompute"
+        )
+    if old_logprobs == "sampler" and strategy.precision != "float32":
+        raise UserError(
+            f"trainer.old_logprobs=sampler needs a forward of float32, not strategy.precision={strategy.precision}: the "
+            "difference would pass for a policy change; use trainer.old_logprobs=recompute"
+        )
+    if sampling.temperature == 0:
+        raise UserError("sampling.temperature is 0: all samples of a prompt would be equal, and every advantage 0; use 1")
+
+
+def check_task(policy: Policy, task: Task, sampling: SamplingConfig, evaluation: EvaluationConfig) -> None:
+    """Refuses an empty task, and prompts that leave no room for a response.
+
+    A list of prompts is checked whole; of prompts that are generated on access the first ones are.
+
+    Raises:
+        UserError: if a split is empty or a prompt is too long.
+    """
+    train, held_out = task.prompts("train"), task.prompts(evaluation.split)
+    for split, prompts in (("train", train), (evaluation.split, held_out)):
+        if len(prompts) == 0:
+            raise UserError(f"the task is empty: its {split} split has no prompt")
+    num_checked = len(train) if isinstance(train, list) else _NUM_CHECKED_PROMPTS
+    for prompts in (train[:num_checked], held_out[: evaluation.num_prompts]):
+        check_lengths([len(policy.encode(prompt)) for prompt in prompts], sampling.max_tokens, policy.max_positions)

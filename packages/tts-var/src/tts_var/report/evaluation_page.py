@@ -1,0 +1,108 @@
+"""Page of an evaluation of search strategies: score over N and over compute, and a table per strategy."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from triptych.report import Figure, ReportConfig, Samples
+from tts_var.numerics.schedule import SearchConfig
+
+NOTES = (
+    "The score is the fraction of prompts whose chosen image fulfils every part, over all prompts and seeds. Combinations of two objects, "
+    "positions and bindings were held out of training; single objects, counts and colours are too few for that.",
+    "Intervals are over prompts as they are sampled here: single objects, for instance, are five texts under many seeds.",
+)
+
+COLUMNS = (
+    "strategy", "score", "final images", "GFLOP", "seconds", "any final image", "diversity", "over a single sample", "over Best-of-N",
+)  # fmt: skip
+
+
+def evaluation_report(
+    name: str,
+    strategies: Mapping[str, Mapping[str, Any]],
+    settings: Mapping[str, SearchConfig],
+    categories: Sequence[str],
+    *,
+    sizes: tuple[int, int],
+    correlation: Sequence[float],
+    confidence: float,
+) -> ReportConfig:
+    """The page.
+
+    Args:
+        name: of the run.
+        strategies: what `summarize` found.
+        settings: of each strategy.
+        categories: of the prompts.
+        sizes: numbers of prompts and of seeds.
+        correlation: rank correlation at each scale; empty for none.
+        confidence: of the intervals.
+    """
+    best = max(strategies, key=lambda strategy: float(strategies[strategy]["score"]))
+    columns, rows = table(strategies, categories)
+    return ReportConfig(
+        title=f"Search strategies: {name}",
+        headline={"prompts": str(sizes[0]), "seeds": str(sizes[1]), "best": best},
+        notes=NOTES,
+        figures=figures(strategies, settings, correlation, confidence),
+        samples=[Samples("Strategies, per prompt", columns, rows)],
+    )
+
+
+def table(strategies: Mapping[str, Mapping[str, Any]], categories: Sequence[str]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Columns and rows of the strategies."""
+    rows = [
+        (
+            name,
+            percent(row["score"], *row["interval"]),
+            str(row["num_samples"]),
+            f"{1e3 * row['tflops']:.2f}",
+            f"{row['seconds']:.3f}",
+            f"{100 * row['any_correct']:.1f} %",
+            "" if row["diversity"] is None else f"{row['diversity']:.3f}",
+            _points(row.get("over_single")),
+            _points(row.get("over_best_of")),
+            *(f"{100 * row['categories'][category]:.0f} %" for category in categories),
+        )
+        for name, row in strategies.items()
+    ]
+    return (*COLUMNS, *categories), rows
+
+
+def figures(
+    strategies: Mapping[str, Mapping[str, Any]], settings: Mapping[str, SearchConfig], correlation: Sequence[float], confidence: float
+) -> list[Figure]:
+    """Score over the number of final images and over compute; and the rank correlation over scales, if there is one."""
+    # Strategies without events are one family, Best-of-N; each of the others is a point or, with its variants in N, a curve.
+    families: dict[str, list[str]] = {}
+    for name in strategies:
+        family = "Best-of-N" if not settings[name].events else name.removesuffix(f"_{settings[name].num_images}")
+        families.setdefault(family, []).append(name)
+    found = [
+        Figure(
+            "Prompts fulfilled",
+            over,
+            {
+                family: sorted((factor * strategies[name][key], strategies[name]["score"], *strategies[name]["interval"]) for name in names)
+                for family, names in families.items()
+            },
+            f"fraction of prompts, {confidence:.0%} intervals",
+            (0, 1),
+        )
+        for over, key, factor in (("final images N", "num_samples", 1.0), ("GFLOP per prompt", "tflops", 1e3))
+    ]
+    if correlation:
+        found.append(Figure("Rank correlation with the final reward", "scale", {"Spearman": list(enumerate(correlation))}))
+    return found
+
+
+def percent(mean: float, low: float, high: float) -> str:
+    """A score with its interval, in per cent."""
+    return f"{100 * mean:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _points(interval: Mapping[str, float] | None) -> str:
+    """A paired difference with its interval, in points."""
+    if interval is None:
+        return ""
+    return f"{100 * interval['mean']:+.1f} [{100 * interval['low']:+.1f}, {100 * interval['high']:+.1f}]"

@@ -1,0 +1,34 @@
+"""`triptych record`: summaries and provenance of runs in the results of a claim."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from triptych.commands.record import record
+from triptych.errors import UserError
+
+
+def test_runs_are_added_replaced_and_sorted(run: Callable[..., None], tmp_path: Path) -> None:
+    run(tmp_path, "b", summary={"accuracy": 0.5})
+    run(tmp_path, "a", summary={"accuracy": 0.25})
+    claim = tmp_path / "experiments" / "claim"
+    assert record([tmp_path / "b"], claim) == claim / "results.json"
+    first = json.loads((claim / "results.json").read_text())
+    assert list(first) == ["b"]
+    assert first["b"]["summary"]["accuracy"] == 0.5
+    assert first["b"]["provenance"] == json.loads((tmp_path / "b" / "provenance.json").read_text())
+    run(tmp_path / "later", "b", summary={"accuracy": 0.75})
+    record([tmp_path / "later" / "b", tmp_path / "a"], claim)
+    content = (claim / "results.json").read_text()
+    assert [(name, entry["summary"]["accuracy"]) for name, entry in json.loads(content).items()] == [("a", 0.25), ("b", 0.75)]
+    assert content.endswith("}\n")
+
+
+def test_an_unfinished_run_is_refused_and_nothing_is_written(run: Callable[..., None], tmp_path: Path) -> None:
+    run(tmp_path, "done", summary={})
+    run(tmp_path, "dead", steps=2)
+    with pytest.raises(UserError, match=r"dead holds no summary\.json: give the folder of a finished run"):
+        record([tmp_path / "done", tmp_path / "dead"], tmp_path / "claim")
+    assert not (tmp_path / "claim").exists()
