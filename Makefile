@@ -26,7 +26,7 @@ OPTIONAL := $(foreach package,$(PACKAGES),-e $(package)[dev-optional])
 LAUNCH = $(if $(filter 1,$(NPROC)),$(BIN)/python -m,$(BIN)/python -m triptych.commands.launch --standalone --nproc-per-node=$(NPROC) -m)
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test smoke faults test-slurm bench docs format clean
+.PHONY: help install check test smoke faults test-slurm bench results strip-runs docs format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  %-16s %s\n", $$1, $$2 }'
@@ -58,6 +58,12 @@ test-slurm: $(STAMP) ## test sweeps, preemption and two tasks on a Slurm cluster
 
 bench: $(STAMP) ## measure speed and memory as ratios to a peer library
 	@for bench in tests/benchmarks/bench_*.py; do $(BIN)/python $$bench $(ARGS) || exit 1; done
+
+# A package prepares the runs that its part of the strip reads, in a rule of its own; a finished run is not repeated.
+results: $(STAMP) strip-runs ## docs/results.md from the records of experiments/, and the image strip of the README
+	@$(BIN)/triptych results --outputs outputs
+
+strip-runs::
 
 docs: $(STAMP) ## build the documentation as HTML in docs/_build
 	@$(BIN)/python -m pip install -q $(PINS) --group docs

@@ -45,14 +45,12 @@ def gspo_table(results: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-@pytest.mark.parametrize(
-    ("document", "expected_rows"), [("experiments/gspo/clip_fraction/README.md", slice(None)), ("README.md", slice(0, 4))]
-)  # fmt: skip
-def test_tables_agree_with_the_recorded_numbers(document: str, expected_rows: slice) -> None:
+def test_tables_agree_with_the_recorded_numbers() -> None:
+    document = "experiments/gspo/clip_fraction/README.md"
     results = json.loads((ROOT / "experiments/gspo/clip_fraction/results.json").read_text())
     lines = [re.split(r"\s*\|\s*", line.strip(" |\n")) for line in (ROOT / document).read_text().splitlines() if line.startswith("|")]
     table = [[cell.strip("*` ") for cell in line] for line in lines]
-    for row in gspo_table(results)[expected_rows]:
+    for row in gspo_table(results):
         assert any(line[: len(row)] == row for line in table), f"{document} has no row {row}"
 
 

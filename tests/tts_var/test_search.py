@@ -20,7 +20,7 @@ from tts_var.numerics.clustering import PROJECTIONS, project, representatives
 from tts_var.numerics.potentials import POTENTIALS, log_weights, potential
 from tts_var.numerics.resampling import SCHEMES, resample
 from tts_var.numerics.schedule import Event, SearchConfig, estimate_memory, plan
-from tts_var.report.search_page import _judged
+from tts_var.report.search_page import _scored
 from tts_var.scorers.pixels import PixelFeatures
 from tts_var.search import EventRecord, Search
 from tts_var.testing import RedReward, tiny_generator, tiny_var
@@ -187,9 +187,9 @@ def test_clustering_keeps_the_representatives_of_the_projection(projection: str)
 def test_the_page_shows_rewards_under_the_images_that_received_them() -> None:
     cluster = EventRecord(2, "cluster", (2, 1, 0))
     resampling = EventRecord(2, "resample", (0, 0), rewards=(10.0, 20.0, 30.0), weights=(0.5, 0.3, 0.2))
-    assert _judged(4, [cluster, resampling]) == {2: (10.0, 0.5), 1: (20.0, 0.3), 0: (30.0, 0.2)}
+    assert _scored(4, [cluster, resampling]) == {2: (10.0, 0.5), 1: (20.0, 0.3), 0: (30.0, 0.2)}
     # Copies of one image: slot 2 occurs twice at the second resampling, and its first reward is shown.
-    assert _judged(4, [cluster, resampling, EventRecord(2, "resample", (0,), (7.0, 7.0), (0.4, 0.6))])[2] == (10.0, 0.5)
+    assert _scored(4, [cluster, resampling, EventRecord(2, "resample", (0,), (7.0, 7.0), (0.4, 0.6))])[2] == (10.0, 0.5)
 
 
 def test_memory_counts_old_and_new_caches_together() -> None:

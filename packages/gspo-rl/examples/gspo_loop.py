@@ -61,7 +61,9 @@ def main(steps=20, cold_start_steps=150):
             optimizer.step()
             optimizer.zero_grad()
         history.append(float(rewards.mean()))
-        print(f"step {step:3d}  reward {history[-1]:.2f}  clipped {float(output.metrics['clipped'].any(dim=1).float().mean()):.2f}")
+        sys.stdout.write(
+            f"step {step:3d}  reward {history[-1]:.2f}  clipped {float(output.metrics['clipped'].any(dim=1).float().mean()):.2f}\n"
+        )
     return history
 
 

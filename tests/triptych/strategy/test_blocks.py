@@ -66,7 +66,9 @@ def test_recomputing_runs_each_block_twice_with_equal_gradients(inputs: Tensor) 
     expected = gradients(model, inputs)
     assert [block.forwards for block in model.blocks] == [1, 1]
     recompute_activations(model)
-    recompute_activations(model)  # a second call changes nothing
+    forwards = [block.forward for block in model.blocks]
+    recompute_activations(model)
+    assert [block.forward for block in model.blocks] == forwards, "a second call changes nothing"
     found = gradients(model, inputs)
     assert [block.forwards for block in model.blocks] == [3, 3]
     assert found.keys() == expected.keys()
@@ -172,11 +174,12 @@ def test_a_gradient_that_is_not_finite_skips_the_step_and_is_cleared(value: floa
 
 def test_a_host_copy_is_independent_and_contiguous() -> None:
     tensor = torch.arange(6.0).view(2, 3).requires_grad_()
-    tree = {"model": [tensor.t(), 3], "step": "5"}
+    tree = {"model": [tensor.t(), 3], "whole": tensor, "step": "5"}
     copied = host_copy(tree)
     with torch.no_grad():
         tensor.zero_()
     assert copied["step"] == "5"
+    assert torch.equal(copied["whole"], torch.arange(6.0).view(2, 3))
     found, number = copied["model"]
     assert number == 3
     assert torch.equal(found, torch.tensor([[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]))

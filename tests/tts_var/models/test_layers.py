@@ -81,6 +81,7 @@ def test_tokens_attend_to_their_own_and_to_coarser_scales() -> None:
 
 
 @pytest.mark.parametrize("normalise", [True, False])
+@torch.no_grad()
 def test_self_attention_is_a_loop_over_heads_and_tokens(normalise: bool) -> None:
     width, heads, tokens = 12, 3, 5
     layer = randomised(SelfAttention(width, heads, normalise=normalise))

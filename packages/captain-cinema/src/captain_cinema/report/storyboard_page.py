@@ -1,4 +1,4 @@
-"""`storyboard.html`: the film shot by shot, with what every shot remembered; one page without a script or an outside resource."""
+"""`storyboard.html`: the film shot by shot, with the memory of every shot; one page without a script or an outside resource."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from captain_cinema.data.storyboard import Storyboard
 from captain_cinema.images import encode_image, to_bytes
-from captain_cinema.sampling import Keyframe, Reference
+from captain_cinema.sampling import Keyframe, Reference, Remembered
 from triptych.report.page import environment, png_uri
 
 _THUMBNAIL = 72
@@ -54,27 +54,13 @@ def render_storyboard_page(
         storyboard: captions and tags.
         keyframes: one per shot.
         clips: mp4 files of the shots as bytes; None for a shot without one.
-        verdicts: for each shot what was checked and whether it holds; empty where nobody checked.
+        verdicts: for each shot what was checked and whether it holds; empty without a verifier.
         references: frames from outside.
         patch: pixels per side of a token.
         settings: shown in a table.
     """
     rows = []
     for number, (shot, keyframe, clip, verdict) in enumerate(zip(storyboard.shots, keyframes, clips, verdicts, strict=True), start=1):
-        memory = []
-        for kept in keyframe.remembered:
-            source = keyframes[kept.source].frame if kept.source >= 0 else references[-1 - kept.source].frame
-            small = functional.interpolate(source[None].float().cpu(), (kept.grid[0] * patch, kept.grid[1] * patch), mode="area")
-            share = kept.grid[0] * patch / source.shape[-2]
-            label = f"shot {kept.source + 1}" if kept.source >= 0 else f"reference {-kept.source}"
-            memory.append(
-                _Memory(
-                    png_uri(encode_image(to_bytes(small)[0])),
-                    label,
-                    max(10, round(_THUMBNAIL * share)),
-                    f"{kept.grid[0]} x {kept.grid[1]} tokens",
-                )
-            )
         rows.append(
             _Row(
                 number=number,
@@ -83,10 +69,10 @@ def render_storyboard_page(
                 caption=shot.caption,
                 tags=list(shot.tags),
                 seconds=f"{shot.seconds:g} s",
-                cost=f"{keyframe.tokens} tokens, {keyframe.seconds:.2f} s" if keyframe.tokens else "kept as it was",
+                cost=f"{keyframe.tokens} tokens, {keyframe.seconds:.2f} s" if keyframe.tokens else "kept unchanged",
                 note=keyframe.note,
                 verdict=list(verdict.items()),
-                memory=memory,
+                memory=[_memory(kept, keyframes, references, patch) for kept in keyframe.remembered],
             )
         )
     return (
@@ -100,3 +86,13 @@ def render_storyboard_page(
             settings=dict(settings),
         )
     )
+
+
+def _memory(kept: Remembered, keyframes: Sequence[Keyframe], references: Sequence[Reference], patch: int) -> _Memory:
+    """A remembered frame, shrunk to the size of its tokens; its thumbnail is in proportion to that size."""
+    source = keyframes[kept.source].frame if kept.source >= 0 else references[-1 - kept.source].frame
+    rows, columns = kept.grid
+    small = functional.interpolate(source[None].float().cpu(), (rows * patch, columns * patch), mode="area")
+    label = f"shot {kept.source + 1}" if kept.source >= 0 else f"reference {-kept.source}"
+    side = max(10, round(_THUMBNAIL * rows * patch / source.shape[-2]))
+    return _Memory(png_uri(encode_image(to_bytes(small)[0])), label, side, f"{rows} x {columns} tokens")

@@ -92,6 +92,8 @@ def _style(axes: Axes, figure: Figure, points: Sequence[tuple[float, ...]]) -> N
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel(figure.over, color=_INK)
     axes.set_ylabel(figure.unit, color=_INK)
+    # The common exponent of the ticks stands left of the axis, beside the legend.
+    axes.yaxis.get_offset_text().set(color=_INK, horizontalalignment="right")
     axes.grid(axis="y", color=_LINE, linewidth=0.7)
     axes.tick_params(colors=_INK, length=0)
     axes.set_axisbelow(True)

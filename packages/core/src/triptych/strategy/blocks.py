@@ -41,8 +41,8 @@ def repeated_blocks(model: nn.Module) -> list[nn.Module]:
     def walk(module: nn.Module) -> None:
         for child in module.children():
             elements = list(child.children()) if isinstance(child, nn.ModuleList) else []
-            alike = len({type(element) for element in elements}) == 1
-            if alike and all(_has_forward(element) and any(True for _ in element.parameters()) for element in elements):
+            is_uniform = len({type(element) for element in elements}) == 1
+            if is_uniform and all(_has_forward(element) and any(True for _ in element.parameters()) for element in elements):
                 blocks.extend(elements)
             else:
                 walk(child)

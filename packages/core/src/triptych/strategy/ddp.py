@@ -69,7 +69,7 @@ class DDPStrategy:
 
     def step(self, learning_rate: float) -> StepReport:
         """Clips, steps and clears; see `Strategy.step`."""
-        # Replicas hold the same summed gradient, hence the same norm: no communication is needed to decide alike.
+        # Replicas hold the same summed gradient, hence the same norm: no communication is needed for equal decisions.
         return clipped_step(self._model, self._optimizer, max_grad_norm=self._max_grad_norm, learning_rate=learning_rate)
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:

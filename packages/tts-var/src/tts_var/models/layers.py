@@ -51,7 +51,7 @@ def rotary_angles(scales: ScaleTable, head_dim: int) -> Float[Tensor, "tokens pa
 def rotate(x: Float[Tensor, "*rest tokens width"], cosine: Tensor, sine: Tensor) -> Float[Tensor, "*rest tokens width"]:
     """Interleaved channel pairs (2m, 2m + 1) rotated by the angles with the given cosine and sine."""
     first, second = x[..., 0::2], x[..., 1::2]
-    return torch.stack((first * cosine + second * sine, first * sine + second * cosine), dim=-1).flatten(-2)
+    return torch.stack((first * cosine - second * sine, first * sine + second * cosine), dim=-1).flatten(-2)
 
 
 def block_causal_mask(lengths: Sequence[int]) -> Bool[Tensor, "tokens tokens"]:
