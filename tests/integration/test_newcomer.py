@@ -82,7 +82,7 @@ def test_the_other_objectives_start_from_the_same_cold_start(command: Command, t
     assert command("train_gspo", "name=a").code == 0
     other = command("train_gspo", "name=b", f"objective={objective}")
     assert other.code == 0, other
-    assert "cold start: taken from" in other.out
+    assert "cold start: read from" in other.out
     assert rows(tmp_path / "outputs" / "a")[0] == rows(tmp_path / "outputs" / "b")[0]
 
 

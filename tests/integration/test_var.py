@@ -217,7 +217,7 @@ def test_weights_that_do_not_belong_are_told_in_one_line(command: Callable, mode
     (model / "config.json").write_text(json.dumps(sizes))
     weights = model / "transformer.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    refused(command("sample_var", f"generator.path={model}"), "transformer.safetensors", "fetch it again")
+    refused(command("sample_var", f"generator.path={model}"), "transformer.safetensors", "copy or download it again")
     weights.unlink()
     refused(command("sample_var", f"generator.path={model}"), "there are no weights at")
     assert not (tmp_path / "outputs" / "samples").exists()

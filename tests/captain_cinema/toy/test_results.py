@@ -1,22 +1,29 @@
-"""The panel's part of docs/results.md: a row per recorded run, and charts of the recorded numbers."""
+"""The panel's part of docs/results.md: a row per memory policy beside its upper bound, and a storyboard for the strip."""
+
+import json
+from pathlib import Path
+
+from matplotlib.figure import Figure
 
 from captain_cinema.toy.results import Results
 from projects import ROOT
-from triptych.report.charts import render_chart
-
-EXPERIMENTS = ROOT / "experiments"
 
 
-def test_every_recorded_run_has_a_row() -> None:
-    text = Results().text(EXPERIMENTS)
-    assert "| `golden` |" in text
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert len({row.count("|") for row in rows if row.count("|") == rows[0].count("|")}) == 1
+def test_every_policy_stands_beside_its_upper_bound() -> None:
+    record = json.loads((ROOT / "experiments/cinema/memories/results.json").read_text())
+    text = Results().text(ROOT / "experiments")
+    for name, row in record["memories"]["summary"]["memories"].items():
+        assert f"| `{name}` | {row['tokens_per_shot']:.0f} |" in text
+        assert f"{row['identity']:.2f} of {row['identity_upper_bound']:.2f}" in text
 
 
-def test_charts_show_fractions_with_their_intervals() -> None:
-    for figure in Results().figures(EXPERIMENTS).values():
-        assert figure.bounds == (0, 1)
-        points = [point for series in figure.series.values() for point in series]
-        assert all(low <= y <= high for _, y, low, high in points)
-        assert render_chart(figure) is not None
+def test_the_strip_shows_keyframes_and_below_them_what_they_remember() -> None:
+    figure = Figure()
+    Results().strip(figure.subfigures(), Path("unused"))
+    (panel,) = figure.subfigs
+    keyframes, memories = panel.axes[:6], panel.axes[6:]
+    assert [len(axes.images) for axes in keyframes] == [1] * 6
+    assert len(memories[0].images) == 0, "the first shot has no past"
+    assert all(axes.images for axes in memories[1:])
+    widths = [image.get_extent()[1] for image in memories[3].images]
+    assert widths == sorted(widths, reverse=True), "sizes shrink with the rank"

@@ -51,3 +51,10 @@ def test_tables_carry_what_their_numbers_do_not_show() -> None:
     page = (ROOT / "docs" / "results.md").read_text()
     assert page.count("The verifier under-counts right images") == 2
     assert "Moving clips lose identity" in page
+
+
+def test_charts_of_all_panels_are_fractions_within_their_intervals() -> None:
+    for section in find_sections():
+        for figure in section.figures(ROOT / "experiments").values():
+            assert figure.bounds == (0, 1)
+            assert all(low <= y <= high for points in figure.series.values() for _, y, low, high in points)

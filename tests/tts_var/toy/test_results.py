@@ -1,22 +1,32 @@
-"""The panel's part of docs/results.md: a row per recorded run, and charts of the recorded numbers."""
+"""The panel's part of docs/results.md: strategies and ablations with their intervals, and the tree of a search for the strip."""
+
+import json
+from pathlib import Path
+
+from matplotlib.figure import Figure
 
 from projects import ROOT
-from triptych.report.charts import render_chart
 from tts_var.toy.results import Results
 
-EXPERIMENTS = ROOT / "experiments"
+
+def test_every_strategy_and_every_ablation_has_its_score_and_interval() -> None:
+    text = Results().text(ROOT / "experiments")
+    for claim in ("search_strategies", "what_pays"):
+        record = json.loads((ROOT / "experiments/var" / claim / "results.json").read_text())[claim]
+        for name, row in record["summary"]["strategies"].items():
+            low, high = (100 * bound for bound in row["interval"])
+            assert f"| `{name}` | {row['num_samples']} | {100 * row['score']:.1f} | {low:.1f} to {high:.1f} |" in text
 
 
-def test_every_recorded_run_has_a_row() -> None:
-    text = Results().text(EXPERIMENTS)
-    assert "| `tts_var` |" in text
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert len({row.count("|") for row in rows if row.count("|") == rows[0].count("|")}) == 1
+def test_best_of_n_is_one_curve() -> None:
+    over_images = Results().figures(ROOT / "experiments")["var_score_over_images"]
+    assert [point[0] for point in over_images.series["Best-of-N"]] == [1, 2, 4, 8]
+    assert [point[0] for point in over_images.series["late_top"]] == [2, 4]
 
 
-def test_charts_show_fractions_with_their_intervals() -> None:
-    for figure in Results().figures(EXPERIMENTS).values():
-        assert figure.bounds == (0, 1)
-        points = [point for series in figure.series.values() for point in series]
-        assert all(low <= y <= high for _, y, low, high in points)
-        assert render_chart(figure) is not None
+def test_the_strip_frames_one_particle_per_scale() -> None:
+    figure = Figure()
+    Results().strip(figure.subfigures(), Path("unused"))
+    (axes,) = figure.subfigs[0].axes
+    assert len(axes.images) == 6 + 6 + 4 + 4 + 2 + 1, "particles of scales 3 to 7, and the chosen image"
+    assert len(axes.lines) == 5, "scales 3 to 7 are shown"
