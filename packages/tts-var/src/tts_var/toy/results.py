@@ -20,9 +20,7 @@ ARGS="experiment=search_strategies"`).
 
 **The verifier under-counts right images**: differences between strategies include differences in how cleanly edges and hues
 are rendered.
-"""
-_PAYS = """Ablation of the method, the same prompts and seeds; every strategy except Best-of-N ends with one image (`make evaluate-var
-ARGS="experiment=what_pays"`). **The verifier under-counts right images** here, too.
+Which part of the method accounts for the gain: [the ablation](../experiments/var/what_pays/README.md).
 """
 
 
@@ -32,13 +30,12 @@ class Results:
     title = "TTS-VAR: test-time search for next-scale image models"
 
     def text(self, experiments: Path) -> str:
-        """A table of the strategies and one of the ablations."""
-        tables = [_table(_strategies(experiments, name)) for name in ("search_strategies", "what_pays")]
-        return f"{_TEXT}\n{tables[0]}\n{_PAYS}\n{tables[1]}"
+        """One row per strategy."""
+        return f"{_TEXT}\n{_table(_strategies(experiments))}"
 
     def figures(self, experiments: Path) -> dict[str, Figure]:
         """Score over the number of final images, and over compute."""
-        strategies = _strategies(experiments, "search_strategies")
+        strategies = _strategies(experiments)
         settings = {
             name: SearchConfig(
                 num_images=row["num_samples"], events=[] if name.startswith(("single", "best_of")) else [Event(3, "cluster")]
@@ -67,9 +64,9 @@ class Results:
         panel.text(0.02, 0.04, f'"{_PROMPT}", from coarse to fine', fontsize=8)
 
 
-def _strategies(experiments: Path, name: str) -> dict[str, dict[str, Any]]:
-    record = json.loads((experiments / "var" / name / "results.json").read_text())
-    return dict(record[name]["summary"]["strategies"])
+def _strategies(experiments: Path) -> dict[str, dict[str, Any]]:
+    record = json.loads((experiments / "var" / "search_strategies" / "results.json").read_text())
+    return dict(record["search_strategies"]["summary"]["strategies"])
 
 
 def _table(strategies: dict[str, dict[str, Any]]) -> str:
