@@ -29,7 +29,7 @@ def _modules(folder):
 
 
 def _fill_api_page(app, docname, source):
-    """Puts the modules of every package where the page says so."""
+    """Inserts the modules of every package at the marker of the page."""
     if docname == "api/index":
         lines = []
         for folder, project in _PACKAGES.items():

@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-# A deadline is wall time, and says nothing on a machine that is busy with something else.
+# A deadline is wall time, which has no meaning on a busy machine.
 settings.register_profile("triptych", deadline=None, print_blob=True)
 settings.load_profile("triptych")
 

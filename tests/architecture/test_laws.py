@@ -1,6 +1,6 @@
 """The laws of the architecture, read from the syntax tree, the configs and a clean interpreter.
 
-The lists of exceptions say what does not hold yet: an entry that is no longer needed fails, so that a list can only shrink.
+The lists of exceptions name what does not hold yet: an entry that is no longer needed fails, so that a list can only shrink.
 """
 
 import ast
@@ -263,7 +263,7 @@ def test_a_clean_interpreter_loads_no_more_than_it_needs(statement: str, absent:
     assert not set(loaded.split()) & absent
 
 
-# 6. An optional library has one door.
+# 6. An optional library is imported by one module.
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -326,7 +326,7 @@ def test_every_module_has_a_test_file_of_its_name() -> None:
     assert without == UNTESTED
 
 
-# 10. What the repository must know of a panel, the panel declares.
+# 10. A panel declares everything that the repository needs from it.
 
 
 @pytest.mark.parametrize("file", ["Makefile", "pyproject.toml", "conftest.py", "docs/conf.py", ".ci/run", "tests/projects.py"])

@@ -103,7 +103,7 @@ def test_files_are_in_the_plain_english_of_the_field() -> None:
     ("text", "hits"),
     [
         ("The same command goes on from the last checkpoint.", 2),
-        ("whoever reads this is told what it came to", 3),
+        ("whoever reads this is told what it came to", 4),
         ("Resumes from the last checkpoint; the fraction of images is logged.", 0),
         ("outputs/<name>/pictures/ holds the images", 0),
     ],

@@ -43,7 +43,7 @@ SAMPLING = SamplingConfig(max_tokens=10)
 
 
 class CountsDigits(ArithmeticTask):
-    """Sums whose reward is the share of digits in the response: a random policy earns some of it, so gradients are not 0."""
+    """Sums whose reward is the fraction of digits in the response: a random policy earns some of it, so gradients are not 0."""
 
     def reward(self, prompt: Any, completion: Any) -> float:
         return sum(character.isdigit() for character in completion.text) / 10
@@ -213,7 +213,7 @@ def test_the_loop_improves_its_reward(tmp_path: Path) -> None:
 
 
 def _fit_on(world: World, root: Path) -> list[dict[str, Any]]:
-    # The process group stands already, so the run's own World must find it: torchrun's variables say who is who.
+    # The process group stands already, so the run's own World must find it: torchrun's variables give rank and size.
     import os
 
     os.environ.update(RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.rank))

@@ -39,7 +39,7 @@ def command(tmp_path: Path) -> Callable[..., Outcome]:
         if child == 0:
             code = 70
             try:
-                torch.set_num_threads(torch.get_num_threads())  # renews torch's pool before two threads ask for it at once
+                torch.set_num_threads(torch.get_num_threads())  # renews torch's pool before two threads use it at once
                 for descriptor, file in enumerate(files, start=1):
                     os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
                 sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", buffering=1, closefd=False) for descriptor in (1, 2))

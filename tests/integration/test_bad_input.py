@@ -1,4 +1,4 @@
-"""Bad input: one line that says what, where and the mend; exit code 2; no traceback; nothing half-written."""
+"""Bad input: one line with what is wrong, where, and the remedy; exit code 2; no traceback; nothing half-written."""
 
 import json
 import shutil
@@ -126,7 +126,7 @@ def test_a_folder_without_configs_is_told(tmp_path: Path) -> None:
 
 
 def test_going_on_differently_damage_and_divergence(command: Command, tmp_path: Path) -> None:
-    """One finished run, then everything that can go wrong with going on from it."""
+    """One finished run, then everything that can go wrong when it is resumed."""
     options = ["name=a", "checkpoint.every_steps=1", "checkpoint.keep=9"]
     assert command("train_gspo", *options).code == 0
     folder = tmp_path / "outputs" / "a"

@@ -1,4 +1,4 @@
-"""The cinema panel as a newcomer runs it, made small: train, film, edit, redraw, evaluate, and what bad input is told."""
+"""The cinema panel as a newcomer runs it, made small: train, film, edit, redraw, evaluate, and the messages for bad input."""
 
 import json
 import os
@@ -122,7 +122,7 @@ def test_references_are_remembered(command: Callable, model: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["storyline=somebody waits"], ["names no character", "name one of ada"]),
+        (["storyline=everyone waits"], ["names no character", "name one of ada"]),
         (["storyline="], ["storyline is empty"]),
         (["title_seconds=100"], ["title_seconds 100"]),
         (["storyboard=nowhere.json"], ["nowhere.json cannot be read"]),
@@ -140,7 +140,7 @@ def test_references_are_remembered(command: Callable, model: Path, tmp_path: Pat
     ids=lambda value: value[0] if len(value) == 1 and "=" in value[0] else None,
 )
 def test_bad_input_gets_one_line_and_leaves_nothing(command: Callable, tmp_path: Path, arguments: list[str], told: list[str]) -> None:
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("not an image")
     outcome = command("generate_cinema", *arguments)
     refused(outcome, *told)
     assert not (tmp_path / "outputs").exists()
@@ -169,7 +169,7 @@ def test_weights_of_another_shape_are_refused(command: Callable, model: Path) ->
         (["+keyframes.loss.policies.silver=1.0"], ["has 'silver', which is no memory"]),
         (["keyframes.loss.policies={silver: 1.0}"], ["has no such key", "+keyframes.loss.policies.silver=1.0"]),
         (["keyframes.curriculum=[]"], ["has no stage"]),
-        (["film.storyline=somebody waits"], ["names no character"]),
+        (["film.storyline=everyone waits"], ["names no character"]),
         (["+keyframes.loss.regimes.all=1.0"], ["loss.regimes"]),
         (["stages=[video]"], ["holds no keyframe model for the video model to start from", "video.from_keyframes=false"]),
         (["video.model.width=48", "stages=[keyframes,video]"], ["give both the same sizes"]),
@@ -239,7 +239,7 @@ def test_evaluation_tells_every_memory_beside_its_upper_bound(command: Callable,
     assert summary["memories"]["full"]["identity_upper_bound"] == 1.0
     assert summary["memories"]["none"]["tokens_per_shot"] < summary["memories"]["golden"]["tokens_per_shot"]
     assert set(summary["actions"]) >= {"all", "shuffled"}
-    # What is done stays done: the same command with overwrite=false draws nothing anew.
+    # What is done stays done: the same command with overwrite=false samples nothing again.
     before = (folder / "outcomes.jsonl").read_bytes()
     assert command("evaluate_cinema", *arguments, "overwrite=false").code == 0
     assert (folder / "outcomes.jsonl").read_bytes() == before

@@ -64,7 +64,7 @@ def test_a_run_leaves_its_results_and_says_what_to_do_next(command: Command, tmp
     again = command("train_gspo", "output_root=elsewhere", "seed=3")
     assert again.code == 0, again
     assert "resuming from step 2" in again.out
-    assert json.loads((folder / "summary.json").read_text()) == summary, "a finished run is told again, not made again"
+    assert json.loads((folder / "summary.json").read_text()) == summary, "a finished run is reported again, not repeated"
 
     evaluated = command(
         "evaluate_gspo", "policy.path=elsewhere/gspo/policy", "evaluation.num_prompts=8", "evaluation.num_samples=4", "seed=3"
@@ -168,7 +168,7 @@ def test_two_processes_give_the_reward_curve_of_one_and_refuse_in_one_line(tmp_p
         assert theirs["reward/mean"] == pytest.approx(mine["reward/mean"], abs=1e-5)
         assert theirs["entropy"] == pytest.approx(mine["entropy"], abs=1e-4)
     assert json.loads((tmp_path / "outputs" / "two" / "summary.json").read_text())["world_size"] == 2
-    assert out.count("held-out accuracy") == 1, "rank 0 speaks for all"
+    assert out.count("held-out accuracy") == 1, "only rank 0 reports"
 
     wrong = spawn([*arguments, "name=two", "seed=1"], tmp_path, processes=2)
     _, err = wrong.communicate()

@@ -1,4 +1,4 @@
-"""All panels under the strategies that shard: what two processes began, one goes on with, and two again."""
+"""All panels under the strategies that shard: a run of two processes is resumed by one, and by two again."""
 
 import json
 import subprocess

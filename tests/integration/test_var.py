@@ -1,4 +1,4 @@
-"""The next-scale panel as a newcomer runs it, made small: train, sample, look, and what bad input is told."""
+"""The next-scale panel as a newcomer runs it, made small: train, sample, evaluate, and the messages for bad input."""
 
 import json
 import os
@@ -85,7 +85,7 @@ def test_all_final_pictures_are_written(command: Callable, model: Path, tmp_path
 
 
 def test_two_processes_draw_the_pictures_of_one(command: Callable, tmp_path: Path) -> None:
-    # With the shipped weights: those of a few steps rate all pictures alike, up to the last bit of a float. One prompt is drawn
+    # With the shipped weights: those of a few steps rate all images alike, up to the last bit of a float. One prompt is drawn
     # at a time, since products of matrices of another size differ in that bit too, and turn a draw that is nearly even.
     prompts = ["a red circle", "two squares", "a green ring"]
     arguments = [f"prompts=[{','.join(prompts)}]", "max_particles=8"]

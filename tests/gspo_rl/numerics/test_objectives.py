@@ -143,7 +143,7 @@ def test_gspo_token_equals_gspo_in_value_and_gradient_at_one_advantage_per_seque
 
 @pytest.mark.parametrize("objective", [gspo, gspo_token])
 def test_the_gradient_is_that_of_finite_differences(objective: Callable[..., ObjectiveOutput]) -> None:
-    """gspo_token's value does not depend on a single token's log-probability through sg[s], so both are held against gspo's value."""
+    """gspo_token's value does not depend on a single token's log-probability through sg[s], so both are compared with gspo's value."""
     draw = torch.Generator().manual_seed(3)
     logprobs = -torch.rand(3, 5, generator=draw)
     old = logprobs + torch.tensor([[0.002], [0.0], [-0.002]])  # s below, at and above 1; far from the kinks for one sign each
@@ -299,7 +299,7 @@ def test_clips_without_meaning_are_refused(objective: Callable[..., ObjectiveOut
 
 @pytest.mark.parametrize("objective", ALL)
 def test_every_sequence_weighs_one_whatever_its_tokens_say(objective: Callable[..., ObjectiveOutput]) -> None:
-    """The trainer asks for the weights before the first forward: the mask alone may decide them."""
+    """The trainer needs the weights before the first forward: they depend on the mask alone."""
     logprobs, old, mask = torch.randn(3, 5), torch.randn(3, 5), torch.rand(3, 5) > 0.4
     output = objective(logprobs, old, torch.randn(3), mask, behavior_logprobs=old)
     asked = objective(torch.zeros(3, 5), torch.zeros(3, 5), torch.zeros(3), mask)

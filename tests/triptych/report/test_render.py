@@ -83,3 +83,9 @@ def test_a_transform_changes_the_values_that_are_shown(folder: Path) -> None:
 
 def test_a_chart_without_data_is_left_out(folder: Path) -> None:
     assert "Nothing here" not in render_report(folder, ReportConfig(title="t", charts=[Chart("Nothing here", {"no/such": "x"})]))
+
+
+def test_ids_are_unique_on_a_page(folder: Path) -> None:
+    charts = [Chart("One", {"reward/mean": "mean"}), Chart("Two", {"reward/mean": "mean"}), Chart("Three", {"timing/seconds": "seconds"})]
+    ids = [value for name, value in page(folder, ReportConfig(title="t", charts=charts)).attributes if name == "id"]
+    assert len(ids) == len(set(ids)) > 3

@@ -155,7 +155,7 @@ def test_the_lock_of_a_dead_process_holds_nobody_up(tmp_path: Path) -> None:
 @pytest.mark.faults
 @pytest.mark.mount
 def test_a_file_system_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    """Also to root, who may write into a folder that nobody may write into."""
+    """Also for root, which may write into a folder without write permission."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(disk)], capture_output=True, check=False)

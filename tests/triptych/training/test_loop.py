@@ -133,7 +133,7 @@ def test_several_in_a_row_end_the_run_and_the_last_good_checkpoint_stays(tmp_pat
         "lower optimizer.learning_rate"
     )  # fmt: skip
     assert checkpoints(tmp_path) == [1, 2, 3, 4]
-    assert train(World(), tmp_path, set()) is None, "the same command goes on from there"
+    assert train(World(), tmp_path, set()) is None, "the run resumes from there"
     other = tmp_path / "undisturbed"
     assert train(World(), other, set()) is None
     assert rows(tmp_path) == rows(other)

@@ -141,7 +141,7 @@ def test_sampling_reproduces_the_recording(golden: Golden, variant: str, recordi
     for scale in range(len(generator.scales)):
         logits, cache = generator.next_logits(particles, condition)
         torch.testing.assert_close(logits.flatten(2), recorded[f"logits_cfg.{scale}"], **LOGITS)
-        bits = generator.draw(logits, scale, streams)
+        bits = generator.sample(logits, scale, streams)
         assert torch.equal(bits, recorded[f"bits.{scale}"][:, 0]), scale
         particles = generator.extend(particles, bits, cache)
     if layers == (0,):  # the other recording has no images
@@ -211,7 +211,7 @@ def test_cached_sampling_has_the_teacher_forced_logits() -> None:
             inputs.append(tokens_of(resize(particles.latent, generator.scales.latent_grids[scale]), 1))
         logits, cache = generator.next_logits(particles, condition)
         stepwise.append(logits)
-        particles = generator.extend(particles, generator.draw(logits, scale, KeyedStreams([1, 2])), cache)
+        particles = generator.extend(particles, generator.sample(logits, scale, KeyedStreams([1, 2])), cache)
     with torch.no_grad():
         conditional = generator.transformer(torch.cat(inputs, dim=1), text)
         unconditional = generator.transformer(torch.cat(inputs, dim=1), generator.transformer.unconditional(text.mask))

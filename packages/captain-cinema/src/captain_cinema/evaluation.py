@@ -1,4 +1,4 @@
-"""Contracts of what is measured: a probe after training, and a benchmark that compares memories."""
+"""Contracts of evaluations: a probe after training, and a benchmark of memories."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from triptych.report import ReportConfig
 
 
 class ProbeResult(NamedTuple):
-    """What a probe found.
+    """Result of a probe.
 
     Attributes:
         summary: joins the summary of the training.
-        headline: the few numbers that matter, by what they say.
+        headline: the main numbers by label.
     """
 
     summary: dict[str, Any]
@@ -25,7 +25,7 @@ class ProbeResult(NamedTuple):
 
 
 class Probe(Protocol):
-    """Contract of probes: what a trained keyframe model does with its memory.
+    """Contract of probes: accuracy of a trained keyframe model with its memories.
 
     Attributes:
         memories: names of the memories that it compares.
@@ -40,7 +40,7 @@ class Probe(Protocol):
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What an evaluation of all memories came to.
+    """Results of an evaluation of all memories.
 
     Attributes:
         summary: for `summary.json`.
@@ -71,7 +71,7 @@ class MemoryBenchmark(Protocol):
         ...
 
     def evaluate_video(self, video: VideoGenerator, *, seed: int) -> dict[str, float]:
-        """Shares of clips that show what they should; empty where the benchmark asks for none or characters do not act."""
+        """Fractions of clips with the right action; empty if the benchmark has none or characters do not act."""
         ...
 
     def conclude(self, outcomes: Mapping[str, Mapping[str, Any]], actions: Mapping[str, float], *, seed: int, name: str) -> Conclusion:

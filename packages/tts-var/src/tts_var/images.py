@@ -14,9 +14,9 @@ from triptych.files import write_atomically
 from triptych.report.page import encode_png, png_uri
 
 
-def to_image(picture: Float[Tensor, "3 height width"]) -> Image.Image:
+def to_image(image: Float[Tensor, "3 height width"]) -> Image.Image:
     """An 8-bit RGB PIL image of a tensor in [0, 1], rounded to the nearest level."""
-    levels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    levels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(levels)
 
 

@@ -27,10 +27,10 @@ class EvaluateConfig(RunConfig):
 
     Attributes:
         model: the keyframe model (group `model`).
-        video: what draws clips (group `video`); actions are read where its characters act.
+        video: the video generator (group `video`); actions are evaluated if its characters act.
         memories: memories by name (group `memory`).
         only: names of the memories to evaluate; empty for all.
-        sampling: how keyframes are drawn.
+        sampling: steps and mode of the keyframe sampler.
         evaluation: the benchmark and how much of it is measured, as a Hydra node.
     """
 
@@ -52,7 +52,7 @@ class EvaluateConfig(RunConfig):
         if unknown:
             raise UserError(f"only names '{unknown[0]}', which is no memory: choose among {', '.join(self.memories)}")
         if self.sampling.mode == "joint":
-            raise UserError("sampling.mode is joint, which draws without a memory: evaluate extend or causal")
+            raise UserError("sampling.mode is joint, which has no memory: use sampling.mode=extend or causal")
 
 
 def _check(config: EvaluateConfig) -> None:

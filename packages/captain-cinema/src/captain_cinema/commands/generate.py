@@ -20,12 +20,12 @@ class FilmRun(RunConfig, FilmConfig):
     """Settings of `cinema-generate`: those of a film, and
 
     Attributes:
-        planner: makes a storyboard of the storyline (group `planner`).
-        memory: which earlier keyframes a shot looks at (group `memory`).
-        sampling: how keyframes are drawn.
+        planner: makes a storyboard of a storyline (group `planner`).
+        memory: which earlier keyframes a shot attends to (group `memory`).
+        sampling: steps and mode of the keyframe sampler.
         model: the keyframe model (group `model`).
-        video: what draws the clips (group `video`).
-        verifier: says what of a shot is right (group `verifier`).
+        video: the video generator (group `video`).
+        verifier: which details of a shot are right (group `verifier`).
     """
 
     RENAMED: ClassVar[Mapping[str, str]] = {
@@ -51,7 +51,7 @@ def main(config: FilmRun) -> None:
 
 
 def generate(config: FilmRun) -> None:
-    """Makes one film; one process draws, others wait."""
+    """Makes one film; rank 0 samples, the other ranks wait."""
     script = read_script(config, instantiate(config.planner), seed=config.seed)
     tracker = None if config.tracker is None else instantiate(config.tracker)
     with Run.open(config, tracker=tracker) as run:

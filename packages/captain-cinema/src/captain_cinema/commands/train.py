@@ -1,4 +1,4 @@
-"""`python -m captain_cinema.commands.train`: the models of tiny cinema, how well memory works, and a first film."""
+"""`python -m captain_cinema.commands.train`: the models of tiny cinema, a probe of the memory, and a first film."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -43,7 +43,7 @@ class KeyframeSettings:
     Attributes:
         model: as a Hydra node; its arguments are the sizes that a model folder keeps.
         loss: regimes, memories and noise.
-        curriculum: lengths of sequences; the learning rate decays over all of them and warms up anew in each.
+        curriculum: lengths of sequences; the learning rate decays over all of them and warms up again in each.
         optimizer: AdamW and its learning-rate curve.
         trainer: the loop.
     """
@@ -72,7 +72,7 @@ class VideoSettings:
         data: shots in motion, as a Hydra node.
         model: as a Hydra node; its arguments are the sizes that a model folder keeps.
         conditioning: keyframes of other shots.
-        from_keyframes: whether it starts from the keyframe model in the same folder, of the same sizes, or from nothing.
+        from_keyframes: start from the keyframe model in the same folder, of the same sizes; otherwise from scratch.
         loss: noise.
         optimizer: AdamW and its learning-rate curve.
         trainer: the loop.
@@ -93,10 +93,10 @@ class FilmSettings(FilmConfig):
 
     Attributes:
         planner: makes a storyboard of the storyline (group `planner`).
-        model: reads the trained keyframe model; its path is that of the training.
+        model: loads the trained keyframe model; its path is set to the training.
         video: reads the trained video model, likewise; conditioning is that of the training.
-        camera: what draws the clips where no video model was trained (group `video`).
-        verifier: says what of a shot is right (group `verifier`).
+        camera: the video generator if no video model was trained (group `video`).
+        verifier: which details of a shot are right (group `verifier`).
     """
 
     planner: Any = MISSING
@@ -114,11 +114,11 @@ class TrainConfig(RunConfig):
         stages: which models to train.
         data: stories, as a Hydra node.
         memories: memories by name (group `memory`).
-        strategy: how a model is placed and stepped (group `strategy`).
-        sampling: how the probe and the film draw keyframes.
+        strategy: placement and optimizer step of a model (group `strategy`).
+        sampling: steps and mode of the keyframe sampler, for the probe and the film.
         keyframes: the keyframe model's stage.
         video: the video model's stage.
-        probe: how the memory is probed, as a Hydra node.
+        probe: probe of the memory, as a Hydra node.
         film: the film at the end; its storyline is null for none.
     """
 
@@ -151,9 +151,9 @@ class TrainConfig(RunConfig):
             "the film": ["golden"],
         }
         for name, used in used_by.items():
-            strangers = [memory for memory in used if memory not in self.memories]
-            if strangers:
-                raise UserError(f"{name} has '{strangers[0]}', which is no memory: choose among {', '.join(self.memories)}")
+            unknown = [memory for memory in used if memory not in self.memories]
+            if unknown:
+                raise UserError(f"{name} has '{unknown[0]}', which is not a memory: choose among {', '.join(self.memories)}")
 
 
 @dataclass
@@ -163,7 +163,7 @@ class _StageRun(RunConfig):
     Attributes:
         data: the data node.
         memories: memories by name.
-        sampling: how the probe draws.
+        sampling: of the probe.
         probe: the probe.
         settings: the stage's settings as a plain tree.
     """
@@ -176,7 +176,7 @@ class _StageRun(RunConfig):
 
 
 def check_parts(config: TrainConfig) -> None:
-    """Refuses a probe, a script or sizes that make no sense, before the first stage and not after it.
+    """Checks probe, script and model sizes before the first stage.
 
     Raises:
         UserError: if one does not.

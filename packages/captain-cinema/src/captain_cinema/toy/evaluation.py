@@ -1,4 +1,4 @@
-"""What memories are worth: identity and set of who returns, how alike they stay over a film, what acts in clips, at what cost."""
+"""Evaluation of memory policies: identity and scene consistency, self-consistency of films, actions in clips, token cost."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -26,7 +26,7 @@ from triptych.seeding import derive_seed, generator
 
 GAPS = ((1, 1), (2, 3), (4, 7), (8, 15), (16, 1000))
 
-# What a memory must be held against: the other compression at as many tokens, the other order, and whole frames.
+# Baselines of a memory: token-matched uniform compression, the other order, and whole frames.
 BASELINES = (
     ("golden", "uniform_retrieved"),
     ("golden", "golden_time"),
@@ -38,17 +38,17 @@ BASELINES = (
 
 @dataclass
 class EvaluationConfig:
-    """How much is measured.
+    """Settings of the evaluation.
 
     Attributes:
         num_stories: returns per length and memory.
         lengths: shots of the past.
-        gap_distribution: `uniform` or `recent`: how long ago who returns was last shown.
-        film_stories: films drawn from captions alone, for self-consistency; 0 for none.
+        gap_distribution: `uniform` or `recent`: distribution of the gap since a character was last shown.
+        film_stories: films sampled from captions alone, for self-consistency; 0 for none.
         film_shots: shots of each.
-        num_clips: clips whose action is read; 0 for none.
+        num_clips: clips whose action is evaluated; 0 for none.
         confidence: level of the bootstrap intervals.
-        batch_size: stories drawn side by side.
+        batch_size: stories in one batch.
     """
 
     num_stories: int = 60
@@ -76,7 +76,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class FilmOutcome:
-    """One shot of a film drawn from captions, in which somebody appears again.
+    """One shot of a film sampled from captions, in which a character reappears.
 
     Attributes:
         same: of every part of the identity whether it is as in the first drawn appearance.
@@ -104,7 +104,7 @@ def evaluate_reappearances(sampler: KeyframeSampler, config: EvaluationConfig, *
 
 
 def evaluate_films(sampler: KeyframeSampler, config: EvaluationConfig, *, seed: int, world: World) -> list[FilmOutcome]:
-    """Films drawn shot by shot over their own keyframes: the first drawn appearance of a character is the reference."""
+    """Films sampled shot by shot over their own keyframes: the first shot of a character is the reference."""
     share = world.shard(config.film_stories)
     mine: list[FilmOutcome] = []
     if len(share):
@@ -131,7 +131,7 @@ def evaluate_films(sampler: KeyframeSampler, config: EvaluationConfig, *, seed: 
 
 
 def evaluate_actions(video: VideoGenerator, config: EvaluationConfig, *, seed: int) -> dict[str, float]:
-    """Share of clips in which the verifier reads the action asked for, by action and over all, from true keyframes.
+    """Fraction of clips in which the verifier reads the requested action, by action and over all, from true keyframes.
 
     `shuffled` is the share over the same clips with their frames in a random order: what it says is chance.
     """
@@ -209,7 +209,7 @@ def compare(outcomes: Mapping[str, Mapping[int, Sequence[Outcome]]], *, confiden
 
 
 def summarise_films(rows: Sequence[FilmOutcome]) -> dict[str, float]:
-    """Self-consistency of films: shares of returning characters that look as at first, in every part and in all."""
+    """Self-consistency of films: fractions of reappearing characters that look as in their first shot, in every part and in all."""
     if not rows:
         return {}
     found = {f"same_{part}": fmean(row.same[part] for row in rows) for part in IDENTITY_PARTS}
@@ -225,7 +225,7 @@ def _shares(rows: Sequence[Outcome]) -> dict[str, float]:
 
 @dataclass
 class TinyCinemaBenchmark(EvaluationConfig):
-    """Identity and set of who returns, self-consistency of films and actions of clips, each beside its ceiling."""
+    """Identity and set of reappearing characters beside their upper bounds, self-consistency of films, and actions of clips."""
 
     image_size: ClassVar[tuple[int, int]] = (IMAGE_SIZE, IMAGE_SIZE)
 
@@ -275,11 +275,11 @@ class TinyCinemaBenchmark(EvaluationConfig):
             title=f"Memories: {name}",
             headline={"stories per length": str(self.num_stories), "best identity": best},
             notes=[
-                "A shot is drawn after a story's true past; whoever returns is named, not described. The ceiling is what a reader "
-                "that knows everything else could tell from the same memory at its size and noise.",
-                "Uniform downsampling at as many tokens is the honest rival of GoldenMem, and retrieval decides more than compression: "
+                "A shot is sampled after a story's true past; a reappearing character is named, not described. The upper bound is an "
+                "oracle with the same memory at its size and noise, and with everything else about the remembered shots.",
+                "Uniform downsampling is the token-matched baseline of GoldenMem, and retrieval decides more than compression: "
                 "compare golden with uniform_retrieved, and golden_time with uniform. At equal shots GoldenMem saves tokens; it "
-                "does not know more than the full memory.",
+                "contains no more information than the full memory.",
             ],
             figures=_figures(memories),
             samples=_tables(memories, compared, actions),
@@ -293,7 +293,8 @@ def _returns(outcomes: Mapping[str, Any]) -> dict[int, list[Outcome]]:
 
 def _tables(memories: Mapping[str, Any], compared: Sequence[Mapping[str, Any]], actions: Mapping[str, float]) -> list[Samples]:
     columns = (
-        "memory", "tokens per shot", "seconds per shot", "identity", "its interval", "its ceiling", "set", "its interval", "its ceiling",
+        "memory", "tokens per shot", "seconds per shot", "identity", "its interval", "its upper bound", "set", "its interval",
+        "its upper bound",
         "colour", "shape", "hat", "badge", "shows both", "film: as at first",
     )  # fmt: skip
     table = [

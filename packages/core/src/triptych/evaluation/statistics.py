@@ -76,8 +76,8 @@ def bootstrap_interval(
     if values.numel() == 0:
         raise UserError("there is nothing to average: the evaluation split is empty")
     values = values.double().cpu()
-    draws = torch.randint(len(values), (num_resamples, len(values)), generator=generator)
-    means = values[draws].mean(dim=1)
+    resamples = torch.randint(len(values), (num_resamples, len(values)), generator=generator)
+    means = values[resamples].mean(dim=1)
     tail = (1.0 - confidence) / 2.0
     low, high = torch.quantile(means, torch.tensor([tail, 1.0 - tail], dtype=torch.float64)).tolist()
     return Interval(mean=float(values.mean()), low=low, high=high)

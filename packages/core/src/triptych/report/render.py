@@ -26,7 +26,11 @@ def render_report(directory: Path, config: ReportConfig) -> str:
             by_step.setdefault(row["step"], {}).update(row)
     rows = [by_step[step] for step in sorted(by_step)]
     figures = [*(_over_steps(chart, rows) for chart in config.charts), *config.figures]
-    panels = [_Panel(figure.title, svg) for figure in figures if (svg := render_chart(figure)) is not None]
+    charts = [(figure.title, render_chart(figure)) for figure in figures]
+    # Groups of all charts are numbered from 1 by matplotlib; ids must be unique on a page.
+    panels = [
+        _Panel(title, svg.replace('<g id="', f'<g id="chart{index}-')) for index, (title, svg) in enumerate(charts) if svg is not None
+    ]
     return (
         environment("triptych")
         .get_template("template.html")

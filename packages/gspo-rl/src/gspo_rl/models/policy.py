@@ -64,7 +64,7 @@ class Policy:
         head_chunk_tokens: see `TokenScorer`.
 
     Raises:
-        UserError: if the tokenizer has no end-of-sequence token, `chat` asks for a template it does not have, or
+        UserError: if the tokenizer has no end-of-sequence token, `chat` is set and it has no template, or
             the model does more than a matrix product between its last hidden state and its logits while
             `head_chunk_tokens` is set.
     """
@@ -162,7 +162,7 @@ class Policy:
     def copy_parameters(self, parameters: Iterator[tuple[str, Tensor]]) -> None:
         """Writes into the model the parameters of a `TokenScorer` of another model of the same kind, by their names there.
 
-        Those that are the model's own are left alone.
+        Tensors that are the model's own are skipped.
         """
         own = dict(self.model.named_parameters(prefix="model"))
         for name, parameter in parameters:

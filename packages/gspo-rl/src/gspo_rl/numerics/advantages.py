@@ -39,5 +39,5 @@ def group_relative_advantages(rewards: Float[Tensor, "prompts group"]) -> Float[
 
 
 def zero_advantage_groups(rewards: Float[Tensor, "prompts group"]) -> Bool[Tensor, " prompts"]:
-    """True for groups whose rewards are all equal, which teach nothing."""
+    """True for zero-advantage groups: those whose rewards are all equal."""
     return rewards.amax(dim=1) == rewards.amin(dim=1)

@@ -2,7 +2,7 @@
 
 All of them take the log-probabilities of sampled tokens under the policy being trained and under the fixed
 policy of the batch, and return float32 results. Averaging over sequences is the caller's business, because only
-the caller knows how many sequences the optimizer step spans over micro-batches and ranks.
+the divisor, the number of sequences of the optimizer step over micro-batches and ranks, is known to the caller only.
 """
 
 import math
@@ -32,7 +32,7 @@ class ObjectiveOutput(NamedTuple):
         metrics: without gradient, by name: numbers of a sequence, or of its tokens, of which the sum over response tokens is
             logged. The objectives here report `log_ratio`, the length-normalised log importance ratio log s_i; `clipped`,
             response tokens whose gradient the clip removed (the clipped branch is the smaller one, which depends on the
-            advantage's sign); `outside`, response tokens whose ratio lies outside the clip range on either side, whatever
+            advantage's sign); `outside`, response tokens with a ratio outside the clip range on either side, whatever
             the advantage; `ratio_clip_widths`, how far the ratio has moved, |log ratio| in units of the clip width on that side:
             1 is the edge of the trust region (for token-level ratios the mean over response tokens).
     """

@@ -23,7 +23,7 @@ class RolloutEngine(Protocol):
         ...
 
     def generate(self, prompts: Sequence[Prompt], num_samples: int, sampling: SamplingConfig, *, seeds: Sequence[int]) -> list[Completion]:
-        """`num_samples` completions per prompt, those of one prompt one after another, in the order of the prompts.
+        """`num_samples` completions per prompt, grouped by prompt, in the order of the prompts.
 
         A completion depends on its own seed alone, not on the other prompts of the call or their number.
 

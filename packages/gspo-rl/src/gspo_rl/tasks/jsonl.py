@@ -19,7 +19,7 @@ class JsonlTask:
         path: the file, UTF-8. Empty lines are skipped.
         match: `numeric` compares the last number of the response with that of the answer; `string` compares the
             response's last non-empty line with the answer, white space and case set aside.
-        held_out_path: a second file for the held-out split; without it a share of `path` is held out, chosen by a
+        held_out_path: a second file for the held-out split; without it a fraction of `path` is held out, chosen by a
             hash of the question, so that adding lines moves no other line.
         held_out_fraction: that share, between 0 and 1.
         tolerance: largest difference at which two numbers still match, relative to the answer.
@@ -94,7 +94,7 @@ def _read(path: Path, match: str) -> list[Prompt]:
         answer = str(row["answer"])
         if match == "numeric" and last_number(answer) is None:
             raise UserError(
-                f"{path}, line {number} has the answer {answer[:40]!r} without a number: mend the line or use task.match=string"
+                f"{path}, line {number} has the answer {answer[:40]!r} without a number: correct the line or use task.match=string"
             )
         metadata = {"demonstration": str(row["demonstration"])} if "demonstration" in row else {}
         prompts.append(Prompt(text=row["question"], answer=answer, metadata=metadata))

@@ -23,7 +23,7 @@ class ReasoningGymTask:
             `name` is used; a family without one runs with the library's defaults.
         num_prompts: number of training prompts.
         num_held_out: number of held-out prompts; their questions never appear in training.
-        wrong: share of demonstrations that are deliberately wrong: one partial sum off by one in `chain_sum`, the answer
+        wrong: fraction of demonstrations that are deliberately wrong: one partial sum off by one in `chain_sum`, the answer
             of another question in families without worked demonstrations.
         seed: which questions are drawn.
 

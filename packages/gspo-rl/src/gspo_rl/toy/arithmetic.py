@@ -21,7 +21,7 @@ _HELD_OUT_SHARE = 8  # one pair of numbers in eight is held out
 class ArithmeticTask:
     """Sums of two numbers of `min_digits` to `max_digits` digits each.
 
-    The demonstrations of the cold start come from an imperfect teacher: in a share of them, chosen once per
+    The demonstrations of the cold start come from an imperfect teacher: in a fraction of them, chosen once per
     demonstration, every carry is forgotten, and single columns are off by one. Imitating that teacher gives a policy
     that is right some of the time, which is where reinforcement learning can begin.
 
@@ -30,7 +30,7 @@ class ArithmeticTask:
         max_digits: most digits of a number.
         num_prompts: number of training prompts.
         num_held_out: number of held-out prompts.
-        careless: share of demonstrations that forget every carry.
+        careless: fraction of demonstrations that forget every carry.
         slip: chance that a column of a demonstration is off by one.
         seed: which sums are drawn.
 
@@ -74,17 +74,17 @@ class ArithmeticTask:
 
     def demonstrate(self, prompt: Prompt, generator: torch.Generator) -> str:
         """A response of the imperfect teacher."""
-        draws = torch.rand(2, 32, generator=generator, dtype=torch.float64).tolist()
-        forgets = draws[0][0] < self._careless
+        noise = torch.rand(2, 32, generator=generator, dtype=torch.float64).tolist()
+        forgets = noise[0][0] < self._careless
         left, right = prompt.text.removesuffix("=").split("+")
         width = max(len(left), len(right))
         columns, digits, carry = [], [], 0
-        for place in range(width):
-            a = int(left[-1 - place]) if place < len(left) else 0
-            b = int(right[-1 - place]) if place < len(right) else 0
+        for index in range(width):
+            a = int(left[-1 - index]) if index < len(left) else 0
+            b = int(right[-1 - index]) if index < len(right) else 0
             total = a + b + carry
-            if draws[0][1 + place] < self._slip:
-                total = max(0, total + (1 if draws[1][place] < 0.5 else -1))
+            if noise[0][1 + index] < self._slip:
+                total = max(0, total + (1 if noise[1][index] < 0.5 else -1))
             columns.append(f"{a}+{b}+{carry}={total:02d}")
             digits.append(str(total % 10))
             carry = 0 if forgets else total // 10
@@ -111,7 +111,7 @@ class _Sums(Sequence[Prompt]):
     def __getitem__(self, index: slice) -> list[Prompt]: ...
     def __getitem__(self, index: int | slice) -> Prompt | list[Prompt]:
         if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(self._size))]
+            return [self[item] for item in range(*index.indices(self._size))]
         if not 0 <= index < self._size:
             raise IndexError(index)
         draw = random.Random(derive_seed(self._seed, "arithmetic", self._split, index))

@@ -54,7 +54,7 @@ class TokenizerSettings(StageSettings):
     """The tokenizer's stage.
 
     Attributes:
-        data: pictures of its own, as a Hydra node.
+        data: images of its own, as a Hydra node.
         loss: weights of the loss.
     """
 
@@ -94,7 +94,7 @@ class TrainConfig(RunConfig):
         stages: which models to train, in order; `tokenizer` comes first, the others read its weights.
         sides: token grids of the scales, all square.
         patch: latent cells per token side (2 in the 8B model).
-        data: captioned pictures of reward and transformer, as a Hydra node.
+        data: captioned images for reward and transformer, as a Hydra node.
         strategy: how a model is placed and stepped (group `strategy`).
         tokenizer: the tokenizer's stage.
         reward: the reward's stage.
@@ -179,7 +179,7 @@ def check_sizes(config: TrainConfig) -> None:
 
 
 def build_transformer(config: TrainConfig, latent_channels: int) -> InfinityTransformer:
-    """The transformer over tokens of a tokenizer with so many channels."""
+    """The transformer over the tokens of a tokenizer with `latent_channels` channels."""
     transformer: InfinityTransformer = instantiate(config.transformer.model, config.scales, latent_channels=latent_channels)
     return transformer
 

@@ -500,7 +500,7 @@ class InfinityGenerator:
     def advance(self, particles: Particles, condition: InfinityCondition, streams: RandomStreams) -> Particles:
         """One more scale of every particle."""
         logits, cache = self.next_logits(particles, condition)
-        return self.extend(particles, self.draw(logits, particles.scale, streams), cache)
+        return self.extend(particles, self.sample(logits, particles.scale, streams), cache)
 
     @torch.no_grad()
     def next_logits(
@@ -526,7 +526,7 @@ class InfinityGenerator:
             logits = _guided_halves(logits, guidance)
         return logits.unflatten(1, (members, -1)).flatten(0, 1), cache
 
-    def draw(
+    def sample(
         self, logits: Float[Tensor, "rows tokens bits 2"], scale: int, streams: RandomStreams
     ) -> UInt8[Tensor, "rows height width channels"]:
         """Sampled bits of one scale on the latent grid."""
