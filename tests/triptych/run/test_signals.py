@@ -64,3 +64,18 @@ def test_a_signal_is_recorded_during_the_steps_and_ends_the_process_elsewhere(tm
         assert sorted(path.name for path in (tmp_path / "a" / "checkpoints").iterdir()) == ["step_00000003"]
         rows = [json.loads(row) for row in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
         assert [row["number"] for row in rows] == [1, 2, 3], "the metrics of the interrupted step are on disk"
+
+
+def test_a_loop_without_checkpoints_reports_that_nothing_is_saved(tmp_path: Path) -> None:
+    script = """
+import os, signal, sys
+from triptych.run.config import RunConfig
+from triptych.run.session import Run
+with Run.open(RunConfig(name="a", output_root=sys.argv[1], device="cpu")) as run:
+    for step in run.steps(5, {}):
+        os.kill(os.getpid(), signal.SIGTERM)
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "stopped by SIGTERM before the first checkpoint: rerun the same command to start again" in done.stderr
+    assert not (tmp_path / "a").exists(), "a run that ends before it began leaves no folder"

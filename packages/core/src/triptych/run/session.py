@@ -289,7 +289,7 @@ class Run:
         if saves:
             self.checkpoint(number, state)
         if is_interrupted:
-            self.stop(number)
+            self.stop(number if state else None)
 
     def is_interrupted(self) -> bool:
         """Whether any rank has received a signal to stop; the same answer on every rank. Called on all of them.
@@ -305,7 +305,7 @@ class Run:
             )
         return interruption.signal_number != 0
 
-    def stop(self, step: int) -> NoReturn:
+    def stop(self, step: int | None) -> NoReturn:
         """Ends an interrupted run whose checkpoint of `step` has been written; a scheduler that supports it requeues the job.
 
         Raises:
@@ -314,7 +314,7 @@ class Run:
         self.pause_watchdog()
         self._checkpointer.wait()
         self.world.barrier()
-        _logger.info("stopping           step %d is saved", step)
+        _logger.info("stopping           %s", "nothing is saved yet" if step is None else f"step {step} is saved")
         self._folder.release()  # the folder must be free when the job comes back
         self._interruption.requeue()
         raise Interrupted(self._interruption.signal_number, step)

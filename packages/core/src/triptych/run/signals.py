@@ -15,8 +15,11 @@ _SAME_SIGNAL_SECONDS = 3.0
 class Interrupted(Exception):  # noqa: N818  # no error: the run did what it was asked to
     """The run was stopped by a signal and its state is saved. Entry points report it in one line and exit with 128 + signal."""
 
-    def __init__(self, signal_number: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name} after step {step}: rerun the same command to resume")
+    def __init__(self, signal_number: int, step: int | None) -> None:
+        when = "before the first checkpoint: rerun the same command to start again"
+        if step is not None:
+            when = f"after step {step}: rerun the same command to resume"
+        super().__init__(f"stopped by {signal.Signals(signal_number).name} {when}")
         self.signal_number = signal_number
 
 
