@@ -166,7 +166,7 @@ def test_weights_of_another_shape_are_refused(command: Callable, model: Path) ->
     ("arguments", "told"),
     [
         (["stages=[sound]"], ["choose among keyframes, video"]),
-        (["+keyframes.loss.policies.silver=1.0"], ["has 'silver', which is no memory"]),
+        (["+keyframes.loss.policies.silver=1.0"], ["has 'silver', which is not a memory"]),
         (["keyframes.loss.policies={silver: 1.0}"], ["has no such key", "+keyframes.loss.policies.silver=1.0"]),
         (["keyframes.curriculum=[]"], ["has no stage"]),
         (["film.storyline=everyone waits"], ["names no character"]),

@@ -50,7 +50,7 @@ class EvaluateConfig(RunConfig):
         super().__post_init__()
         unknown = [name for name in self.only if name not in self.memories]
         if unknown:
-            raise UserError(f"only names '{unknown[0]}', which is no memory: choose among {', '.join(self.memories)}")
+            raise UserError(f"only names '{unknown[0]}', which is not a memory: choose among {', '.join(self.memories)}")
         if self.sampling.mode == "joint":
             raise UserError("sampling.mode is joint, which has no memory: use sampling.mode=extend or causal")
 
