@@ -65,7 +65,7 @@ class Frames:
         captions: from `KeyframeModel.encode_captions`, (batch, frames, ...).
         timesteps: 0 for clean frames, 1 for noise.
         position_ids: rotary positions of the pairs: 0 for a target and 1, 2, ... for the ranks of its memory, or frame
-            times where there is not a memory.
+            times where there is no memory.
         is_memory: whether the frames are context only. Under `extend` attention memory frames attend to the memory,
             every other frame attends to the memory and itself.
     """

@@ -20,7 +20,7 @@ ARGS="experiment=search_strategies"`).
 
 **The verifier under-counts right images**: differences between strategies include differences in how cleanly edges and hues
 are rendered.
-Which part of the method accounts for the gain: [the ablation](../experiments/var/what_pays/README.md).
+Which part of the method accounts for the gain: `experiments/var/what_pays/README.md`.
 """
 
 
