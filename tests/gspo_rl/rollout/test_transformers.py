@@ -7,8 +7,12 @@ import torch
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     PreTrainedModel,
@@ -27,22 +31,25 @@ SIZES = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48,
     "max_position_embeddings": 128, "head_dim": 8,
 }  # fmt: skip
-MODELS: list[tuple[type[Any], type[PreTrainedModel], dict[str, int]]] = [
+MODELS: list[tuple[type[Any], type[PreTrainedModel], dict[str, Any]]] = [
     (LlamaConfig, LlamaForCausalLM, {}),
     (MistralConfig, MistralForCausalLM, {"sliding_window": 4}),
     (Gemma2Config, Gemma2ForCausalLM, {"sliding_window": 4}),
+    (LlamaConfig, LlamaForCausalLM, {"use_cache": False}),
+    (Lfm2Config, Lfm2ForCausalLM, {}),
+    (MambaConfig, MambaForCausalLM, {}),
     (Qwen3MoeConfig, Qwen3MoeForCausalLM, {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}),
 ]
 
 
-def policy_of(config: type[Any], model: type[PreTrainedModel], more: dict[str, int]) -> Policy:
+def policy_of(config: type[Any], model: type[PreTrainedModel], more: dict[str, Any]) -> Policy:
     tokenizer = tiny_policy(hidden_size=32, num_layers=1, num_heads=2, num_key_value_heads=1, intermediate_size=32).tokenizer
     torch.manual_seed(0)
     return Policy(model(config(**SIZES, **more, vocab_size=len(tokenizer))).eval(), tokenizer)
 
 
-@pytest.mark.parametrize(("config", "model", "more"), MODELS, ids=[model.__name__ for _, model, _ in MODELS])
-def test_logprobs_are_those_of_a_plain_forward(config: type[Any], model: type[PreTrainedModel], more: dict[str, int]) -> None:
+@pytest.mark.parametrize(("config", "model", "more"), MODELS, ids=[f"{model.__name__}{more}" for _, model, more in MODELS])
+def test_logprobs_are_those_of_a_plain_forward(config: type[Any], model: type[PreTrainedModel], more: dict[str, Any]) -> None:
     """Left-padded prompts of four lengths, one of a single token, three samples each."""
     policy = policy_of(config, model, more)
     completions = TransformersEngine(policy).generate(PROMPTS, 3, SamplingConfig(max_tokens=8), seeds=range(12))
@@ -53,6 +60,14 @@ def test_logprobs_are_those_of_a_plain_forward(config: type[Any], model: type[Pr
         expected = logprobs[len(item.prompt_ids) - 1 : -1].gather(-1, item.token_ids[:, None])[:, 0]
         # float32 sums of about 100 terms, in another order.
         torch.testing.assert_close(item.logprobs, expected, rtol=0, atol=1e-5)
+
+
+def test_a_prescribed_cache_is_left_to_generate() -> None:
+    policy = policy_of(*MODELS[0])
+    plain = TransformersEngine(policy).generate(PROMPTS, 2, SamplingConfig(max_tokens=4), seeds=range(8))
+    policy.model.generation_config.cache_implementation = "static"
+    prescribed = TransformersEngine(policy).generate(PROMPTS, 2, SamplingConfig(max_tokens=4), seeds=range(8))
+    assert [item.token_ids.tolist() for item in plain] == [item.token_ids.tolist() for item in prescribed]
 
 
 def test_each_distinct_prompt_is_prefilled_once_for_its_samples() -> None:

@@ -210,11 +210,12 @@ class StepRecorder:
         """The rollout is there; what follows is training."""
         self._began_training = time.perf_counter()
         self._forward_tokens = []
-        self._meter.arm()
 
     @contextmanager
     def forward(self, num_tokens: int) -> Iterator[None]:
-        """A forward of this many padded tokens."""
+        """A training forward of this many padded tokens; the first of a step is the one whose operations are counted."""
+        if not self._forward_tokens:
+            self._meter.arm()
         self._forward_tokens.append(num_tokens)
         with self.watch.phase("forward"):
             yield

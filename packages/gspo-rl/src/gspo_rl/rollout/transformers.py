@@ -61,7 +61,11 @@ class TransformersEngine:
             past_key_values=self._prefilled(unique_ids.to(policy.device), unique_mask.to(policy.device), rows.to(policy.device)),
             # A fresh config: penalties and temperatures of the model's own would change the distribution silently.
             generation_config=GenerationConfig(
-                max_new_tokens=sampling.max_tokens, do_sample=False, eos_token_id=list(policy.eos_ids), pad_token_id=policy.pad_id
+                max_new_tokens=sampling.max_tokens,
+                do_sample=False,
+                eos_token_id=list(policy.eos_ids),
+                pad_token_id=policy.pad_id,
+                use_cache=True,  # unset, the model's own value would count, and False reads the prefilled tokens twice
             ),
             logits_processor=LogitsProcessorList([chooser]),
         )
@@ -70,18 +74,24 @@ class TransformersEngine:
         return build_completions(policy, prompt_ids, tokens, logprobs, weight_version=self._version)
 
     def _prefilled(self, input_ids: Tensor, mask: Tensor, rows: Tensor) -> Cache | None:
-        """Keys and values of all but the last token of each distinct prompt, computed once and repeated for its samples."""
-        if input_ids.shape[1] < 2:
+        """The cache of all but the last token of each distinct prompt, computed once and repeated for its samples.
+
+        None if there is nothing to reuse: prompts of one token, a model whose state is no key-value cache, or one that
+        prescribes a cache implementation, which `generate` builds itself.
+        """
+        configured = self._policy.model.generation_config
+        if input_ids.shape[1] < 2 or (configured is not None and configured.cache_implementation is not None):
             return None
         mask = mask[:, :-1]
-        cache = self._policy.model(
+        cache: Cache | None = self._policy.model(
             input_ids=input_ids[:, :-1],
             attention_mask=mask,
             position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),  # padding is on the left
             use_cache=True,
             logits_to_keep=1,
-        ).past_key_values
-        cache.batch_select_indices(rows)
+        ).get("past_key_values")
+        if cache is not None:
+            cache.reorder_cache(rows)  # also of recurrent layers
         return cache
 
 
