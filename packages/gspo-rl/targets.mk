@@ -1,6 +1,6 @@
 .PHONY: train-gspo evaluate-gspo
 
-train-gspo: $(STAMP) ## GSPO: a language model learns by reinforcement; ARGS="objective=grpo name=grpo"
+train-gspo: $(STAMP) ## GSPO: reinforcement learning of a language model; ARGS="objective=grpo name=grpo"
 	@$(LAUNCH) gspo_rl.commands.train $(ARGS)
 
 evaluate-gspo: $(STAMP) ## accuracy and pass@k of a saved policy; ARGS="policy.path=outputs/gspo/policy"

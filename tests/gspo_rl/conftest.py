@@ -1,4 +1,4 @@
-"""Small policies that tests share."""
+"""Fixtures: small random policies."""
 
 from collections.abc import Callable
 

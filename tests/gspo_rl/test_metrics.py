@@ -1,4 +1,4 @@
-"""Metrics of the loop on hand-made tables: clip fractions, ratios, lengths, and tables of micro-batches put together."""
+"""Metrics of the loop on hand-made tables: clip fractions, ratios, lengths, and tables merged from micro-batches."""
 
 import math
 
@@ -18,7 +18,7 @@ def outcome(rows: list[dict[str, float]], grad_norm: float = 1.0) -> MinibatchOu
     return MinibatchOutcome(SequenceTable(COLUMNS, torch.tensor(values, dtype=torch.float64)), grad_norm)
 
 
-def test_clip_fractions_count_tokens_and_sequences_with_an_advantage_apart() -> None:
+def test_clip_fractions_of_tokens_sequences_and_nonzero_advantages() -> None:
     first = outcome([{"length": 4, "advantage": 1, "clipped/tokens": 4, "outside/tokens": 4}, {"length": 6, "advantage": -1}])
     second = outcome([{"length": 10, "advantage": 0, "outside/tokens": 10}, {"length": 5, "advantage": 2, "clipped/tokens": 1}])
     metrics = minibatch_metrics([first, second])
@@ -38,10 +38,10 @@ def test_the_loss_is_divided_by_the_weights_and_entropy_by_the_tokens() -> None:
     assert metrics["entropy"] == pytest.approx(8 / 8)
 
 
-def test_ratios_are_quantiles_of_a_minibatch_and_their_distance_its_mean() -> None:
-    still = outcome([{"length": 1}, {"length": 1}])
+def test_ratios_are_logged_as_quantiles_and_clip_widths_as_means_of_each_minibatch() -> None:
+    unmoved = outcome([{"length": 1}, {"length": 1}])
     moved = outcome([{"length": 1, "log_ratio": math.log(ratio), "ratio_clip_widths": width} for ratio, width in ((1.0, 0.0), (1.1, 3.0))])
-    metrics = minibatch_metrics([still, moved])
+    metrics = minibatch_metrics([unmoved, moved])
     assert metrics["ratio/minibatch_0/q50"] == 1.0
     assert metrics["ratio/minibatch_1/q50"] == pytest.approx(1.05)  # midway between the two
     assert metrics["ratio_clip_widths/minibatch_1"] == pytest.approx(1.5)
@@ -64,7 +64,7 @@ def test_the_gradient_norm_is_the_mean_of_the_minibatches() -> None:
     assert minibatch_metrics([outcome([{"length": 1}], 1.0), outcome([{"length": 1}], 3.0)])["grad_norm"] == 2.0
 
 
-def test_tables_of_microbatches_are_put_together_in_the_order_of_the_rows() -> None:
+def test_tables_of_microbatches_are_merged_in_the_order_of_the_rows() -> None:
     parts = [SequenceTable(("a",), torch.tensor([[30.0], [10.0]])), SequenceTable(("a",), torch.tensor([[20.0]]))]
     merged = SequenceTable.merged(parts, [torch.tensor([2, 0]), torch.tensor([1])])
     assert merged.columns == ("a",)
@@ -72,7 +72,7 @@ def test_tables_of_microbatches_are_put_together_in_the_order_of_the_rows() -> N
     assert merged.gathered(World()).values.tolist() == merged.values.tolist()
 
 
-def test_rollout_metrics_divide_lengths_by_correctness() -> None:
+def test_rollout_metrics_separate_lengths_by_correctness() -> None:
     lengths, finished = [2, 4, 6, 8], [True, True, False, True]
     completions = [
         Completion((1,), torch.ones(length, dtype=torch.long), torch.zeros(length), "", finished=ended)

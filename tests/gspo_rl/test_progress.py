@@ -15,7 +15,7 @@ GROUP, PROMPTS, TOKENS = 3, 4, 7
 
 
 def rollout(groups: list[int], tokens: int = TOKENS) -> Rollout:
-    """Rows whose numbers are those of their group, so that a mixed-up row is seen."""
+    """Rows whose numbers are those of their group, so that a mixed-up row fails a comparison."""
     rows = torch.tensor([group for group in groups for _ in range(GROUP)])
     shape = (len(rows), tokens)
     batch = Batch(
@@ -63,13 +63,13 @@ def _save(world: World, folder: Path) -> None:
     rollout(groups, tokens=TOKENS - world.rank).save(folder, world)
 
 
-def test_two_ranks_save_what_one_resumes(tmp_path: Path) -> None:
+def test_a_rollout_saved_by_two_ranks_is_resumed_by_one(tmp_path: Path) -> None:
     run_distributed(_save, world_size=2, args=(tmp_path,))
     found = Rollout.load(tmp_path, [0, 1, 2, 3], torch.device("cpu"))
     expected = torch.tensor([0, 1, 2, 3]).repeat_interleave(GROUP)
     assert found.batch.input_ids.shape == (PROMPTS * GROUP, TOKENS)
     assert torch.equal(found.batch.rewards, expected.float())
     assert torch.equal(found.batch.input_ids[:, 0], expected)
-    assert found.batch.response_mask.sum(dim=1).tolist() == [*[TOKENS] * 3, *[TOKENS - 1] * 3] * 2, "padding is no response"
+    assert found.batch.response_mask.sum(dim=1).tolist() == [*[TOKENS] * 3, *[TOKENS - 1] * 3] * 2, "padding is not a response"
     part = Rollout.load(tmp_path, [3], torch.device("cpu"))
     assert part.batch.rewards.tolist() == [3.0] * GROUP

@@ -110,7 +110,7 @@ def test_the_gradient_does_not_depend_on_microbatches_order_or_padding(
     parts, other_numbers = gradient(OBJECTIVES[name], changed, microbatch_tokens, pad(moved(batch)[order]))
     assert whole.norm() > 1e-2, "the case must have a gradient to compare"
     assert float((parts - whole).norm() / whole.norm()) < 1e-6
-    # The clip_widths magnifies a rounding of the log ratio by 1 over the clip width, 3e-4.
+    # `ratio_clip_widths` magnifies a rounding of the log ratio by 1 over the clip width, 3e-4.
     torch.testing.assert_close(other_numbers, numbers[order], rtol=1e-4, atol=2e-6 / 3e-4)
 
 
@@ -146,7 +146,7 @@ def fit(root: Path, name: str = "a", *, config: dict[str, Any] | None = None, **
     return [json.loads(line) for line in (root / name / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_run_of_two_steps_logs_what_the_paper_is_about(tmp_path: Path) -> None:
+def test_a_run_of_two_steps_logs_ratios_clip_fractions_and_rewards(tmp_path: Path) -> None:
     before, first, second = fit(tmp_path)
     assert set(before) == {"step", "evaluation/accuracy", "evaluation/accuracy_greedy", "evaluation/length"}
     for row in (first, second):
@@ -161,21 +161,21 @@ def test_a_run_of_two_steps_logs_what_the_paper_is_about(tmp_path: Path) -> None
 
 def test_recomputed_old_logprobs_are_the_samplers_up_to_rounding(tmp_path: Path) -> None:
     sampler, recomputed = fit(tmp_path, "a", old_logprobs="sampler"), fit(tmp_path, "b", old_logprobs="recompute")
-    for mine, theirs in zip(sampler, recomputed, strict=True):
+    for found, expected in zip(recomputed, sampler, strict=True):
         for key in ("reward/mean", "entropy", "loss", "grad_norm", "ratio/minibatch_1/q50"):
-            if key in mine:
-                assert mine[key] == pytest.approx(theirs[key], abs=1e-4), key
+            if key in expected:
+                assert found[key] == pytest.approx(expected[key], abs=1e-4), key
 
 
 def test_both_engines_train_alike(tmp_path: Path) -> None:
     static, plain = fit(tmp_path, "a"), fit(tmp_path, "b", engine=TransformersEngine)
-    for mine, theirs in zip(static, plain, strict=True):
-        assert [mine.get(key) for key in ("reward/mean", "length/mean")] == pytest.approx(
-            [theirs.get(key) for key in ("reward/mean", "length/mean")]
+    for found, expected in zip(static, plain, strict=True):
+        assert [found.get(key) for key in ("reward/mean", "length/mean")] == pytest.approx(
+            [expected.get(key) for key in ("reward/mean", "length/mean")]
         )
 
 
-def test_a_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+def test_a_resumed_run_writes_the_same_bytes(tmp_path: Path) -> None:
     fit(tmp_path, "whole", max_steps=3)
     fit(tmp_path, "halves", max_steps=1)
     # The shorter run ended with an evaluation of its own; a run that was merely killed has none.
@@ -185,7 +185,7 @@ def test_a_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("old_logprobs", ["recompute", "sampler"])
 @pytest.mark.parametrize(("calls", "unfinished"), [(1, True), (2, False), (3, True)])
-def test_a_signal_saves_the_batch_as_it_stands_and_the_run_goes_on_to_the_same_bytes(
+def test_a_run_resumed_inside_a_rollout_batch_writes_the_same_bytes(
     tmp_path: Path, calls: int, unfinished: bool, old_logprobs: str
 ) -> None:
     """Two mini-batches a step: after an odd number of them a rollout batch is half used."""
@@ -194,7 +194,7 @@ def test_a_signal_saves_the_batch_as_it_stands_and_the_run_goes_on_to_the_same_b
 
     def interrupting(*tensors: Tensor, behavior_logprobs: Tensor) -> ObjectiveOutput:
         nonlocal counted
-        counted += tensors[0].requires_grad  # weights are asked for without a gradient
+        counted += tensors[0].requires_grad  # the trainer computes weights without a gradient
         if counted == calls and tensors[0].requires_grad:
             os.kill(os.getpid(), signal.SIGTERM)
         return OBJECTIVES["gspo"](*tensors)
@@ -213,7 +213,7 @@ def test_the_loop_improves_its_reward(tmp_path: Path) -> None:
 
 
 def _fit_on(world: World, root: Path) -> list[dict[str, Any]]:
-    # The process group stands already, so the run's own World must find it: torchrun's variables give rank and size.
+    # The process group exists already, so the run's own World must join it: torchrun's variables give rank and size.
     import os
 
     os.environ.update(RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.rank))
@@ -231,23 +231,23 @@ def test_two_ranks_give_the_curve_of_one(tmp_path: Path) -> None:
     one = fit(tmp_path, "one", max_steps=3)
     two = run_distributed(_fit_on, world_size=2, args=(tmp_path,))[0]
     assert len(one) == len(two)
-    for mine, theirs in zip(one, two, strict=True):
-        assert mine.keys() == theirs.keys()
-        for key, value in mine.items():
+    for expected, found in zip(one, two, strict=True):
+        assert expected.keys() == found.keys()
+        for key, value in expected.items():
             # Gradients are summed in another order; three steps of AdamW at 1e-3 carry that into the weights.
-            same = theirs[key] is None if value is None else theirs[key] == pytest.approx(value, rel=1e-3, abs=1e-5)
-            assert same, (mine["step"], key, value, theirs[key])
-        assert theirs.get("reward/mean") == pytest.approx(mine.get("reward/mean"), abs=1e-5)
+            same = found[key] is None if value is None else found[key] == pytest.approx(value, rel=1e-3, abs=1e-5)
+            assert same, (expected["step"], key, value, found[key])
+        assert found.get("reward/mean") == pytest.approx(expected.get("reward/mean"), abs=1e-5)
 
 
 @pytest.mark.faults
-def test_a_gradient_that_is_not_finite_is_left_out_and_the_run_goes_on(tmp_path: Path) -> None:
-    """Two mini-batches a step: the second of step 1 is spoilt, so that step 1 has no checkpoint of its own."""
+def test_a_gradient_that_is_not_finite_is_skipped_and_the_run_continues(tmp_path: Path) -> None:
+    """Two mini-batches a step: the second of step 1 has an infinite loss, so that step 1 has no checkpoint of its own."""
     calls = 0
 
     def spoilt(*tensors: Tensor, behavior_logprobs: Tensor) -> ObjectiveOutput:
         nonlocal calls
-        calls += tensors[0].requires_grad  # weights are asked for without a gradient
+        calls += tensors[0].requires_grad  # the trainer computes weights without a gradient
         output = OBJECTIVES["gspo"](*tensors)
         return output._replace(losses=output.losses * float("inf")) if calls == 2 and tensors[0].requires_grad else output
 
@@ -277,7 +277,7 @@ def test_weights_that_the_last_update_broke_never_reach_a_checkpoint(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"group_size": 1}, "trainer.group_size is 1"),
         ({"prompts_per_step": 6, "minibatches": 4}, "trainer.prompts_per_step is 6, which 4 mini-batches cannot divide"),
@@ -285,18 +285,18 @@ def test_weights_that_the_last_update_broke_never_reach_a_checkpoint(tmp_path: P
         ({"max_steps": 0}, "trainer.max_steps is 0"),
     ],
 )
-def test_settings_without_meaning_are_refused(wrong: dict[str, Any], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_invalid_settings_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         TrainerConfig(**wrong)
 
 
 class LowPrecisionEngine(StaticCacheEngine):
-    """An engine that evaluates the policy in bfloat16, as far as the trainer can tell."""
+    """An engine that reports low precision to the trainer."""
 
     is_exact = False
 
 
-def test_precision_that_would_pass_for_a_policy_change_is_refused() -> None:
+def test_precision_that_would_count_as_a_policy_change_is_refused() -> None:
     with pytest.raises(UserError, match="use trainer.old_logprobs=recompute"):
         build(small(), World(), engine=LowPrecisionEngine)
     build(small(), World(), engine=LowPrecisionEngine, old_logprobs="recompute")
@@ -306,14 +306,14 @@ def test_precision_that_would_pass_for_a_policy_change_is_refused() -> None:
         build(policy, World(), old_logprobs="recompute")
 
 
-def test_an_evaluation_does_not_depend_on_how_it_is_cut() -> None:
+def test_an_evaluation_does_not_depend_on_the_batch_size() -> None:
     policy = small()
-    outcomes = [
+    results = [
         evaluate(StaticCacheEngine(policy, max_batch=size), CountsDigits(), SAMPLING, EvaluationConfig(num_prompts=10, num_samples=4), world=World(), seed=3)
         for size in (512, 7)
     ]  # fmt: skip
-    assert outcomes[0] == outcomes[1]
-    assert set(outcomes[0].pass_at) == {1, 2, 4}
+    assert results[0] == results[1]
+    assert set(results[0].pass_at) == {1, 2, 4}
 
 
 def test_the_columns_of_the_sequence_table_are_distinct() -> None:
@@ -321,19 +321,19 @@ def test_the_columns_of_the_sequence_table_are_distinct() -> None:
 
 
 def by_tokens(logprobs: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, *, behavior_logprobs: Tensor) -> ObjectiveOutput:
-    """An objective that averages over tokens, and reports what it likes."""
+    """An objective that averages over tokens and has metrics of its own."""
     losses = torch.where(mask, -(logprobs - old).exp() * advantages[:, None], 0.0).sum(1)
-    surprise = torch.where(mask, -behavior_logprobs, 0.0)
-    return ObjectiveOutput(losses, mask.sum(1).float(), {"surprise": surprise, "rows": torch.ones(len(mask))})
+    surprisal = torch.where(mask, -behavior_logprobs, 0.0)
+    return ObjectiveOutput(losses, mask.sum(1).float(), {"surprisal": surprisal, "rows": torch.ones(len(mask))})
 
 
-def test_losses_are_divided_by_the_sum_of_weights_once_however_the_batch_is_cut() -> None:
+def test_losses_are_divided_by_the_sum_of_weights_whatever_the_microbatches() -> None:
     batch = rollout(small())
     whole, _ = gradient(by_tokens, batch, 10**6, moved(batch))
     parts, _ = gradient(by_tokens, batch, 40, moved(batch))
     assert float((parts - whole).norm() / whole.norm()) < 1e-6
     sequences, _ = gradient(
-        lambda *given, **more: by_tokens(*given, **more)._replace(weights=torch.ones(len(given[0]))), batch, 10**6, moved(batch)
+        lambda *inputs, **options: by_tokens(*inputs, **options)._replace(weights=torch.ones(len(inputs[0]))), batch, 10**6, moved(batch)
     )
     factor = float(batch.response_mask.sum()) / len(batch)
     torch.testing.assert_close(sequences, whole * factor, rtol=1e-4, atol=1e-6)
@@ -342,8 +342,8 @@ def test_losses_are_divided_by_the_sum_of_weights_once_however_the_batch_is_cut(
 def test_metrics_of_an_objective_are_logged_under_its_own_names(tmp_path: Path) -> None:
     row = fit(tmp_path, objective=by_tokens)[1]
     assert row["objective/rows"] == 1.0
-    # In the first mini-batch the behaviour policy is the policy: its surprise is an estimate of the entropy.
-    assert row["objective/surprise"] == pytest.approx(row["entropy"], rel=0.3)
+    # In the first mini-batch the behaviour policy is the policy: its surprisal is an estimate of the entropy.
+    assert row["objective/surprisal"] == pytest.approx(row["entropy"], rel=0.3)
     assert "clip_fraction/tokens" not in row
 
 

@@ -17,7 +17,7 @@ LENGTHS = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, 
 
 
 @given(LENGTHS)
-def test_every_token_and_logprob_finds_its_place(lengths: list[tuple[int, int]]) -> None:
+def test_every_token_and_logprob_is_at_its_position(lengths: list[tuple[int, int]]) -> None:
     items = [completion(prompt, response, 100 * row) for row, (prompt, response) in enumerate(lengths)]
     batch = collate(items, torch.arange(float(len(items))), torch.zeros(len(items)), pad_id=-1)
     for row, item in enumerate(items):
@@ -38,7 +38,7 @@ def test_microbatches_hold_every_row_once_within_the_budget(lengths: list[tuple[
     for rows, part in microbatches(batch, max_tokens=max_tokens):
         seen += rows.tolist()
         assert part.input_ids.numel() <= max_tokens or len(rows) == 1
-        assert torch.equal(part.response_mask.sum(1), batch.response_mask[rows].sum(1))  # nothing was cut off
+        assert torch.equal(part.response_mask.sum(1), batch.response_mask[rows].sum(1))  # no response token is lost
         assert torch.equal(part.advantages, batch.advantages[rows])
         assert (part.input_ids[0] != -1).all()  # trimmed to the longest row
     assert sorted(seen) == list(range(len(items)))

@@ -1,4 +1,4 @@
-"""What a checkpoint's weights become is what the policy itself would save."""
+"""An exported checkpoint is the folder that the policy itself saves."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def moe() -> Policy:
 
 
 def export(policy: Policy, root: Path) -> Path:
-    """By the path of a checkpoint: tensors by the names of the scorer's state, tied ones once."""
+    """Exports through a checkpoint's layout: tensors by the names of the scorer's state, tied ones once."""
     files, output = root / "files", root / "exported"
     files.mkdir()
     output.mkdir()
@@ -41,18 +41,18 @@ def export(policy: Policy, root: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["dense", "moe"])
-def test_an_export_is_what_the_policy_saves(kind: str, small_policy: Policy, tmp_path: Path) -> None:
+def test_an_export_equals_the_saved_policy(kind: str, small_policy: Policy, tmp_path: Path) -> None:
     policy = small_policy if kind == "dense" else moe()
     output = export(policy, tmp_path)
     policy.save(tmp_path / "saved")
     assert {path.name for path in output.iterdir()} == {path.name for path in (tmp_path / "saved").iterdir()}
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (output, tmp_path / "saved"))
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[key], value) for key, value in theirs.items())
+    exported, saved = (load_file(folder / "model.safetensors") for folder in (output, tmp_path / "saved"))
+    assert exported.keys() == saved.keys()
+    assert all(torch.equal(exported[key], value) for key, value in saved.items())
     for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
         assert json.loads((output / name).read_text()) == json.loads((tmp_path / "saved" / name).read_text())
     if kind == "moe":
-        assert "model.layers.0.mlp.experts.3.gate_proj.weight" in ours, "as Qwen publishes them, not as they are computed"
+        assert "model.layers.0.mlp.experts.3.gate_proj.weight" in exported, "names on disk as in Qwen's releases"
     again = pretrained_policy(str(output))
     ids = torch.tensor([[5, 6, 7, 8]])
     assert torch.equal(again.model(ids).logits, policy.model(ids).logits)
@@ -65,5 +65,5 @@ def test_weights_of_another_model_are_refused(small_policy: Policy, tmp_path: Pa
     small_policy.save_files(files)
     state = {name: small_policy.scorer.state_dict()[name] for name in state_shapes(small_policy.scorer)}
     del state["model.model.norm.weight"]
-    with pytest.raises(UserError, match=r"not of a Qwen3ForCausalLM .* see 'model\.norm\.weight'"):
+    with pytest.raises(UserError, match=r"does not match the Qwen3ForCausalLM .* 'model\.norm\.weight' is missing"):
         export_policy(files, state, output)

@@ -16,15 +16,14 @@ def plain_scores(policy: Policy, ids: list[int], start: int, temperature: float)
     """Log-probability of each token from `start` on, one unpadded sequence at a time."""
     with torch.no_grad():
         logits = policy.model(input_ids=torch.tensor([ids])).logits[0].double() / temperature
-    return [float(torch.log_softmax(logits[place - 1], -1)[ids[place]]) for place in range(start, len(ids))]
+    return [float(torch.log_softmax(logits[index - 1], -1)[ids[index]]) for index in range(start, len(ids))]
 
 
 @pytest.mark.parametrize("chunk", [None, 4])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_scores_of_a_padded_batch_are_those_of_each_sequence_alone(chunk: int | None, temperature: float, small_policy: Policy) -> None:
     policy = Policy(small_policy.model, small_policy.tokenizer, head_chunk_tokens=chunk)
-    draw = torch.Generator().manual_seed(0)
-    ids = torch.randint(3, 90, (3, 20), generator=draw)
+    ids = torch.randint(3, 90, (3, 20), generator=torch.Generator().manual_seed(0))
     mask = torch.zeros(3, 20, dtype=torch.bool)
     spans = [(5, 20), (8, 12), (2, 3)]
     for row, (start, stop) in enumerate(spans):
@@ -71,14 +70,14 @@ def test_a_mixture_of_experts_is_a_policy_too(tmp_path: Path) -> None:
 def test_a_head_that_is_more_than_a_product_is_not_chunked() -> None:
     tokenizer = character_tokenizer()
     model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=32))
-    Policy(model, tokenizer, head_chunk_tokens=8)  # GPT-2's head is one
+    Policy(model, tokenizer, head_chunk_tokens=8)  # GPT-2's head is a plain product
     model.lm_head.bias = torch.nn.Parameter(torch.ones(len(tokenizer)))
     with pytest.raises(UserError, match="head_chunk_tokens=null"):
         Policy(model, tokenizer, head_chunk_tokens=8)
 
 
-def test_characters_beyond_the_tokenizer_are_named(small_policy: Policy) -> None:
-    with pytest.raises(UserError, match="characters this policy does not know .*é"):
+def test_characters_outside_the_vocabulary_are_refused_by_name(small_policy: Policy) -> None:
+    with pytest.raises(UserError, match="characters outside the policy's vocabulary .*é"):
         small_policy.encode(Prompt("caf\u00e9", "1"))
 
 
@@ -91,13 +90,13 @@ def test_characters_beyond_the_tokenizer_are_named(small_policy: Policy) -> None
         ({"path": "x", "dtype": "float8"}, "policy.dtype is 'float8'"),
     ],
 )
-def test_a_model_that_is_not_there_is_one_line(options: dict[str, str], message: str) -> None:
+def test_a_missing_model_is_refused_in_one_line(options: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         pretrained_policy(**options)
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_that_holds_no_model_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="config.json"):
         pretrained_policy(str(tmp_path))
 

@@ -47,6 +47,6 @@ def test_a_group_of_one_is_refused() -> None:
         group_relative_advantages(torch.ones(4, 1))
 
 
-def test_a_reward_that_is_no_number_is_refused() -> None:
+def test_a_reward_that_is_not_finite_is_refused() -> None:
     with pytest.raises(UserError, match="not finite"):
         group_relative_advantages(torch.tensor([[1.0, float("nan")]]))

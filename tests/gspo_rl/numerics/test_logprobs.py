@@ -21,8 +21,8 @@ def by_definition(logits: Tensor, tokens: Tensor, temperature: float) -> tuple[l
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_scores_are_their_definition(temperature: float) -> None:
-    draw = torch.Generator().manual_seed(0)
-    logits, tokens = 3 * torch.randn(20, 11, generator=draw), torch.randint(11, (20,), generator=draw)
+    noise = torch.Generator().manual_seed(0)
+    logits, tokens = 3 * torch.randn(20, 11, generator=noise), torch.randint(11, (20,), generator=noise)
     logprobs, entropies = by_definition(logits, tokens, temperature)
     scores = token_scores(logits, tokens, temperature=temperature)
     torch.testing.assert_close(scores.logprobs, torch.tensor(logprobs), rtol=1e-5, atol=1e-6)
@@ -36,9 +36,9 @@ def test_a_token_of_probability_zero_leaves_the_entropy_finite() -> None:
 
 @pytest.mark.parametrize("chunk_tokens", [1, 3, 7, 100])
 def test_chunked_scores_match_whole_ones_forward_and_backward(chunk_tokens: int) -> None:
-    draw = torch.Generator().manual_seed(1)
-    hidden, head = torch.randn(10, 8, generator=draw), torch.randn(23, 8, generator=draw)
-    tokens, weights = torch.randint(23, (10,), generator=draw), torch.randn(10, generator=draw)
+    noise = torch.Generator().manual_seed(1)
+    hidden, head = torch.randn(10, 8, generator=noise), torch.randn(23, 8, generator=noise)
+    tokens, weights = torch.randint(23, (10,), generator=noise), torch.randn(10, generator=noise)
     outcomes: list[tuple[TokenScores, tuple[Tensor, ...]]] = []
     for chunked in (False, True):
         h, w = hidden.clone().requires_grad_(), head.clone().requires_grad_()

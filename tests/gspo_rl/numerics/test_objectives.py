@@ -1,4 +1,4 @@
-"""The objectives against their definitions, two peers' formulas, finite differences and their own laws."""
+"""The objectives against their definitions, two peers' formulas, finite differences and their own properties."""
 
 import math
 from collections.abc import Callable
@@ -25,14 +25,14 @@ Problem = tuple[Tensor, Tensor, Tensor, Tensor]
 
 def problem(seed: int, *, rows: int = 6, tokens: int = 12, move: float = 1e-3) -> Problem:
     """Random log-probabilities, old ones moved by about `move`, advantages of both signs, ragged masks."""
-    draw = torch.Generator().manual_seed(seed)
-    logprobs = -3 * torch.rand(rows, tokens, generator=draw)
-    old = logprobs + move * torch.randn(rows, tokens, generator=draw)
-    advantages = torch.randn(rows, generator=draw)
-    lengths = torch.randint(1, tokens, (rows,), generator=draw)
-    start = torch.randint(0, tokens // 2, (rows,), generator=draw)
-    place = torch.arange(tokens)
-    mask = (place >= start[:, None]) & (place < (start + lengths)[:, None])
+    noise = torch.Generator().manual_seed(seed)
+    logprobs = -3 * torch.rand(rows, tokens, generator=noise)
+    old = logprobs + move * torch.randn(rows, tokens, generator=noise)
+    advantages = torch.randn(rows, generator=noise)
+    lengths = torch.randint(1, tokens, (rows,), generator=noise)
+    start = torch.randint(0, tokens // 2, (rows,), generator=noise)
+    position = torch.arange(tokens)
+    mask = (position >= start[:, None]) & (position < (start + lengths)[:, None])
     return logprobs, old, advantages, mask
 
 
@@ -144,8 +144,8 @@ def test_gspo_token_equals_gspo_in_value_and_gradient_at_one_advantage_per_seque
 @pytest.mark.parametrize("objective", [gspo, gspo_token])
 def test_the_gradient_is_that_of_finite_differences(objective: Callable[..., ObjectiveOutput]) -> None:
     """gspo_token's value does not depend on a single token's log-probability through sg[s], so both are compared with gspo's value."""
-    draw = torch.Generator().manual_seed(3)
-    logprobs = -torch.rand(3, 5, generator=draw)
+    noise = torch.Generator().manual_seed(3)
+    logprobs = -torch.rand(3, 5, generator=noise)
     old = logprobs + torch.tensor([[0.002], [0.0], [-0.002]])  # s below, at and above 1; far from the kinks for one sign each
     advantages, mask = torch.tensor([1.5, -0.7, -2.0]), torch.ones(3, 5, dtype=torch.bool)
     variable = logprobs.clone().requires_grad_()
@@ -181,7 +181,7 @@ ALL: list[Any] = [
 @pytest.mark.parametrize("objective", ALL)
 @settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), padding=st.integers(0, 7), garbage=st.sampled_from([0.0, -1e30, math.inf, math.nan]))
-def test_padding_changes_nothing_whatever_it_holds(
+def test_padding_has_no_effect_whatever_it_holds(
     objective: Callable[..., ObjectiveOutput], seed: int, padding: int, garbage: float
 ) -> None:
     logprobs, old, advantages, mask = problem(seed)
@@ -200,7 +200,7 @@ def test_padding_changes_nothing_whatever_it_holds(
 @pytest.mark.parametrize("objective", ALL)
 @settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), cut=st.integers(1, 5))
-def test_rows_do_not_know_of_one_another(objective: Callable[..., ObjectiveOutput], seed: int, cut: int) -> None:
+def test_rows_are_independent(objective: Callable[..., ObjectiveOutput], seed: int, cut: int) -> None:
     case = problem(seed)
     whole = objective(*case).losses
     order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))
@@ -249,25 +249,25 @@ def test_without_a_clip_in_reach_the_loss_is_the_unclipped_surrogate(objective: 
 
 
 @pytest.mark.parametrize(("log_ratio", "advantage", "clipped", "outside"), [
-    (5e-4, 1.0, True, True),     # above the range and to be raised further: the gradient goes
-    (5e-4, -1.0, False, True),   # above, but to be lowered: it stays
+    (5e-4, 1.0, True, True),     # above the range and to be raised further: no gradient
+    (5e-4, -1.0, False, True),   # above, but to be lowered: a gradient
     (-5e-4, -1.0, True, True),
     (-5e-4, 1.0, False, True),
     (1e-4, 1.0, False, False),
-    (5e-4, 0.0, False, True),    # nothing to lose
+    (5e-4, 0.0, False, True),    # no gradient to clip
 ])  # fmt: skip
-def test_the_clip_indicators_tell_binding_from_outside(log_ratio: float, advantage: float, clipped: bool, outside: bool) -> None:
+def test_the_clip_indicators_distinguish_clipped_from_outside(log_ratio: float, advantage: float, clipped: bool, outside: bool) -> None:
     old, mask = torch.zeros(1, 4), torch.tensor([[False, True, True, True]])
     for objective in (gspo, gspo_token):
         variable = torch.full((1, 4), log_ratio, requires_grad=True)
         output = objective(variable, old, torch.tensor([advantage]), mask, **PAPER_GSPO)
         assert output.metrics["clipped"].tolist() == [[False] + 3 * [clipped]]
         assert output.metrics["outside"].tolist() == [[False] + 3 * [outside]]
-        lost = not torch.autograd.grad(output.losses.sum(), variable)[0].any()
-        assert lost == (clipped or advantage == 0)
+        no_gradient = not torch.autograd.grad(output.losses.sum(), variable)[0].any()
+        assert no_gradient == (clipped or advantage == 0)
 
 
-def test_displacement_is_one_at_the_edge_of_the_trust_region() -> None:
+def test_the_ratio_in_clip_widths_is_one_at_the_edge_of_the_trust_region() -> None:
     edges = torch.tensor([[math.log1p(4e-4)], [math.log1p(-3e-4)], [2 * math.log1p(4e-4)]])
     output = gspo(edges, torch.zeros(3, 1), torch.ones(3), torch.ones(3, 1, dtype=torch.bool), **PAPER_GSPO)
     torch.testing.assert_close(output.metrics["ratio_clip_widths"], torch.tensor([1.0, 1.0, 2.0]), rtol=1e-6, atol=1e-6)
@@ -292,15 +292,15 @@ def test_a_sequence_clip_that_can_never_fire_is_refused(objective: Callable[...,
 
 @pytest.mark.parametrize("objective", [gspo, gspo_token, grpo])
 @pytest.mark.parametrize("clip", [(-0.1, 0.01), (1.0, 0.01), (0.01, -0.1)])
-def test_clips_without_meaning_are_refused(objective: Callable[..., ObjectiveOutput], clip: tuple[float, float]) -> None:
+def test_invalid_clip_widths_are_refused(objective: Callable[..., ObjectiveOutput], clip: tuple[float, float]) -> None:
     with pytest.raises(UserError, match="clip_low"):
         objective(*problem(0), clip_low=clip[0], clip_high=clip[1])
 
 
 @pytest.mark.parametrize("objective", ALL)
-def test_every_sequence_weighs_one_whatever_its_tokens_say(objective: Callable[..., ObjectiveOutput]) -> None:
+def test_every_sequence_has_weight_one_whatever_its_tokens(objective: Callable[..., ObjectiveOutput]) -> None:
     """The trainer needs the weights before the first forward: they depend on the mask alone."""
     logprobs, old, mask = torch.randn(3, 5), torch.randn(3, 5), torch.rand(3, 5) > 0.4
     output = objective(logprobs, old, torch.randn(3), mask, behavior_logprobs=old)
-    asked = objective(torch.zeros(3, 5), torch.zeros(3, 5), torch.zeros(3), mask)
-    assert output.weights.tolist() == asked.weights.tolist() == [1.0, 1.0, 1.0]
+    before_forward = objective(torch.zeros(3, 5), torch.zeros(3, 5), torch.zeros(3), mask)
+    assert output.weights.tolist() == before_forward.weights.tolist() == [1.0, 1.0, 1.0]

@@ -1,4 +1,4 @@
-"""Completions from sampled tokens: cut after the first end of sequence, prompts padded on the left, divergence refused."""
+"""Completions from sampled tokens: rows cut after the first end of sequence, left padding, and refusal of a diverged policy."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The contract of rollout engines, held by each of them."""
+"""The contract of rollout engines, tested on each of them."""
 
 import math
 from collections import Counter
@@ -101,8 +101,8 @@ def test_a_completion_does_not_depend_on_its_batch(build: Callable[..., RolloutE
     small = build(ending_policy, max_batch=2).generate(PROMPTS[::-1], 1, SAMPLING, seeds=SEEDS[::-1])[::-1]
     for other in (alone, small):
         assert [item.token_ids.tolist() for item in other] == [item.token_ids.tolist() for item in together]
-        for mine, theirs in zip(other, together, strict=True):
-            assert mine.logprobs.tolist() == pytest.approx(theirs.logprobs.tolist(), abs=5e-5)
+        for found, expected in zip(other, together, strict=True):
+            assert found.logprobs.tolist() == pytest.approx(expected.logprobs.tolist(), abs=5e-5)
 
 
 def test_samples_of_a_prompt_are_those_of_the_prompt_repeated(build: Callable[..., RolloutEngine], ending_policy: Policy) -> None:
@@ -123,7 +123,7 @@ def test_completions_carry_the_version_of_the_weights_that_sampled_them(build: C
     assert all(bool((parameter == 0.01).all()) for parameter in small_policy.model.parameters())
 
 
-def test_an_engine_of_float32_is_exact_repeats_itself_and_closes_twice(build: Callable[..., RolloutEngine], small_policy: Policy) -> None:
+def test_a_float32_engine_is_exact_and_repeatable_and_closes_twice(build: Callable[..., RolloutEngine], small_policy: Policy) -> None:
     engine = build(small_policy)
     assert engine.is_exact
     assert contents(engine.generate(PROMPTS, 1, SAMPLING, seeds=SEEDS)) == contents(engine.generate(PROMPTS, 1, SAMPLING, seeds=SEEDS))
@@ -140,9 +140,9 @@ def test_samples_follow_the_policy(build: Callable[..., RolloutEngine], ending_p
     with torch.no_grad():
         logits = ending_policy.model(input_ids=torch.tensor([ending_policy.encode(PROMPTS[0])])).logits[0, -1]
     probabilities = torch.softmax(logits.double(), -1).tolist()
-    drawn = Counter(int(item.token_ids[0]) for item in completions)
-    cells = [(drawn[token], count * p) for token, p in enumerate(probabilities) if count * p >= 5]
-    statistic = sum((seen - expected) ** 2 / expected for seen, expected in cells)
+    counts = Counter(int(item.token_ids[0]) for item in completions)
+    cells = [(counts[token], count * p) for token, p in enumerate(probabilities) if count * p >= 5]
+    statistic = sum((observed - expected) ** 2 / expected for observed, expected in cells)
     # Mean n, variance 2n: five standard deviations above.
     assert statistic < len(cells) + 5 * math.sqrt(2 * len(cells))
 
@@ -152,7 +152,7 @@ def test_a_prompt_that_leaves_no_room_is_refused(build: Callable[..., RolloutEng
         build(small_policy).generate([Prompt("a" * 90, "")], 1, SAMPLING, seeds=[0])
 
 
-def test_weights_gone_astray_are_told_in_one_line(build: Callable[..., RolloutEngine], small_policy: Policy) -> None:
+def test_weights_that_are_not_finite_are_refused(build: Callable[..., RolloutEngine], small_policy: Policy) -> None:
     with torch.no_grad():
         small_policy.model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(UserError, match="not finite"):

@@ -1,4 +1,4 @@
-"""The static cache: head layouts, and what it refuses."""
+"""The static cache: head layouts, and refusal of other architectures."""
 
 from collections.abc import Callable
 from typing import Any

@@ -80,7 +80,7 @@ def test_each_distinct_prompt_is_prefilled_once_for_its_samples() -> None:
     assert all(shape == (10, 1) for shape in shapes[1:]), "then one token of every sample at a time"
 
 
-def test_a_batch_limit_does_not_change_what_is_sampled() -> None:
+def test_the_batch_limit_does_not_change_the_samples() -> None:
     policy = policy_of(*MODELS[0])
     whole, parts = (
         TransformersEngine(policy, max_batch=size).generate(PROMPTS, 3, SamplingConfig(max_tokens=6), seeds=range(12)) for size in (256, 5)

@@ -1,4 +1,4 @@
-"""The contract of tasks, held by each of them."""
+"""The contract of tasks, tested on each of them."""
 
 import json
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def response(text: str) -> Completion:
     return Completion((), torch.tensor([1]), torch.zeros(1), text, finished=True)
 
 
-def test_the_splits_share_no_prompt_and_repeat_themselves(task: Task) -> None:
+def test_the_splits_are_disjoint_and_repeatable(task: Task) -> None:
     splits = [[prompt.text for prompt in list(task.prompts(split))[:200]] for split in ("train", "held_out")]
     assert all(splits)
     assert not set(splits[0]) & set(splits[1])

@@ -1,4 +1,4 @@
-"""The reward of the JSON-lines task, through the package's own door."""
+"""The reward of the JSON-lines task, through the package's public names."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_texts_are_graded_by_the_last_line() -> None:
     assert gspo_rl.grade("yes", "yes\nno", match="string") == 0.0
 
 
-def test_what_cannot_be_graded_is_refused() -> None:
+def test_an_answer_without_a_number_and_an_unknown_match_are_refused() -> None:
     with pytest.raises(UserError, match="holds no number"):
         gspo_rl.grade("yes", "yes")
     with pytest.raises(UserError, match="match is 'regex'"):

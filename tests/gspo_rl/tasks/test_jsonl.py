@@ -1,4 +1,4 @@
-"""Questions from a file: splits, matching, and broken lines."""
+"""The JSON-lines task: splits, matching, and errors with the line number."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from triptych.errors import UserError
 pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed (one of its libraries needs a C compiler)")
 
 
-def said(text: str, *, finished: bool = True) -> Completion:
+def completion(text: str, *, finished: bool = True) -> Completion:
     return Completion((1,), torch.tensor([1]), torch.zeros(1), text, finished)
 
 
@@ -42,26 +42,26 @@ def test_a_file_of_questions_is_split_by_question_and_not_by_order(tmp_path: Pat
 )  # fmt: skip
 def test_numbers_match_by_value(tmp_path: Path, answer: str, response: str, reward: float) -> None:
     task = JsonlTask(str(write(tmp_path / "a.jsonl", ROWS)))
-    assert task.reward(Prompt("", answer), said(response)) == reward
-    assert task.reward(Prompt("", answer), said(response, finished=False)) == 0.0
+    assert task.reward(Prompt("", answer), completion(response)) == reward
+    assert task.reward(Prompt("", answer), completion(response, finished=False)) == 0.0
 
 
 def test_strings_match_by_their_last_line(tmp_path: Path) -> None:
     task = JsonlTask(str(write(tmp_path / "a.jsonl", ROWS)), match="string")
-    assert task.reward(Prompt("", "New York"), said("I think:\n  new   york \n")) == 1.0
-    assert task.reward(Prompt("", "New York"), said("new york\nor not")) == 0.0
+    assert task.reward(Prompt("", "New York"), completion("I think:\n  new   york \n")) == 1.0
+    assert task.reward(Prompt("", "New York"), completion("new york\nor not")) == 0.0
 
 
-def test_last_number_reads_what_people_write() -> None:
+def test_the_last_number_may_have_separators_a_sign_and_an_exponent() -> None:
     assert [last_number(text) for text in ("1,234,567", "a -2.5e-3", ".5", "none", "3.14.")] == [1234567.0, -2.5e-3, 0.5, None, 3.14]
 
 
 @pytest.mark.parametrize(
     ("broken", "message"),
-    [('{"question": "x", ', "line 37 is no JSON object"), ({"question": "x"}, "line 37 lacks"), ({"question": "x", "answer": "none"}, "line 37 has the answer"),
+    [('{"question": "x", ', "line 37 is not a JSON object"), ({"question": "x"}, "line 37 lacks"), ({"question": "x", "answer": "none"}, "line 37 has the answer"),
      ([1], "line 37 lacks")],
 )  # fmt: skip
-def test_a_broken_line_is_named(tmp_path: Path, broken: Any, message: str) -> None:
+def test_a_broken_line_is_refused_with_its_number(tmp_path: Path, broken: Any, message: str) -> None:
     path = write(tmp_path / "a.jsonl", [*ROWS[:36], broken, *ROWS[36:]])
     with pytest.raises(UserError, match=message) as caught:
         JsonlTask(str(path))
@@ -74,7 +74,7 @@ def test_line_separators_inside_a_string_do_not_break_a_line(tmp_path: Path) -> 
     assert sum(len(task.prompts(split)) for split in ("train", "held_out")) == 61
 
 
-def test_a_file_that_is_missing_or_empty_or_not_text_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_missing_or_empty_or_not_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         JsonlTask(str(tmp_path / "none.jsonl"))
     with pytest.raises(UserError, match="no question for the train split"):

@@ -16,11 +16,11 @@ from triptych.seeding import generator
 pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed (one of its libraries needs a C compiler)")
 
 
-def said(text: str, *, finished: bool = True) -> Completion:
+def completion(text: str, *, finished: bool = True) -> Completion:
     return Completion((1,), torch.tensor([1]), torch.zeros(1), text, finished)
 
 
-def test_every_task_can_demonstrate() -> None:
+def test_the_task_has_demonstrations() -> None:
     assert isinstance(ArithmeticTask(), DemonstratingTask)
 
 
@@ -46,12 +46,12 @@ def test_a_prompt_depends_on_seed_and_index_alone() -> None:
     assert task.prompts("train")[0] != ArithmeticTask(seed=1).prompts("train")[0]
 
 
-@given(index=st.integers(0, 999), draw=st.integers(0, 10**6))
-def test_a_careful_demonstration_earns_the_reward_and_writes_true_columns(index: int, draw: int) -> None:
+@given(index=st.integers(0, 999), seed=st.integers(0, 10**6))
+def test_a_demonstration_without_errors_has_correct_columns_and_reward_1(index: int, seed: int) -> None:
     task = ArithmeticTask(careless=0.0, slip=0.0)
     prompt = task.prompts("held_out")[index]
-    text = task.demonstrate(prompt, generator(draw))
-    assert task.reward(prompt, said(text)) == 1.0
+    text = task.demonstrate(prompt, generator(seed))
+    assert task.reward(prompt, completion(text)) == 1.0
     for column in text.partition(" #")[0].split(" "):
         left, right = column.split("=")
         assert sum(int(digit) for digit in left.split("+")) == int(right)
@@ -62,13 +62,13 @@ def test_a_careless_demonstration_forgets_its_carries() -> None:
     # 9 + 8 = 17, 4 + 7 + 0 = 11, 0 + 1 + 0 = 1: without carries the digits are 7, 1, 1.
     prompt = Prompt("49+178=", "227")
     assert task.demonstrate(prompt, generator(0)) == "9+8+0=17 4+7+0=11 0+1+0=01 #117"
-    assert task.reward(prompt, said("9+8+0=17 4+7+0=11 0+1+0=01 #117")) == 0.0
+    assert task.reward(prompt, completion("9+8+0=17 4+7+0=11 0+1+0=01 #117")) == 0.0
 
 
-def test_the_share_of_right_demonstrations_is_imperfect_on_purpose() -> None:
+def test_the_fraction_of_right_demonstrations_follows_from_the_error_rates() -> None:
     task = ArithmeticTask()
     prompts = task.prompts("train")[:1000]
-    right = sum(task.reward(prompt, said(task.demonstrate(prompt, generator(place)))) for place, prompt in enumerate(prompts))
+    right = sum(task.reward(prompt, completion(task.demonstrate(prompt, generator(index)))) for index, prompt in enumerate(prompts))
     assert 450 < right < 650  # (1 - careless) * (1 - slip)^4, and the sums without a carry
 
 
@@ -77,10 +77,10 @@ def test_the_share_of_right_demonstrations_is_imperfect_on_purpose() -> None:
     [("#227", True, 1.0), ("no #1 #227", True, 1.0), ("#227", False, 0.0), ("227", True, 0.0), ("#0227", True, 0.0), ("#227 ", True, 0.0), ("#", True, 0.0)],
 )  # fmt: skip
 def test_only_a_finished_and_exact_sum_counts(text: str, finished: bool, reward: float) -> None:
-    assert ArithmeticTask().reward(Prompt("49+178=", "227"), said(text, finished=finished)) == reward
+    assert ArithmeticTask().reward(Prompt("49+178=", "227"), completion(text, finished=finished)) == reward
 
 
 @pytest.mark.parametrize("wrong", [{"num_prompts": 0}, {"num_held_out": 0}, {"min_digits": 4, "max_digits": 3}, {"careless": 1.5}])
-def test_arithmetic_without_meaning_is_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"task.{next(iter(wrong))}"):
         ArithmeticTask(**wrong)

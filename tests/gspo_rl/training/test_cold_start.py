@@ -1,4 +1,4 @@
-"""The supervised phase: it teaches, it is kept, and it refuses what it cannot use."""
+"""The supervised phase: learning, reuse of finished phases, and refusals."""
 
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ from triptych.testing import run_distributed
 
 
 class Copy:
-    """Says back one of four letters."""
+    """A task whose answer is the letter in the prompt."""
 
     def prompts(self, split: str) -> list[Prompt]:
         return [Prompt(f"{letter}=", letter) for letter in "abcd"]
@@ -52,7 +52,7 @@ def run(policy: Policy, folder: Path, config: ColdStartConfig = CONFIG, **change
         cold_start(policy, options["task"], config, run=opened, identity=options["identity"])
 
 
-def test_the_policy_learns_what_is_demonstrated(tmp_path: Path) -> None:
+def test_the_policy_learns_the_demonstrations(tmp_path: Path) -> None:
     policy = small()
     run(policy, tmp_path)
     prompts = Copy().prompts("train")
@@ -89,7 +89,7 @@ def test_no_steps_do_not_change_the_policy(tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
-class Silent:
+class WithoutDemonstrations:
     """A task without demonstrations."""
 
     def prompts(self, split: str) -> list[Prompt]:
@@ -101,7 +101,7 @@ class Silent:
 
 def test_a_task_without_demonstrations_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no demonstrations: use cold_start.steps=0"):
-        run(small(), tmp_path, task=Silent())
+        run(small(), tmp_path, task=WithoutDemonstrations())
 
 
 def test_demonstrations_that_do_not_fit_are_refused_and_nothing_is_kept(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ class EvaluationConfig:
 
     Attributes:
         split: `held_out` or `train`.
-        num_prompts: number of prompts, from the first on; all of them if the split has fewer.
+        num_prompts: number of prompts, starting with the first; all of them if the split has fewer.
         num_samples: samples per prompt, at the sampling settings.
         confidence: coverage of the bootstrap intervals over prompts.
     """
@@ -45,7 +45,7 @@ class EvaluationConfig:
 
 
 class Sample(NamedTuple):
-    """A prompt, its first sampled completion, and the reward of that."""
+    """A prompt, its first sampled completion, and that completion's reward."""
 
     prompt: str
     answer: str
@@ -74,7 +74,7 @@ class EvaluationResult:
     samples: list[Sample] = field(default_factory=list)
 
     def metrics(self) -> dict[str, float]:
-        """The metrics that a training logs."""
+        """The metrics that are logged during training."""
         return {
             "evaluation/accuracy": self.accuracy.mean,
             "evaluation/accuracy_greedy": self.greedy.mean,
@@ -108,10 +108,10 @@ def evaluate(
     seed: int,
     num_shown: int = 8,
 ) -> EvaluationResult:
-    """Samples every prompt `config.num_samples` times and once greedily, and grades all of it.
+    """Samples every prompt `config.num_samples` times and once greedily, and grades all completions.
 
     The noise depends on the seed, the prompt and the sample alone, so two policies evaluated with one seed are
-    compared on common random numbers, and the number of ranks changes nothing.
+    compared on common random numbers, and the result does not depend on the number of ranks.
 
     Args:
         engine: the sampler, holding the policy.
@@ -127,6 +127,7 @@ def evaluate(
     graded: list[tuple[list[float], list[int], float, Sample]] = []
     with progress(num_prompts, "evaluating", unit="prompt", enabled=world.is_main) as bar:
         own = list(world.shard(num_prompts))
+        # Prompts of a chunk: about 512 completions, the greedy one of each prompt included, between updates of the bar.
         chunk = max(1, 512 // (config.num_samples + 1))
         for start in range(0, len(own), chunk):
             indices = own[start : start + chunk]
@@ -164,6 +165,8 @@ def _grade(
     num_samples: int,
     seed: int,
 ) -> list[tuple[list[float], list[int], float, Sample]]:
+    """Rewards and lengths of the samples, the greedy reward and a `Sample`, for each prompt."""
+    # (prompts * num_samples) completions, grouped by prompt; greedy decoding uses no noise, so its seeds are 0.
     seeds = [derive_seed(seed, "evaluation", index, sample) for index in indices for sample in range(num_samples)]
     sampled = engine.generate(prompts, num_samples, sampling, seeds=seeds)
     greedy = engine.generate(prompts, 1, sampling.greedy(), seeds=[0] * len(prompts))

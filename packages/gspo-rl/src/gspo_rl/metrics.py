@@ -28,16 +28,16 @@ TRAINER_COLUMNS = (
     "sampler_difference_sum",
     "sampler_difference_max",
 )
-"""Columns of the table that every rank fills for its sequences of a mini-batch; the objective's own metrics follow."""
+"""Columns of a `SequenceTable` that do not depend on the objective; the objective's own metrics follow them."""
 
 TOKENS = "/tokens"
-"""Ends the name of a column that is a sum over response tokens of an objective's metric."""
+"""Suffix of a column that holds an objective's metric, summed over response tokens."""
 
 RATIO_QUANTILES = (0.05, 0.5, 0.95)
 
 
 class SequenceTable(NamedTuple):
-    """Numbers of sequences.
+    """Per-sequence numbers.
 
     Attributes:
         columns: names, `TRAINER_COLUMNS` first.
@@ -49,16 +49,16 @@ class SequenceTable(NamedTuple):
 
     @classmethod
     def merged(cls, parts: Sequence["SequenceTable"], rows: Sequence[Int[Tensor, " part"]]) -> "SequenceTable":
-        """One table of the tables of micro-batches; `rows` gives the row of each of their sequences."""
+        """Joins the tables of micro-batches; `rows[i]` holds the row of each sequence of `parts[i]` in the result."""
         values = torch.cat([part.values for part in parts])
         return cls(parts[0].columns, torch.empty_like(values).index_copy_(0, torch.cat(list(rows)).to(values.device), values))
 
     def gathered(self, world: World) -> "SequenceTable":
-        """The tables of all ranks, one after the other."""
+        """The tables of all ranks, concatenated in rank order."""
         return self._replace(values=world.all_gather(self.values))
 
     def column(self, name: str) -> Float[Tensor, " sequences"]:
-        """The numbers of one column."""
+        """The values of one column."""
         return self.values[:, self.columns.index(name)]
 
 
@@ -77,7 +77,7 @@ class MinibatchOutcome(NamedTuple):
 def sequence_table(
     batch: Batch, scores: TokenScores, old_logprobs: Float[Tensor, "batch tokens"], output: ObjectiveOutput
 ) -> SequenceTable:
-    """The rows of the sequences in a micro-batch."""
+    """One row per sequence of a micro-batch."""
     mask = batch.response_mask
 
     def total(values: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def minibatch_metrics(outcomes: Sequence[MinibatchOutcome]) -> dict[str, float]:
     metrics |= {
         "entropy": everything["entropy_sum"].sum() / tokens,
         "approx_kl": everything["kl_sum"].sum() / tokens,
-        # Only the first mini-batch is scored by the very weights that sampled it.
+        # Only the first mini-batch is scored with the weights that sampled it.
         "sampler_difference/mean": column["sampler_difference_sum"][0].sum() / column["length"][0].sum().clamp(min=1),
         "sampler_difference/max": column["sampler_difference_max"][0].max(),
     }
@@ -144,7 +144,7 @@ def minibatch_metrics(outcomes: Sequence[MinibatchOutcome]) -> dict[str, float]:
 def _clip_fractions(everything: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Fractions over the whole step.
 
-    `clip_fraction/tokens` and `/sequences` count tokens and sequences without a gradient because of the clip; `_two_sided` counts
+    `clip_fraction/tokens` and `/sequences` count tokens and sequences whose gradient the clip removed; `_two_sided` counts
     ratios outside the range for any advantage; `_nonzero` excludes sequences with advantage 0, which have no gradient to
     clip. A sequence counts if any of its tokens does.
     """
@@ -180,7 +180,7 @@ def rollout_metrics(completions: Sequence[Completion], rewards: Float[Tensor, "p
 
 
 def _mean(values: Tensor) -> Tensor:
-    """The mean; NaN (logged as null) of no values."""
+    """The mean; NaN (logged as null) if `values` is empty."""
     return values.double().mean()
 
 
@@ -190,7 +190,7 @@ class StepRecorder:
     Args:
         scorer: the module whose forwards are counted, possibly wrapped by a strategy.
         device: of the computation.
-        peak_flops: operations per second of the device; None if not known.
+        peak_flops: operations per second of the device; None if unknown.
 
     Attributes:
         watch: seconds of the phases of a step.
@@ -203,17 +203,17 @@ class StepRecorder:
         self._began = self._began_training = 0.0
 
     def begin(self) -> None:
-        """The step begins."""
+        """Starts the clock of a step."""
         self._began = time.perf_counter()
 
     def begin_training(self) -> None:
-        """The rollout is there; what follows is training."""
+        """Starts the clock of the training phase, after the rollout."""
         self._began_training = time.perf_counter()
         self._forward_tokens = []
 
     @contextmanager
     def forward(self, num_tokens: int) -> Iterator[None]:
-        """A training forward of this many padded tokens; the first of a step is the one whose operations are counted."""
+        """Times a training forward of `num_tokens` padded tokens; the operations of the first of a step are counted."""
         if not self._forward_tokens:
             self._meter.arm()
         self._forward_tokens.append(num_tokens)
@@ -221,7 +221,7 @@ class StepRecorder:
             yield
 
     def metrics(self, rollout: Mapping[str, float], outcomes: Sequence[MinibatchOutcome], *, learning_rate: float) -> dict[str, float]:
-        """Everything that is logged of a step except its timings."""
+        """All metrics of a step except its timings."""
         num_skipped = float(sum(not math.isfinite(outcome.grad_norm) for outcome in outcomes))
         return {**rollout, **minibatch_metrics(outcomes), "skipped_steps": num_skipped, "learning_rate": learning_rate}
 

@@ -1,4 +1,4 @@
-"""Checks before a training: settings against engine and strategy, prompts against the policy's positions."""
+"""Checks before training: settings against engine and strategy, prompts against the policy's positions."""
 
 import torch
 
@@ -24,22 +24,22 @@ def check_settings(policy: Policy, engine: RolloutEngine, strategy: Strategy, sa
         old_logprobs: `sampler` or `recompute`; see `TrainerConfig`.
 
     Raises:
-        UserError: if they contradict one another.
+        UserError: if the settings contradict one another.
     """
     if policy.dtype != torch.float32:
         raise UserError(
-            f"the policy is of {policy.dtype}, in which most AdamW steps round away: train with policy.dtype=float32 "
+            f"the policy has dtype {policy.dtype}, in which most AdamW steps round away: train with policy.dtype=float32 "
             "(other precisions can be evaluated)"
         )
     if old_logprobs == "sampler" and not engine.is_exact:
         raise UserError(
-            f"trainer.old_logprobs=sampler needs a sampler that computes in float32 and repeats itself, not this "
-            f"{type(engine).__name__}: the difference would pass for a policy change; use trainer.old_logprobs=recompute"
+            f"trainer.old_logprobs=sampler needs a sampler that is float32 and bitwise repeatable, not this "
+            f"{type(engine).__name__}: the difference would count as a policy change; use trainer.old_logprobs=recompute"
         )
     if old_logprobs == "sampler" and strategy.precision != "float32":
         raise UserError(
-            f"trainer.old_logprobs=sampler needs a forward of float32, not strategy.precision={strategy.precision}: the "
-            "difference would pass for a policy change; use trainer.old_logprobs=recompute"
+            f"trainer.old_logprobs=sampler needs a forward in float32, not strategy.precision={strategy.precision}: the "
+            "difference would count as a policy change; use trainer.old_logprobs=recompute"
         )
     if sampling.temperature == 0:
         raise UserError("sampling.temperature is 0: all samples of a prompt would be equal, and every advantage 0; use 1")
@@ -48,7 +48,7 @@ def check_settings(policy: Policy, engine: RolloutEngine, strategy: Strategy, sa
 def check_task(policy: Policy, task: Task, sampling: SamplingConfig, evaluation: EvaluationConfig) -> None:
     """Refuses an empty task, and prompts that leave no room for a response.
 
-    A list of prompts is checked whole; of prompts that are generated on access the first ones are.
+    Every training prompt of a list is checked; of prompts generated on access, the first 256.
 
     Raises:
         UserError: if a split is empty or a prompt is too long.

@@ -31,7 +31,7 @@ class EvaluateConfig(RunConfig):
         policy: the model to evaluate (group `policy`).
         task: prompts and rewards (group `task`).
         rollout: the sampler (group `rollout`).
-        sampling: how responses are drawn.
+        sampling: length, temperature and truncation of responses.
         evaluation: split, number of prompts and samples.
     """
 
@@ -49,7 +49,7 @@ class EvaluateConfig(RunConfig):
 @entry_point("gspo", "evaluate", EvaluateConfig)
 def main(config: EvaluateConfig) -> float:
     """Evaluates, writes the run's folder and returns the accuracy."""
-    disable_progress_bar()  # transformers draws one for every file it reads
+    disable_progress_bar()  # transformers shows one for every file it reads
     with Run.open(config) as run:
         task = instantiate(config.task)
         policy = instantiate(config.policy, device=run.device)

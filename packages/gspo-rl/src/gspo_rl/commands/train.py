@@ -69,17 +69,17 @@ class TrainConfig(RunConfig):
 def _check(config: TrainConfig) -> None:
     """Checks the hyperparameters of the objective before a model is loaded."""
     objective: Objective = instantiate(config.objective)
-    nothing = torch.zeros(1, 1)
-    objective(nothing, nothing, torch.zeros(1), torch.ones(1, 1, dtype=torch.bool))
+    zeros = torch.zeros(1, 1)
+    objective(zeros, zeros, torch.zeros(1), torch.ones(1, 1, dtype=torch.bool))
 
 
 @entry_point("gspo", "train", TrainConfig, check=_check)
 def main(config: TrainConfig) -> float:
     """Trains, evaluates, writes the run's folder and returns the held-out accuracy."""
-    disable_progress_bar()  # of transformers, for every file that it reads or writes
+    disable_progress_bar()  # transformers shows one for every file it reads or writes
     objective: Objective = instantiate(config.objective)
     tracker = None if config.tracker is None else instantiate(config.tracker)
-    # A constant learning rate does not depend on the number of steps, so a run may simply be made longer.
+    # A constant learning rate does not depend on the number of steps, so a finished run may be extended.
     budget_keys = () if config.optimizer.depends_on_total_steps else ("trainer.max_steps",)
     with Run.open(config, budget_keys=budget_keys, tracker=tracker) as run:
         task = instantiate(config.task)

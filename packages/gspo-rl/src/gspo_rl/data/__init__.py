@@ -1,1 +1,1 @@
-"""Prompts, completions, and the padded tensors that training sees."""
+"""Prompts, completions, and padded batches for training."""

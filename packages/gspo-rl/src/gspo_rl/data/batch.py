@@ -1,4 +1,4 @@
-"""Prompts, completions, and the padded tensors that training sees."""
+"""Prompts, completions, and padded batches for training."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -122,7 +122,7 @@ def collate(
 def microbatches(batch: Batch, *, max_tokens: int, at_least: int = 1) -> Iterator[tuple[Int[Tensor, " rows"], Batch]]:
     """Splits a batch into pieces of at most `max_tokens` padded tokens, longest rows together, trimmed to their length.
 
-    Rows are sorted by length so that little of a piece is padding. A row longer than `max_tokens` makes a piece of
+    Rows are sorted by length, so that pieces hold little padding. A row longer than `max_tokens` makes a piece of
     its own.
 
     Args:
@@ -158,6 +158,6 @@ def trim(batch: Batch, length: int) -> Batch:
 
 
 def _row_lengths(batch: Batch) -> Int[Tensor, " batch"]:
-    """Tokens of each row up to its last response token; what follows is padding, or a prompt without a response."""
+    """Tokens of each row up to its last response token; the rest is padding, or a prompt without a response."""
     positions = torch.arange(1, batch.input_ids.shape[1] + 1, device=batch.input_ids.device)
     return torch.where(batch.response_mask, positions, 0).amax(dim=1)

@@ -15,17 +15,17 @@ _SCORER_PREFIX = "model."
 
 
 def export_policy(files: Path, weights: Mapping[str, Tensor], output: Path) -> None:
-    """The exporter `hugging_face`: what `Policy.save` would have written.
+    """The exporter `hugging_face`: writes the files that `Policy.save` would write.
 
-    The weights are handed through the model's own class, which knows the names and the layout that its family has on disk.
+    The weights are loaded into the model's own class, whose `save_pretrained` has the names and the layout of its family on disk.
 
     Args:
-        files: what `Policy.save_files` wrote.
+        files: folder written by `Policy.save_files`.
         weights: of the `TokenScorer`, by name.
         output: the folder to fill.
 
     Raises:
-        UserError: if the weights are not those of the model that the config describes.
+        UserError: if the weights do not match the model that the config describes.
     """
     disable_progress_bar()
     config = AutoConfig.from_pretrained(files, trust_remote_code=False)
@@ -37,7 +37,10 @@ def export_policy(files: Path, weights: Mapping[str, Tensor], output: Path) -> N
     missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if missing or found.unexpected_keys:
         name = (missing or found.unexpected_keys)[0]
-        raise UserError(f"the checkpoint is not of a {type(model).__name__} as {files / 'config.json'} describes it: see '{name}'")
+        raise UserError(
+            f"the checkpoint does not match the {type(model).__name__} of {files / 'config.json'}, '{name}' is missing or unexpected: "
+            "choose a checkpoint of the run that wrote this config"
+        )
     if (files / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(files)
     model.save_pretrained(output)

@@ -1,4 +1,4 @@
-"""Policies: a causal language model with its tokenizer, and what it says of given tokens."""
+"""Policies: a causal language model with its tokenizer, and a module that scores response tokens."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class TokenScorer(nn.Module):
     """A causal language model as a module whose forward scores response tokens.
 
-    Strategies wrap this module, so that everything a parallel run has to intercept happens in one forward.
+    Strategies wrap this module: all computation that parallel training has to hook into is in its forward.
 
     Args:
         model: the language model.
@@ -38,8 +38,9 @@ class TokenScorer(nn.Module):
     ) -> TokenScores:
         """Scores of shape (batch, tokens), float32; 0 where `response_mask` is false.
 
-        Rows are padded on the right, so causal attention never looks at padding and no attention mask is needed.
+        Rows are padded on the right, so causal attention never attends to padding and no attention mask is needed.
         """
+        # Position t predicts token t + 1: the N response tokens are flattened before the head, to (N, hidden) or (N, vocab).
         wanted = response_mask[:, 1:]
         tokens = input_ids[:, 1:][wanted]
         if self.head_chunk_tokens is None:
@@ -58,7 +59,7 @@ class Policy:
     """A causal language model and its tokenizer.
 
     Args:
-        model: the language model; its parameters are what training changes.
+        model: the language model to train.
         tokenizer: its tokenizer, with an end-of-sequence token.
         chat: whether prompts pass through the tokenizer's chat template.
         head_chunk_tokens: see `TokenScorer`.
@@ -77,7 +78,7 @@ class Policy:
         chat: bool = False,
         head_chunk_tokens: int | None = None,
     ) -> None:
-        # Dropout stays off for good: the importance ratio would measure its noise instead of the policy's change.
+        # Dropout is never active: the importance ratio would measure its noise instead of the policy's change.
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.scorer: nn.Module = TokenScorer(model, head_chunk_tokens=head_chunk_tokens)
@@ -93,7 +94,7 @@ class Policy:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters live."""
+        """Device of the parameters."""
         return self.model.device
 
     @property
@@ -116,19 +117,19 @@ class Policy:
 
     @property
     def max_positions(self) -> int:
-        """Number of positions the model can attend over."""
+        """Longest sequence of the model, in tokens."""
         return int(self.model.config.get_text_config().max_position_embeddings)
 
     @property
     def num_parameters(self) -> int:
-        """Number of parameters, shared ones counted once."""
+        """Number of parameters, tied ones counted once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Token ids of a prompt, through the chat template if the policy has `chat` set.
 
         Raises:
-            UserError: if the prompt holds a character that the tokenizer does not know, or is empty.
+            UserError: if the prompt is empty, or holds a character outside the tokenizer's vocabulary.
         """
         if self._chat:
             ids = self.tokenizer.apply_chat_template(
@@ -143,7 +144,7 @@ class Policy:
                 {character for character in prompt.text if self.tokenizer.unk_token_id in self.tokenizer(character)["input_ids"]}
             )
             raise UserError(
-                f"the prompt {prompt.text[:60]!r} holds characters this policy does not know ({' '.join(unknown)}): remove them"
+                f"the prompt {prompt.text[:60]!r} holds characters outside the policy's vocabulary ({' '.join(unknown)}): remove them"
             )
         return tuple(ids)
 
@@ -160,9 +161,9 @@ class Policy:
 
     @torch.no_grad()
     def copy_parameters(self, parameters: Iterator[tuple[str, Tensor]]) -> None:
-        """Writes into the model the parameters of a `TokenScorer` of another model of the same kind, by their names there.
+        """Copies the parameters of another `TokenScorer` of the same architecture into the model, by name.
 
-        Tensors that are the model's own are skipped.
+        Tensors that share storage with the model's own are skipped.
         """
         own = dict(self.model.named_parameters(prefix="model"))
         for name, parameter in parameters:
@@ -175,13 +176,14 @@ class Policy:
         self.tokenizer.save_pretrained(directory)
 
     def save_files(self, directory: Path) -> None:
-        """Writes what `save` writes beside the weights: configs and tokenizer."""
+        """Writes the files of `save` except the weights: configs and tokenizer."""
         self.model.save_pretrained(directory, state_dict={})
         for path in directory.glob("*.safetensors*"):
             path.unlink()
         self.tokenizer.save_pretrained(directory)
 
     def _check_head(self) -> None:
+        """Compares the logits of a few tokens with the plain product of hidden states and head."""
         head = self.model.get_output_embeddings()
         ids = torch.arange(min(8, self.model.config.get_text_config().vocab_size), device=self.device)[None]
         with torch.no_grad():
@@ -236,10 +238,10 @@ def pretrained_policy(
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        mend = (
+        remedy = (
             "give a folder in Hugging Face format"
             if allow_download
             else "give a folder, or set policy.allow_download=true to fetch it by name"
         )
-        raise UserError(f"policy.path is '{path}', which cannot be loaded ({reason}): {mend}") from error
+        raise UserError(f"policy.path is '{path}', which cannot be loaded ({reason}): {remedy}") from error
     return Policy(model.to(device), tokenizer, chat=chat, head_chunk_tokens=head_chunk_tokens)

@@ -1,4 +1,4 @@
-"""How much better a sample is than its siblings."""
+"""Group-relative advantages."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,9 +10,9 @@ from triptych.errors import UserError
 def group_relative_advantages(rewards: Float[Tensor, "prompts group"]) -> Float[Tensor, "prompts group"]:
     """Rewards standardised within each group: A_i = (r_i - mean(r)) / std(r), float32.
 
-    A group whose rewards are all equal gets exactly 0: that is decided by max == min, so no epsilon is needed
-    beside the standard deviation, and none shrinks the advantages of groups that differ by little. The standard
-    deviation is the unbiased one, as in TRL and verl.
+    Groups of equal rewards have advantage exactly 0. They are found by max == min, so the standard deviation needs no
+    epsilon, which would shrink the advantages of groups with a small spread. The standard deviation is the unbiased
+    one, as in TRL and verl.
 
     Source: GSPO (arXiv 2507.18071), equation 6.
 
@@ -31,7 +31,7 @@ def group_relative_advantages(rewards: Float[Tensor, "prompts group"]) -> Float[
         raise UserError(f"group_size is {rewards.shape[1]}: advantages compare samples of one prompt, so it must be 2 or more")
     if not bool(torch.isfinite(rewards).all()):
         raise UserError("a reward is not finite: the task's reward function must return finite numbers")
-    # float64: the mean of equal float32 rewards can be off by a rounding, and its quotient with a tiny spread is not small.
+    # float64: a rounding error in the mean of float32 rewards would be magnified by a division by a tiny spread.
     exact = rewards.double()
     spread = exact.std(dim=1, keepdim=True)
     standardised = (exact - exact.mean(dim=1, keepdim=True)) / spread

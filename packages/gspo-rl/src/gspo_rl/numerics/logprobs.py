@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens and the entropy of the distribution they came from."""
+"""Log-probabilities of given tokens and the entropies of their distributions."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 class TokenScores(NamedTuple):
-    """What a policy says of given tokens, float32.
+    """Log-probabilities and entropies at given tokens, float32.
 
     Attributes:
         logprobs: log pi(token).
@@ -50,9 +50,9 @@ def token_scores_from_hidden(
     temperature: float = 1.0,
     chunk_tokens: int,
 ) -> TokenScores:
-    """`token_scores(hidden @ head_weight.T, tokens)` without ever holding the logits of more than one chunk.
+    """`token_scores(hidden @ head_weight.T, tokens)` with the logits of one chunk in memory at a time.
 
-    Each chunk's logits are computed again in the backward pass, which trades one more product with the head for
+    Each chunk's logits are recomputed in the backward pass, which trades one more product with the head for
     memory of order `chunk_tokens * vocab` instead of `positions * vocab`.
 
     Args:

@@ -1,8 +1,8 @@
 """Clipped surrogate objectives of group-based policy optimization, one unreduced loss per sequence.
 
 All of them take the log-probabilities of sampled tokens under the policy being trained and under the fixed
-policy of the batch, and return float32 results. Averaging over sequences is the caller's business, because only
-the divisor, the number of sequences of the optimizer step over micro-batches and ranks, is known to the caller only.
+policy of the batch, and return float32 results. The caller takes the mean over sequences, because the divisor is the
+sum of weights of the whole optimizer step, over all micro-batches and ranks.
 """
 
 import math
@@ -20,20 +20,20 @@ WIDEST_SEQUENCE_CLIP = 0.02
 
 
 class ObjectiveOutput(NamedTuple):
-    """What an objective makes of a batch, unreduced.
+    """Losses, weights and metrics of a batch, unreduced.
 
     The loss of an optimizer step is the sum of `losses` divided by the sum of `weights`, both over all micro-batches and
     ranks; the trainer divides, once.
 
     Attributes:
         losses: one per sequence, with gradient.
-        weights: what a sequence counts in the divisor: 1 (a mean over sequences), or its response tokens (a mean over
-            tokens). They depend on the mask alone.
+        weights: contribution of each sequence to the divisor: 1 (a mean over sequences), or its number of response tokens
+            (a mean over tokens). They depend on the mask alone.
         metrics: without gradient, by name: numbers of a sequence, or of its tokens, of which the sum over response tokens is
             logged. The objectives here report `log_ratio`, the length-normalised log importance ratio log s_i; `clipped`,
             response tokens whose gradient the clip removed (the clipped branch is the smaller one, which depends on the
             advantage's sign); `outside`, response tokens with a ratio outside the clip range on either side, whatever
-            the advantage; `ratio_clip_widths`, how far the ratio has moved, |log ratio| in units of the clip width on that side:
+            the advantage; `ratio_clip_widths`, the distance of the ratio from 1 as |log ratio| in units of the clip width on that side:
             1 is the edge of the trust region (for token-level ratios the mean over response tokens).
     """
 
@@ -61,8 +61,8 @@ class Objective(Protocol):
             old_logprobs: under the policy that is held fixed for this batch.
             advantages: per sequence or per token.
             mask: true on response tokens.
-            behavior_logprobs: as the rollout engine recorded them, where it is not the old policy to the last digit; for
-                corrections of that mismatch. An objective without one ignores them.
+            behavior_logprobs: as recorded by the rollout engine, which may differ from the old policy by rounding; for
+                corrections of that mismatch. Objectives without a correction ignore them.
         """
         ...
 
@@ -222,13 +222,13 @@ def sequence_log_ratio(
 def masked_mean(values: Float[Tensor, "batch tokens"], mask: Bool[Tensor, "batch tokens"]) -> Float[Tensor, " batch"]:
     """Mean of each row over its true positions; 0, with gradient 0, where there are none.
 
-    What stands at false positions is never looked at, be it NaN.
+    Values at false positions are ignored, NaN included.
     """
     return torch.where(mask, values, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
 
 def _per_sequence(losses: Tensor, log_ratio: Tensor, clipped: Tensor, outside: Tensor, clip_widths: Tensor) -> ObjectiveOutput:
-    """Every sequence counts 1 in the mean, however long it is."""
+    """The output of an objective in which every sequence has weight 1, whatever its length."""
     metrics = {"log_ratio": log_ratio, "clipped": clipped, "outside": outside, "ratio_clip_widths": clip_widths}
     return ObjectiveOutput(losses, torch.ones_like(losses), metrics)
 
@@ -245,7 +245,7 @@ def _clip_indicators(ratio: Tensor, advantages: Tensor, clip_low: float, clip_hi
 
 def _ratio_in_clip_widths(log_ratio: Tensor, clip_low: float, clip_high: float) -> Tensor:
     width = torch.where(log_ratio > 0, math.log1p(clip_high), -math.log1p(-clip_low))
-    return torch.where(log_ratio == 0, 0.0, log_ratio.abs() / width)  # a width of 0 is left at once, not at 0/0
+    return torch.where(log_ratio == 0, 0.0, log_ratio.abs() / width)  # with a width of 0, an unmoved ratio gives 0 instead of 0/0
 
 
 def _check_clip(clip_low: float, clip_high: float) -> None:

@@ -10,7 +10,7 @@ from gspo_rl.rollout.sampling import SamplingConfig
 
 
 class RolloutEngine(Protocol):
-    """Contract of every sampler; it may live in this process, in another, or on other GPUs.
+    """Contract of every sampler; it may run in this process, in another, or on other GPUs.
 
     Attributes:
         is_exact: whether it computes in float32 and is bitwise repeatable. Its log-probabilities may then replace those of
@@ -28,7 +28,7 @@ class RolloutEngine(Protocol):
         A completion depends on its own seed alone, not on the other prompts of the call or their number.
 
         Args:
-            prompts: each once; it is tokenised and prefilled once for all its samples.
+            prompts: one entry per group; a prompt is tokenised and prefilled once for all its samples.
             num_samples: completions per prompt.
             sampling: length, temperature and truncation.
             seeds: one per completion, `len(prompts) * num_samples` in the order of the result.
@@ -43,10 +43,10 @@ class RolloutEngine(Protocol):
 
         Args:
             parameters: name and tensor, one at a time; the iterator is read to its end.
-            version: counts optimizer steps; completions carry it from here on.
+            version: number of optimizer steps; the `weight_version` of all later completions.
         """
         ...
 
     def close(self) -> None:
-        """Releases processes and memory; called on every way out of a run, possibly twice."""
+        """Releases processes and memory; called at the end of every run, also after an error, and possibly twice."""
         ...

@@ -24,7 +24,7 @@ def encode_prompts(policy: Policy, prompts: Sequence[Prompt], num_samples: int, 
 
 
 def left_padded(prompt_ids: Sequence[tuple[int, ...]], pad_id: int) -> tuple[Int[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"]]:
-    """Prompts padded on the left, so that all end at one position; and the mask of their real tokens."""
+    """Prompts padded on the left, so that all end at the same position, and the mask of their tokens."""
     longest = max(len(ids) for ids in prompt_ids)
     rows = [[pad_id] * (longest - len(ids)) + list(ids) for ids in prompt_ids]
     real = [[False] * (longest - len(ids)) + [True] * len(ids) for ids in prompt_ids]
@@ -42,7 +42,7 @@ def build_completions(
     """Cuts each row after its first end-of-sequence token and decodes it.
 
     Raises:
-        UserError: if a log-probability is not finite, which means that the policy has diverged.
+        UserError: if a log-probability is not finite, because the policy has diverged.
     """
     is_end = torch.isin(tokens, torch.tensor(policy.eos_ids, dtype=tokens.dtype))
     finished = is_end.any(dim=1)

@@ -39,7 +39,7 @@ class SamplingConfig:
             raise UserError(f"sampling.top_p is {self.top_p}: it must lie above 0 and be at most 1")
 
     def greedy(self) -> Self:
-        """The same limits with greedy decoding."""
+        """The same length limit with greedy decoding."""
         return replace(self, temperature=0.0, top_k=0, top_p=1.0)
 
 
@@ -88,7 +88,7 @@ def _truncate(log_distribution: Tensor, sampling: SamplingConfig) -> Tensor:
         log_distribution = log_distribution.masked_fill(log_distribution < smallest_kept, -torch.inf)
     if sampling.top_p < 1:
         ordered, order = log_distribution.softmax(dim=-1).sort(dim=-1, descending=True)
-        # A token is dropped if the tokens before it already have top_p; the most likely one always stays.
+        # A token is dropped if the tokens before it already have top_p; the most likely one is always kept.
         beyond = ordered.cumsum(dim=-1) - ordered >= sampling.top_p
         log_distribution = log_distribution.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
     return log_distribution

@@ -50,27 +50,28 @@ class TransformersEngine:
     @torch.no_grad()
     def _generate(self, prompt_ids: list[tuple[int, ...]], sampling: SamplingConfig, seeds: Sequence[int]) -> list[Completion]:
         policy = self._policy
+        # P distinct prompts, B samples: (P, tokens) is prefilled once, `rows` maps each sample to its prompt.
         distinct = list(dict.fromkeys(prompt_ids))
         rows = torch.tensor([distinct.index(ids) for ids in prompt_ids])
         unique_ids, unique_mask = left_padded(distinct, policy.pad_id)
         input_ids, attention_mask = unique_ids[rows], unique_mask[rows]
-        chooser = _KeyedSampling(uniform_noise(seeds, sampling.max_tokens), sampling)
+        processor = _KeyedSampling(uniform_noise(seeds, sampling.max_tokens), sampling)
         output = policy.model.generate(
             input_ids=input_ids.to(policy.device),
             attention_mask=attention_mask.to(policy.device),
             past_key_values=self._prefilled(unique_ids.to(policy.device), unique_mask.to(policy.device), rows.to(policy.device)),
-            # A fresh config: penalties and temperatures of the model's own would change the distribution silently.
+            # A new config: penalties and temperatures from the model's own would change the distribution silently.
             generation_config=GenerationConfig(
                 max_new_tokens=sampling.max_tokens,
                 do_sample=False,
                 eos_token_id=list(policy.eos_ids),
                 pad_token_id=policy.pad_id,
-                use_cache=True,  # unset, the model's own value would count, and False reads the prefilled tokens twice
+                use_cache=True,  # None would take the model's own value, and False would process the prefilled tokens again
             ),
-            logits_processor=LogitsProcessorList([chooser]),
+            logits_processor=LogitsProcessorList([processor]),
         )
         tokens = output[:, input_ids.shape[1] :].cpu()
-        logprobs = torch.stack(chooser.logprobs, dim=1).cpu()
+        logprobs = torch.stack(processor.logprobs, dim=1).cpu()
         return build_completions(policy, prompt_ids, tokens, logprobs, weight_version=self._version)
 
     def _prefilled(self, input_ids: Tensor, mask: Tensor, rows: Tensor) -> Cache | None:

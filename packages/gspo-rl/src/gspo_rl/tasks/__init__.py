@@ -1,4 +1,4 @@
-"""Where prompts come from and how answers are graded."""
+"""Contract of tasks: prompts and rewards."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -15,18 +15,18 @@ class Task(Protocol):
     """Contract of every task."""
 
     def prompts(self, split: str) -> Sequence[Prompt]:
-        """The prompts of `train` or `held_out`; the two share no prompt. Items may be made when they are read."""
+        """The prompts of `train` or `held_out`; the two are disjoint. Items may be generated on access."""
         ...
 
     def reward(self, prompt: Prompt, completion: Completion) -> float:
-        """How good a completion is: 1 for a correct answer, less for any other."""
+        """The reward of a completion: 1 for a correct answer, less for any other."""
         ...
 
 
 @runtime_checkable
 class DemonstratingTask(Task, Protocol):
-    """A task that can also show responses, for the supervised cold start."""
+    """A task with demonstrations, for the supervised cold start."""
 
     def demonstrate(self, prompt: Prompt, generator: torch.Generator) -> str:
-        """A response a policy may learn from; may be deliberately imperfect."""
+        """A response to imitate; may be deliberately imperfect."""
         ...

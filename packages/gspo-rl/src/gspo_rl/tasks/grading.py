@@ -1,4 +1,4 @@
-"""How a response is graded against a reference answer."""
+"""Grading of a response against a reference answer."""
 
 import re
 
@@ -10,13 +10,13 @@ _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)
 
 
 def grade(answer: str, response: str, *, match: str = "numeric", tolerance: float = 1e-6) -> float:
-    r"""The reward of the JSON-lines task: 1 where the response states the answer, else 0.
+    r"""The reward of the JSON-lines task: 1 if the response states the answer, else 0.
 
     Args:
         answer: the reference answer.
-        response: what was written, whole: a response that the token limit cut is not graded, its reward is 0.
+        response: text of a finished response; `JsonlTask` gives a response that the token limit cut the reward 0.
         match: `numeric` compares the last number of the response with that of the answer; `string` compares the
-            response's last non-empty line with the answer, white space and case set aside.
+            response's last non-empty line with the answer, ignoring white space and case.
         tolerance: largest difference at which two numbers still match, relative to the answer.
 
     Raises:

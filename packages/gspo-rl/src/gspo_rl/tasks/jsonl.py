@@ -1,4 +1,4 @@
-"""A user's own file of questions and answers."""
+"""A task from a JSON-lines file of questions and answers."""
 
 import json
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ class JsonlTask:
     Args:
         path: the file, UTF-8. Empty lines are skipped.
         match: `numeric` compares the last number of the response with that of the answer; `string` compares the
-            response's last non-empty line with the answer, white space and case set aside.
+            response's last non-empty line with the answer, ignoring white space and case.
         held_out_path: a second file for the held-out split; without it a fraction of `path` is held out, chosen by a
-            hash of the question, so that adding lines moves no other line.
-        held_out_fraction: that share, between 0 and 1.
+            hash of the question, so that added lines do not move others between splits.
+        held_out_fraction: that fraction, between 0 and 1.
         tolerance: largest difference at which two numbers still match, relative to the answer.
-        seed: which questions are held out.
+        seed: seed of the hash that selects the held-out questions.
 
     Raises:
         UserError: if a file cannot be read, a line is broken (the message names it), an answer holds no number where
@@ -57,8 +57,8 @@ class JsonlTask:
             }
         for split, chosen in self._splits.items():
             if not chosen:
-                mend = "change task.held_out_fraction or give task.held_out_path" if prompts else "add lines"
-                raise UserError(f"{path} leaves no question for the {split} split ({len(prompts)} questions in all): {mend}")
+                remedy = "change task.held_out_fraction or give task.held_out_path" if prompts else "add lines"
+                raise UserError(f"{path} leaves no question for the {split} split ({len(prompts)} questions in all): {remedy}")
 
     def prompts(self, split: str) -> Sequence[Prompt]:
         """The questions of `train` or `held_out`, in file order."""
@@ -69,7 +69,7 @@ class JsonlTask:
         return grade(prompt.answer, completion.text, match=self._match, tolerance=self._tolerance) if completion.finished else 0.0
 
     def demonstrate(self, prompt: Prompt, generator: torch.Generator) -> str:
-        """The line's own demonstration, or its answer."""
+        """The demonstration of the line, or its answer."""
         return str(prompt.metadata.get("demonstration", prompt.answer))
 
 
@@ -88,9 +88,9 @@ def _read(path: Path, match: str) -> list[Prompt]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise UserError(f"{path}, line {number} is no JSON object ({error}): mend or remove the line") from None
+            raise UserError(f"{path}, line {number} is not a JSON object ({error}): fix or remove the line") from None
         if not isinstance(row, dict) or not isinstance(row.get("question"), str) or not isinstance(row.get("answer"), str | int | float):
-            raise UserError(f"{path}, line {number} lacks the text 'question' or the text or number 'answer': mend or remove the line")
+            raise UserError(f"{path}, line {number} lacks the text 'question' or the text or number 'answer': fix or remove the line")
         answer = str(row["answer"])
         if match == "numeric" and last_number(answer) is None:
             raise UserError(

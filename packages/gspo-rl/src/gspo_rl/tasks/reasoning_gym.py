@@ -25,7 +25,7 @@ class ReasoningGymTask:
         num_held_out: number of held-out prompts; their questions never appear in training.
         wrong: fraction of demonstrations that are deliberately wrong: one partial sum off by one in `chain_sum`, the answer
             of another question in families without worked demonstrations.
-        seed: which questions are drawn.
+        seed: seed of the questions.
 
     Raises:
         UserError: if the family or one of its options does not exist, or a split would be empty.
@@ -53,11 +53,11 @@ class ReasoningGymTask:
         self._held_out = [_prompt(held_out[index]) for index in range(num_held_out)]
 
     def prompts(self, split: str) -> Sequence[Prompt]:
-        """The questions of `train` (made when they are read) or `held_out`."""
+        """The questions of `train` (generated on access) or `held_out`."""
         return self._held_out if split == "held_out" else _Disjoint(self._train, self._held_out)
 
     def reward(self, prompt: Prompt, completion: Completion) -> float:
-        """The library's score between 0 and 1 of what stands between `<answer>` tags, or of the whole response.
+        """The library's score between 0 and 1 of the text between `<answer>` tags, or of the whole response.
 
         A response that was cut by the token limit scores 0.
         """
@@ -67,16 +67,16 @@ class ReasoningGymTask:
         return float(self._train.score_answer(answer=answer, entry=dict(prompt.metadata)))
 
     def demonstrate(self, prompt: Prompt, generator: torch.Generator) -> str:
-        """A response of an imperfect teacher: partial sums and a tagged answer for `chain_sum`, else the bare answer."""
-        chance, place, sign = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
+        """A response with errors at the rate `wrong`: partial sums and a tagged answer for `chain_sum`, else the bare answer."""
+        chance, position, sign = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
         is_wrong = chance < self._wrong
         if self._name == "chain_sum":
-            return _partial_sums(prompt.metadata["metadata"]["expression"], slip=(place, sign) if is_wrong else None)
-        return self._held_out[int(place * len(self._held_out))].answer if is_wrong else prompt.answer
+            return _partial_sums(prompt.metadata["metadata"]["expression"], slip=(position, sign) if is_wrong else None)
+        return self._held_out[int(position * len(self._held_out))].answer if is_wrong else prompt.answer
 
 
 class _Disjoint(Sequence[Prompt]):
-    """Training questions, stepping over those that are held out."""
+    """Training questions, without those that are held out."""
 
     def __init__(self, dataset: Any, held_out: Sequence[Prompt]) -> None:
         self._dataset = dataset
@@ -91,16 +91,16 @@ class _Disjoint(Sequence[Prompt]):
     def __getitem__(self, index: slice) -> list[Prompt]: ...
     def __getitem__(self, index: int | slice) -> Prompt | list[Prompt]:
         if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
+            return [self[item] for item in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
             raise IndexError(index)
         for attempt in range(_TRIES):
-            # Item i is a function of the data set's seed plus i, so going past its end gives fresh questions.
+            # Item i is a function of the data set's seed plus i, so indices past its end give new questions.
             prompt = _prompt(self._dataset[index + attempt * len(self)])
             if prompt.text not in self._excluded:
                 return prompt
         raise UserError(
-            "the held-out questions leave none to train on: the family is too small for task.num_held_out, lower it or widen task.options"
+            "no training question is left beside the held-out ones: the family is too small, lower task.num_held_out or widen task.options"
         )
 
 
@@ -109,7 +109,7 @@ def _partial_sums(expression: str, *, slip: tuple[float, float] | None) -> str:
 
     Args:
         expression: numbers with ` + ` and ` - ` between them.
-        slip: where, as a fraction of the steps, one result is off, and in which direction (below one half: up).
+        slip: position of the one wrong result as a fraction of the steps, and its direction (below one half: up); None for none.
     """
     first, *rest = expression.split()
     total, steps = int(first), []
@@ -129,7 +129,7 @@ def _dataset(name: str, size: int, seed: int, options: Mapping[str, Any]) -> Any
     try:
         return reasoning_gym.create_dataset(name, size=size, seed=seed % 2**31, **options)
     except (TypeError, AssertionError, ValueError) as error:
-        raise UserError(f"task.options.{name} is {dict(options)}, which the family refuses ({error}): mend or drop the option") from error
+        raise UserError(f"task.options.{name} is {dict(options)}, which the family refuses ({error}): fix or remove the option") from error
 
 
 def _prompt(entry: Mapping[str, Any]) -> Prompt:

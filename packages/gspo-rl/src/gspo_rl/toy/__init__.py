@@ -1,1 +1,1 @@
-"""The laptop's defaults: sums with a written-out scratchpad, and a small Qwen3 over characters."""
+"""Defaults for a laptop: sums with a written-out scratchpad, and a small Qwen3 over characters."""

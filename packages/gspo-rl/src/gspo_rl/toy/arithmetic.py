@@ -1,4 +1,4 @@
-"""Sums of whole numbers with a written-out scratchpad: made on the spot, verifiable, learnable on a laptop.
+"""Sums of whole numbers with a written-out scratchpad: procedurally generated, verifiable, learnable on a laptop.
 
 A prompt reads `387+45=`. A response adds column by column from the right, each time the two digits and the carry,
 and then states the sum after `#`: `7+5+0=12 8+4+1=13 3+0+1=04 #432`. Only the stated sum is graded.
@@ -15,15 +15,15 @@ from gspo_rl.tasks import CORRECT
 from triptych.errors import UserError
 from triptych.seeding import derive_seed
 
-_HELD_OUT_SHARE = 8  # one pair of numbers in eight is held out
+_HELD_OUT_EVERY = 8  # one pair of numbers in eight is held out
 
 
 class ArithmeticTask:
     """Sums of two numbers of `min_digits` to `max_digits` digits each.
 
-    The demonstrations of the cold start come from an imperfect teacher: in a fraction of them, chosen once per
-    demonstration, every carry is forgotten, and single columns are off by one. Imitating that teacher gives a policy
-    that is right some of the time, which is where reinforcement learning can begin.
+    The demonstrations of the cold start are imperfect on purpose: a fraction of them, chosen once per demonstration,
+    forgets every carry, and single columns are off by one. A policy that imitates them is right some of the time, so
+    reinforcement learning starts with rewards of both kinds.
 
     Args:
         min_digits: fewest digits of a number.
@@ -32,7 +32,7 @@ class ArithmeticTask:
         num_held_out: number of held-out prompts.
         careless: fraction of demonstrations that forget every carry.
         slip: chance that a column of a demonstration is off by one.
-        seed: which sums are drawn.
+        seed: seed of the sums.
 
     Raises:
         UserError: if a number is out of range, or the split would be empty.
@@ -73,7 +73,8 @@ class ArithmeticTask:
         return CORRECT if completion.finished and "#" in completion.text and stated == prompt.answer else 0.0
 
     def demonstrate(self, prompt: Prompt, generator: torch.Generator) -> str:
-        """A response of the imperfect teacher."""
+        """A worked sum, with errors at the rates `careless` and `slip`."""
+        # Row 0: one number for the carries, then one per column that decides an error; row 1: its sign.
         noise = torch.rand(2, 32, generator=generator, dtype=torch.float64).tolist()
         forgets = noise[0][0] < self._careless
         left, right = prompt.text.removesuffix("=").split("+")
@@ -94,7 +95,7 @@ class ArithmeticTask:
 
 
 class _Sums(Sequence[Prompt]):
-    """Prompts that are made when they are read: item i depends on the seed, the split and i alone."""
+    """Prompts generated on access: item i depends on the seed, the split and i alone."""
 
     def __init__(self, size: int, split: str, digits: tuple[int, int], seed: int) -> None:
         self._size = size
@@ -114,13 +115,13 @@ class _Sums(Sequence[Prompt]):
             return [self[item] for item in range(*index.indices(self._size))]
         if not 0 <= index < self._size:
             raise IndexError(index)
-        draw = random.Random(derive_seed(self._seed, "arithmetic", self._split, index))
+        rng = random.Random(derive_seed(self._seed, "arithmetic", self._split, index))
         while True:
-            numbers = [self._number(draw) for _ in range(2)]
-            held_out = derive_seed(0, "held_out", *sorted(numbers)) % _HELD_OUT_SHARE == 0
+            numbers = [self._number(rng) for _ in range(2)]
+            held_out = derive_seed(0, "held_out", *sorted(numbers)) % _HELD_OUT_EVERY == 0
             if held_out == (self._split == "held_out"):
                 return Prompt(text=f"{numbers[0]}+{numbers[1]}=", answer=str(sum(numbers)))
 
-    def _number(self, draw: random.Random) -> int:
-        num_digits = draw.randint(*self._digits)
-        return draw.randint(10 ** (num_digits - 1), 10**num_digits - 1)
+    def _number(self, rng: random.Random) -> int:
+        num_digits = rng.randint(*self._digits)
+        return rng.randint(10 ** (num_digits - 1), 10**num_digits - 1)

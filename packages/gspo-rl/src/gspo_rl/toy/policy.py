@@ -47,7 +47,7 @@ def tiny_policy(
         max_positions: longest sequence, prompt and response together.
         initializer_range: standard deviation of the initial weights. At width 128, 0.06 is about 1/sqrt(2 * width);
             with the 0.02 of large models the supervised phase needs several times as long.
-        seed: seed of the initial weights; the global random state is left as it was.
+        seed: seed of the initial weights; the global random state is restored.
         device: where the parameters go.
 
     Raises:

@@ -80,7 +80,7 @@ def cold_start(policy: Policy, task: Task, config: ColdStartConfig, *, run: Run,
     }
     fingerprint = hashlib.sha256(json.dumps(everything, sort_keys=True, default=str).encode()).hexdigest()[:16]
     folder = run.cache_directory / f"cold_start-{fingerprint}"
-    if all(run.world.gather_objects([folder.is_dir()])):  # one answer for all ranks
+    if all(run.world.gather_objects([folder.is_dir()])):  # the same decision on all ranks
         _logger.info("cold start: read from %s", folder)
     else:
         _train(policy, demonstrations, config, run)
@@ -137,8 +137,8 @@ def _collate(policy: Policy, demonstrations: Sequence[tuple[Prompt, str]]) -> Ba
             f"a prompt with its demonstration has {longest} tokens but the policy holds {policy.max_positions} positions: "
             "raise policy.max_positions or choose another task"
         )
-    nothing = torch.zeros(len(responses))
-    return collate(responses, nothing, nothing, pad_id=policy.pad_id).to(policy.device)
+    zeros = torch.zeros(len(responses))  # rewards and advantages, unused here
+    return collate(responses, zeros, zeros, pad_id=policy.pad_id).to(policy.device)
 
 
 def _store(policy: Policy, folder: Path, everything: Mapping[str, Any]) -> None:

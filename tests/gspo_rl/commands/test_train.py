@@ -1,0 +1,59 @@
+"""`gspo-train`: files of a run, the saved policy, and refusals before a model is loaded."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gspo_rl.evaluation import EvaluationConfig, evaluate
+from gspo_rl.models.policy import pretrained_policy
+from gspo_rl.rollout.sampling import SamplingConfig
+from gspo_rl.rollout.static_cache import StaticCacheEngine
+from gspo_rl.toy.arithmetic import ArithmeticTask
+from triptych.distributed import World
+
+QUICK = [
+    "policy.hidden_size=32", "policy.num_layers=1", "policy.intermediate_size=32", "cold_start.steps=3", "cold_start.batch_size=4",
+    "trainer.max_steps=2", "trainer.prompts_per_step=4", "trainer.group_size=2", "evaluation.num_prompts=4", "evaluation.num_samples=2",
+    "sampling.max_tokens=8", "device=cpu",
+]  # fmt: skip
+
+
+def test_the_saved_policy_has_the_accuracy_of_the_summary(run_command: Callable[..., int], tmp_path: Path) -> None:
+    assert run_command("train", *QUICK, "seed=5", "name=t") == 0
+    folder = tmp_path / "outputs" / "t"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["objective"], summary["steps"], summary["seed"]) == ("gspo", 2, 5)
+    policy = pretrained_policy(str(folder / "policy"))
+    assert policy.num_parameters == summary["num_parameters"]
+    result = evaluate(
+        StaticCacheEngine(policy), ArithmeticTask(seed=5), SamplingConfig(max_tokens=8), EvaluationConfig(num_prompts=4, num_samples=2),
+        world=World(), seed=5,
+    )  # fmt: skip
+    assert summary["accuracy_after"] == result.accuracy.mean
+    assert summary["pass_at_k_after"] == {str(k): interval.mean for k, interval in result.pass_at.items()}
+    rows = [json.loads(line) for line in (folder / "completions_after.jsonl").read_text().splitlines()]
+    assert rows == [sample._asdict() for sample in result.samples]
+    assert len((folder / "completions_before.jsonl").read_text().splitlines()) == 4
+    assert not list(folder.glob(".policy.partial"))
+    assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [0, 1, 2]
+
+
+def test_the_logged_commands_keep_the_overrides(run_command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    """The longer run repeats all overrides with twice the steps; the evaluation only those of task, seed and sampling."""
+    assert run_command("train", *QUICK, "seed=5", "name=t") == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith(("continue", "evaluate"))}
+    repeated = " ".join(argument for argument in QUICK if not argument.startswith("trainer.max_steps"))
+    assert lines["continue"].endswith(f'make train-gspo ARGS="{repeated} seed=5 name=t trainer.max_steps=4"')
+    assert lines["evaluate"].endswith('make evaluate-gspo ARGS="policy.path=outputs/t/policy sampling.max_tokens=8 seed=5"')
+
+
+def test_an_invalid_objective_is_refused_before_a_folder_is_made(
+    run_command: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run_command("train", *QUICK, "objective.clip_low=0.2") == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "objective.clip_low is 0.2" in line
+    assert "allow_wide_clip=true" in line
+    assert not (tmp_path / "outputs").exists()
