@@ -78,14 +78,12 @@ UNTESTED = {
     "captain_cinema.commands.generate",
     "captain_cinema.commands.train",
     "captain_cinema.evaluation",
-    "triptych.checkpoint.packing",
     "triptych.errors",
     "triptych.strategy.deepspeed",
     "triptych.strategy.fsdp",
     "tts_var.commands.evaluate",
     "tts_var.commands.sample",
     "tts_var.commands.train",
-    "tts_var.report.search_page",
     "tts_var.testing",
 }
 

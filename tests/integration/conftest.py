@@ -1,4 +1,4 @@
-"""Commands as a newcomer types them, without paying for an interpreter each time."""
+"""Fixture that runs commands with the arguments of a shell, in a fork instead of a new interpreter."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ import torch
 
 from projects import ROOT, commands
 
-# The default job, made small: a second or two.
+# The default job at small size: one or two seconds.
 QUICK = [
     "policy.hidden_size=32", "policy.num_layers=1", "policy.intermediate_size=32", "cold_start.steps=4", "trainer.max_steps=2",
     "trainer.prompts_per_step=4", "trainer.group_size=4", "evaluation.num_prompts=8", "evaluation.num_samples=2",
@@ -20,7 +20,7 @@ QUICK = [
 
 
 class Outcome(NamedTuple):
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     code: int
     out: str

@@ -14,19 +14,19 @@ from gspo_rl.toy.policy import tiny_policy
 Command = Callable[..., Any]
 
 
-def refused(outcome: Any, *told: str) -> None:
+def refused(outcome: Any, *expected: str) -> None:
     assert outcome.code == 2, outcome
     lines = outcome.err.strip().splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
     assert len(errors) == 1, outcome.err
     assert lines[-1] == errors[0], outcome.err
     assert "Traceback" not in outcome.out + outcome.err
-    for text in told:
+    for text in expected:
         assert text in errors[0], errors[0]
 
 
 @pytest.mark.parametrize(
-    ("name", "argument", "told"),
+    ("name", "argument", "expected"),
     [
         ("train_gspo", "experiment=gspo/clip_fraction", "it is experiment=clip_fraction"),
         ("evaluate_var", "experiment=var/what_pays", "it is experiment=what_pays"),
@@ -35,7 +35,7 @@ def refused(outcome: Any, *told: str) -> None:
         ("evaluate_cinema", "memory=golden", "this command selects memory as memory@memories.best or"),
         ("train_cinema", "model=tiny_cinema", "this command selects model as model@film.model"),
         ("generate_cinema", "drawing.shift=2", "drawing.shift was renamed: use sampling.shift"),
-        # What a choice is built of has types as well.
+        # Arguments of a choice are type-checked as well.
         ("train_cinema", "probe.num_stories=abc", "probe.num_stories is abc"),
         ("train_cinema", "keyframes.model.width=abc", "keyframes.model.width is abc"),
         ("evaluate_cinema", "evaluation.lengths=8", "evaluation.lengths is 8"),
@@ -43,12 +43,12 @@ def refused(outcome: Any, *told: str) -> None:
         ("train_var", "transformer.model.num_heads=abc", "transformer.model.num_heads is abc"),
     ],
 )
-def test_a_single_wrong_word_is_answered(command: Command, name: str, argument: str, told: str) -> None:
-    refused(command(name, argument, quick=False), told)
+def test_a_single_wrong_argument_is_refused_with_its_remedy(command: Command, name: str, argument: str, expected: str) -> None:
+    refused(command(name, argument, quick=False), expected)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["trainer.max_stepz=3"], ["unknown setting trainer.max_stepz", "did you mean trainer.max_steps?"]),
         (["nonsense=1"], ["unknown setting nonsense"]),
@@ -79,8 +79,10 @@ def test_a_single_wrong_word_is_answered(command: Command, name: str, argument: 
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_a_wrong_command_is_one_line_and_leaves_nothing(command: Command, tmp_path: Path, arguments: list[str], told: list[str]) -> None:
-    refused(command("train_gspo", *arguments, quick="policy=pretrained" not in arguments), *told)
+def test_a_wrong_command_is_refused_in_one_line_and_writes_no_file(
+    command: Command, tmp_path: Path, arguments: list[str], expected: list[str]
+) -> None:
+    refused(command("train_gspo", *arguments, quick="policy=pretrained" not in arguments), *expected)
     left = {path.name for path in tmp_path.iterdir()} - {"out.txt", "err.txt"}
     assert not left, f"half-written: {left}"
 
@@ -93,7 +95,7 @@ def test_a_broken_line_of_a_file_is_named(command: Command, tmp_path: Path) -> N
     assert not (tmp_path / "outputs").exists()
 
 
-def test_prompts_longer_than_the_model_are_told(command: Command, tmp_path: Path) -> None:
+def test_prompts_longer_than_the_model_are_refused(command: Command, tmp_path: Path) -> None:
     rows = [json.dumps({"question": f"{'x' * 300}{n}+1=", "answer": str(n + 1)}) for n in range(50)]
     (tmp_path / "data.jsonl").write_text("\n".join(rows))
     refused(
@@ -102,14 +104,14 @@ def test_prompts_longer_than_the_model_are_told(command: Command, tmp_path: Path
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_policy_without_a_tokenizer_is_told(command: Command, tmp_path: Path) -> None:
+def test_a_policy_without_a_tokenizer_is_refused(command: Command, tmp_path: Path) -> None:
     tiny_policy(hidden_size=16, num_layers=1, num_heads=2, num_key_value_heads=1, intermediate_size=16).model.save_pretrained(
         tmp_path / "model"
     )
     refused(command("evaluate_gspo", "policy.path=model"), "policy.path is 'model'")
 
 
-def test_a_folder_without_configs_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_configs_is_refused(tmp_path: Path) -> None:
     done = subprocess.run(["python3", "-c", "pass"], check=True, cwd=tmp_path)
     assert done.returncode == 0
     from triptych.commands.configs import find_configs
@@ -125,8 +127,8 @@ def test_a_folder_without_configs_is_told(tmp_path: Path) -> None:
             find_configs()
 
 
-def test_going_on_differently_damage_and_divergence(command: Command, tmp_path: Path) -> None:
-    """One finished run, then everything that can go wrong when it is resumed."""
+def test_changed_settings_damaged_checkpoints_and_divergence_are_refused(command: Command, tmp_path: Path) -> None:
+    """One finished run, then every failure on resume."""
     options = ["name=a", "checkpoint.every_steps=1", "checkpoint.keep=9"]
     assert command("train_gspo", *options).code == 0
     folder = tmp_path / "outputs" / "a"
@@ -156,7 +158,7 @@ def test_going_on_differently_damage_and_divergence(command: Command, tmp_path: 
     refused(command("train_gspo", *options, "trainer.max_steps=3"), "step_00000002 is damaged", "bytes instead of", "resume_step=1")
     good = command("train_gspo", *options, "resume_step=1")
     assert good.code == 0, good
-    assert (folder / "metrics.jsonl").read_bytes() == before[folder / "metrics.jsonl"], "the mended run ends with the same numbers"
+    assert (folder / "metrics.jsonl").read_bytes() == before[folder / "metrics.jsonl"], "the repaired run ends with the same numbers"
 
     diverged = command("train_gspo", "name=nan", "optimizer.learning_rate=1e36", "optimizer.weight_decay=100", "optimizer.warmup_steps=0")
     refused(diverged, "at step 1", "the checkpoint of step 0 is intact")

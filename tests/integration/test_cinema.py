@@ -1,4 +1,4 @@
-"""The cinema panel as a newcomer runs it, made small: train, film, edit, redraw, evaluate, and the messages for bad input."""
+"""Commands of the cinema panel at small size: train, film, edit, resample, evaluate, and the messages for bad input."""
 
 import json
 import os
@@ -24,15 +24,15 @@ FEW = ["keyframes.curriculum=[{num_pairs: 3, num_steps: 2}]", "video.trainer.max
 STORY = "ada meets bo in the kitchen; bo leaves; ada finds the red box in the attic; bo returns"
 
 
-def refused(outcome, *told: str) -> None:
+def refused(outcome, *expected: str) -> None:
     assert outcome.code == 2, (outcome.out, outcome.err)
     lines = outcome.err.strip().splitlines()
     assert len(lines) == 1, outcome.err
-    for text in told:
+    for text in expected:
         assert text in lines[0]
 
 
-def picture(path: Path) -> np.ndarray:
+def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path)).astype(int)
 
 
@@ -47,7 +47,7 @@ def generate(command: Callable, model: Path, *arguments: str):
     return command("generate_cinema", f"model.path={model}", "scale=1", "sampling.num_steps=1", *arguments)
 
 
-def test_training_ends_with_a_number_and_a_film(command: Callable, model: Path, tmp_path: Path) -> None:
+def test_training_reports_accuracies_and_writes_a_film(command: Callable, model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "cinema"
     returns = json.loads((folder / "keyframes" / "summary.json").read_text())["returns"]
     assert set(returns) == {"golden", "none"}
@@ -62,7 +62,7 @@ def test_training_ends_with_a_number_and_a_film(command: Callable, model: Path, 
     assert before == {path: path.read_bytes() for path in model.iterdir()}
 
 
-def test_a_storyline_becomes_a_film(command: Callable, model: Path, tmp_path: Path) -> None:
+def test_a_storyline_gives_a_film(command: Callable, model: Path, tmp_path: Path) -> None:
     outcome = generate(command, model, f"storyline={STORY}", "seed=4", "video=tiny_cinema", "video.num_steps=1")
     assert outcome.code == 0, outcome.err
     folder = tmp_path / "outputs" / "film"
@@ -79,13 +79,13 @@ def test_a_storyline_becomes_a_film(command: Callable, model: Path, tmp_path: Pa
     assert "<script" not in page
     plan = (folder / "plan.txt").read_text()
     assert "remembers shot 1 at 8 x 8 tokens" in plan
-    # The film is a function of storyboard, seed and settings: made again from the storyboard, it is the same.
-    first = picture(folder / "keyframes" / "006.png")
+    # The film is a function of storyboard, seed and settings: generated again from the storyboard, it is the same.
+    first = pixels(folder / "keyframes" / "006.png")
     assert generate(command, model, f"storyboard={folder / 'storyboard.json'}", "name=again").code == 0
-    assert np.abs(picture(tmp_path / "outputs" / "again" / "keyframes" / "006.png") - first).max() <= 1
+    assert np.abs(pixels(tmp_path / "outputs" / "again" / "keyframes" / "006.png") - first).max() <= 1
 
 
-def test_an_edited_storyboard_is_filmed_and_one_shot_redrawn(command: Callable, model: Path, tmp_path: Path) -> None:
+def test_an_edited_storyboard_is_filmed_with_one_shot_resampled(command: Callable, model: Path, tmp_path: Path) -> None:
     assert generate(command, model, f"storyline={STORY}").code == 0
     film = tmp_path / "outputs" / "film"
     board = json.loads((film / "storyboard.json").read_text())
@@ -93,25 +93,25 @@ def test_an_edited_storyboard_is_filmed_and_one_shot_redrawn(command: Callable, 
     board["shots"][1]["caption"] = "ada in the kitchen, close shot, on the left"
     board["shots"][1]["characters"] = ["ada"]
     board["shots"][1]["seconds"] = 0.5
-    (tmp_path / "mine.json").write_text(json.dumps(board))
-    outcome = generate(command, model, "storyboard=mine.json", f"keyframes_from={film}", "redraw=[2]", "name=edited")
+    (tmp_path / "edited.json").write_text(json.dumps(board))
+    outcome = generate(command, model, "storyboard=edited.json", f"keyframes_from={film}", "redraw=[2]", "name=edited")
     assert outcome.code == 0, outcome.err
     edited = tmp_path / "outputs" / "edited"
     for number in (1, 3):
-        assert (picture(edited / f"keyframes/{number:03d}.png") == picture(film / f"keyframes/{number:03d}.png")).all()
-    assert (picture(edited / "keyframes/002.png") != picture(film / "keyframes/002.png")).any()
+        assert (pixels(edited / f"keyframes/{number:03d}.png") == pixels(film / f"keyframes/{number:03d}.png")).all()
+    assert (pixels(edited / "keyframes/002.png") != pixels(film / "keyframes/002.png")).any()
     with av.open(str(edited / "film.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 18 + 18 + 6 + 18
     assert json.loads((edited / "storyboard.json").read_text())["shots"][1]["seed"] is not None
-    # A shot that was put in between has no keyframe, and those after it are others than their numbers say.
+    # An inserted shot has no keyframe, and the numbers of the later shots are shifted.
     board["shots"].insert(0, {"caption": "bo in the kitchen, wide shot", "characters": ["bo"], "place": "kitchen", "seconds": 1.0})
-    (tmp_path / "mine.json").write_text(json.dumps(board))
-    assert generate(command, model, "storyboard=mine.json", f"keyframes_from={film}", "name=longer").code == 0
+    (tmp_path / "edited.json").write_text(json.dumps(board))
+    assert generate(command, model, "storyboard=edited.json", f"keyframes_from={film}", "name=longer").code == 0
     plan = (tmp_path / "outputs" / "longer" / "plan.txt").read_text()
-    assert plan.count(" 0 tokens") == 0, "nothing was kept under another caption"
+    assert plan.count(" 0 tokens") == 0, "no keyframe was reused for another caption"
 
 
-def test_references_are_remembered(command: Callable, model: Path, tmp_path: Path) -> None:
+def test_references_are_part_of_the_memory(command: Callable, model: Path, tmp_path: Path) -> None:
     Image.new("RGB", (100, 80), "red").save(tmp_path / "ada.png")
     reference = "references=[{path: ada.png, caption: ada in the attic, tags: [ada]}]"
     outcome = generate(command, model, "storyline=ada jumps in the attic", reference)
@@ -120,7 +120,7 @@ def test_references_are_remembered(command: Callable, model: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["storyline=everyone waits"], ["names no character", "name one of ada"]),
         (["storyline="], ["storyline is empty"]),
@@ -139,14 +139,16 @@ def test_references_are_remembered(command: Callable, model: Path, tmp_path: Pat
     ],
     ids=lambda value: value[0] if len(value) == 1 and "=" in value[0] else None,
 )
-def test_bad_input_gets_one_line_and_leaves_nothing(command: Callable, tmp_path: Path, arguments: list[str], told: list[str]) -> None:
+def test_bad_input_is_refused_in_one_line_and_writes_no_file(
+    command: Callable, tmp_path: Path, arguments: list[str], expected: list[str]
+) -> None:
     (tmp_path / "text.png").write_text("not an image")
     outcome = command("generate_cinema", *arguments)
-    refused(outcome, *told)
+    refused(outcome, *expected)
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_storyboard_with_a_stranger_is_refused(command: Callable, tmp_path: Path) -> None:
+def test_a_storyboard_with_an_undefined_character_is_refused(command: Callable, tmp_path: Path) -> None:
     shots = [{"caption": "eve in the attic", "characters": ["eve"], "place": "attic", "seconds": 1}]
     (tmp_path / "board.json").write_text(
         json.dumps({"version": 1, "title": "x", "characters": {}, "places": {"attic": ""}, "shots": shots})
@@ -163,7 +165,7 @@ def test_weights_of_another_shape_are_refused(command: Callable, model: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["stages=[sound]"], ["choose among keyframes, video"]),
         (["+keyframes.loss.policies.silver=1.0"], ["has 'silver', which is not a memory"]),
@@ -176,12 +178,12 @@ def test_weights_of_another_shape_are_refused(command: Callable, model: Path) ->
     ],
     ids=lambda value: value[0] if len(value) == 1 and "=" in value[0] else None,
 )
-def test_training_that_cannot_be_is_refused(command: Callable, tmp_path: Path, arguments: list[str], told: list[str]) -> None:
-    refused(command("train_cinema", *TINY, *FEW, *arguments), *told)
+def test_invalid_training_settings_are_refused(command: Callable, tmp_path: Path, arguments: list[str], expected: list[str]) -> None:
+    refused(command("train_cinema", *TINY, *FEW, *arguments), *expected)
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_longer_training_goes_on_exactly(command: Callable, tmp_path: Path) -> None:
+def test_a_longer_training_resumes_exactly(command: Callable, tmp_path: Path) -> None:
     """Across a boundary of the curriculum and a change of regimes and memories."""
     stages = "keyframes.curriculum=[{num_pairs: 1, num_steps: 1}, {num_pairs: 3, num_steps: 3}]"
     mixed = ["+keyframes.loss.regimes.forcing=0.6", "+keyframes.loss.regimes.causal=0.4", "+keyframes.loss.policies.recent=0.9"]
@@ -219,7 +221,7 @@ def test_two_processes_train_as_one(command: Callable, tmp_path: Path) -> None:
     assert (tmp_path / "outputs" / "two" / "film" / "film.mp4").is_file()
 
 
-def test_evaluation_tells_every_memory_beside_its_upper_bound(command: Callable, model: Path, tmp_path: Path) -> None:
+def test_evaluation_reports_every_memory_with_its_upper_bound(command: Callable, model: Path, tmp_path: Path) -> None:
     few = ["evaluation.num_stories=3", "evaluation.lengths=[3,9]", "evaluation.film_stories=1", "evaluation.film_shots=6"]
     arguments = [f"model.path={model}", "sampling.num_steps=1", "video.num_steps=1", *few, "evaluation.num_clips=5"]
     outcome = command("evaluate_cinema", *arguments)
@@ -239,7 +241,7 @@ def test_evaluation_tells_every_memory_beside_its_upper_bound(command: Callable,
     assert summary["memories"]["full"]["identity_upper_bound"] == 1.0
     assert summary["memories"]["none"]["tokens_per_shot"] < summary["memories"]["golden"]["tokens_per_shot"]
     assert set(summary["actions"]) >= {"all", "shuffled"}
-    # What is done stays done: the same command with overwrite=false samples nothing again.
+    # The same command with overwrite=false restores all outcomes and samples no shot again.
     before = (folder / "outcomes.jsonl").read_bytes()
     assert command("evaluate_cinema", *arguments, "overwrite=false").code == 0
     assert (folder / "outcomes.jsonl").read_bytes() == before

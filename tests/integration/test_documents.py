@@ -1,4 +1,4 @@
-"""What the documents show is run; what they name exists."""
+"""Documents: the Python examples run, and the links and make targets exist."""
 
 import os
 import re
@@ -21,7 +21,7 @@ EXAMPLES = [
 
 @pytest.mark.parametrize("code", EXAMPLES)
 def test_python_examples_run(code: str, tmp_path: Path) -> None:
-    prelude = "from gspo_rl.data.batch import Prompt\n"  # what a snippet of a class leaves to its reader
+    prelude = "from gspo_rl.data.batch import Prompt\n"  # import that the snippet of a class omits
     done = subprocess.run([sys.executable, "-c", prelude + code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir())

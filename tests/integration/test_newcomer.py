@@ -1,4 +1,4 @@
-"""The commands as a newcomer runs them: results, resume after a kill, several processes, and the pages left behind."""
+"""Commands of the language-model panel: results, resume after a kill, several processes, and report pages."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def spawn(arguments: list[str], folder: Path, *, processes: int = 1) -> "subproc
     )  # fmt: skip
 
 
-def test_a_run_leaves_its_results_and_says_what_to_do_next(command: Command, tmp_path: Path) -> None:
+def test_a_run_writes_its_results_and_logs_the_next_commands(command: Command, tmp_path: Path) -> None:
     outcome = command("train_gspo", "output_root=elsewhere", "seed=3")
     assert outcome.code == 0, outcome
     folder = tmp_path / "elsewhere" / "gspo"
@@ -86,7 +86,7 @@ def test_the_other_objectives_start_from_the_same_cold_start(command: Command, t
     assert rows(tmp_path / "outputs" / "a")[0] == rows(tmp_path / "outputs" / "b")[0]
 
 
-def test_an_objective_that_reports_nothing_trains_as_well(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_objective_without_metrics_trains(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def plain(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, **_: object) -> ObjectiveOutput:
         losses = -torch.where(mask, (logprobs - old_logprobs).exp() * advantages[:, None], 0.0).sum(1)
         return ObjectiveOutput(losses, mask.sum(1).float(), {})
@@ -129,7 +129,7 @@ def test_kill_9_at_any_moment_and_the_same_command_end_with_the_same_bytes(tmp_p
     assert whole.wait() == 0, whole.communicate()[1]
     metrics = tmp_path / "killed" / "a" / "metrics.jsonl"
     reached = []
-    for target in (0, 2, 5, 9):  # lines in the file when the kill comes, which is then somewhere inside the next step
+    for target in (0, 2, 5, 9):  # lines in the file at the kill, which is sent inside the next step
         process = spawn([*arguments, "name=a", "output_root=killed"], tmp_path)
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
@@ -164,9 +164,9 @@ def test_two_processes_give_the_reward_curve_of_one_and_refuse_in_one_line(tmp_p
     assert two.returncode == 0, err
     single, double = rows(tmp_path / "outputs" / "one"), rows(tmp_path / "outputs" / "two")
     assert [row["step"] for row in single] == [row["step"] for row in double] == [0, 1, 2, 3]
-    for mine, theirs in zip(single[1:], double[1:], strict=True):
-        assert theirs["reward/mean"] == pytest.approx(mine["reward/mean"], abs=1e-5)
-        assert theirs["entropy"] == pytest.approx(mine["entropy"], abs=1e-4)
+    for first, second in zip(single[1:], double[1:], strict=True):
+        assert second["reward/mean"] == pytest.approx(first["reward/mean"], abs=1e-5)
+        assert second["entropy"] == pytest.approx(first["entropy"], abs=1e-4)
     assert json.loads((tmp_path / "outputs" / "two" / "summary.json").read_text())["world_size"] == 2
     assert out.count("held-out accuracy") == 1, "only rank 0 reports"
 

@@ -57,7 +57,7 @@ def same_files(expected: Path, found: Path) -> None:
 
 @pytest.mark.parametrize("panel", sorted(PANELS))
 @pytest.mark.parametrize("strategy", [pytest.param("deepspeed_zero3", marks=pytest.mark.deepspeed), "fsdp"])
-def test_a_run_goes_on_with_other_numbers_of_processes(command: Callable, tmp_path: Path, panel: str, strategy: str) -> None:
+def test_a_run_resumes_with_other_numbers_of_processes(command: Callable, tmp_path: Path, panel: str, strategy: str) -> None:
     if strategy.startswith("deepspeed"):
         pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
     name = {"captain_cinema": "train_cinema", "gspo_rl": "train_gspo", "tts_var": "train_var"}[panel]
@@ -78,19 +78,19 @@ def test_a_run_goes_on_with_other_numbers_of_processes(command: Callable, tmp_pa
             outcome = command(name, f"name={run}", *TOKENIZER)
             assert outcome.code == 0, outcome.err
     alone("plain")
-    # Two starts of two processes are what takes time: DeepSpeed has them with one panel, and trains the others alone.
+    # Starting two processes twice dominates the time, so DeepSpeed runs two processes for one panel only.
     (alone if strategy.startswith("deepspeed") and panel != "gspo_rl" else together)("sharded", f"strategy={strategy}")
     alone("sharded", f"strategy={strategy}", "resume_step=1")
     if panel == "gspo_rl":  # the others share their loop
         together("sharded", f"strategy={strategy}", "resume_step=3")
     plain, sharded = (rows(tmp_path / "outputs" / run / STAGE[panel]) for run in ("plain", "sharded"))
     assert len(plain) == len(sharded)
-    assert any(row["grad_norm"] > 0 for row in plain if "grad_norm" in row), "nothing was learned from"
+    assert any(row["grad_norm"] > 0 for row in plain if "grad_norm" in row), "every gradient is zero"
     for one, several in zip(plain, sharded, strict=True):
         assert one.keys() == several.keys()
         # Float32 sums in another order, through four steps.
         assert several == pytest.approx(one, rel=1e-3, abs=1e-5)
-    # The newest checkpoint becomes the very folder that the finished run left.
+    # The newest checkpoint is exported to the same files as those of the finished run.
     folder, _ = export(tmp_path / "outputs" / "sharded")
     same_files(tmp_path / "outputs" / "sharded" / ("policy" if panel == "gspo_rl" else "model"), folder)
     earlier, steps = export(tmp_path / "outputs" / "sharded" / STAGE[panel], tmp_path / "earlier", step=2)
@@ -100,6 +100,6 @@ def test_a_run_goes_on_with_other_numbers_of_processes(command: Callable, tmp_pa
         "keyframes.safetensors",
         "transformer.safetensors",
     }
-    before, after = (load_file(place / name) for place in (earlier, folder))
+    before, after = (load_file(directory / name) for directory in (earlier, folder))
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[key], value) for key, value in after.items())

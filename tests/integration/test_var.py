@@ -1,4 +1,4 @@
-"""The next-scale panel as a newcomer runs it, made small: train, sample, evaluate, and the messages for bad input."""
+"""Commands of the next-scale panel at small size: train, sample, evaluate, and the messages for bad input."""
 
 import json
 import os
@@ -37,19 +37,19 @@ def model(command: Callable, tmp_path: Path) -> Path:
     return tmp_path / "outputs" / "var" / "model"
 
 
-def test_training_leaves_a_model_that_draws(command: Callable, model: Path, tmp_path: Path) -> None:
+def test_a_trained_model_samples_images(command: Callable, model: Path, tmp_path: Path) -> None:
     outcome = command("sample_var", f"generator.path={model}", "prompts=[a red circle,two squares]", "seed=3")
     assert outcome.code == 0, outcome.err
     folder = tmp_path / "outputs" / "samples"
     rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     assert [row["prompt"] for row in rows] == ["a red circle", "two squares"]
     for row in rows:
-        picture = Image.open(folder / row["file"])
-        assert picture.size == (64, 64)
-        assert picture.text["prompt"] == row["prompt"]  # type: ignore[attr-defined]
-        assert picture.text["seed"] == "3"  # type: ignore[attr-defined]
-        assert "generated" in picture.text["Source"]  # type: ignore[attr-defined]
-        assert json.loads(picture.text["generator"])["guidance"] == 2.5  # type: ignore[attr-defined]
+        image = Image.open(folder / row["file"])
+        assert image.size == (64, 64)
+        assert image.text["prompt"] == row["prompt"]  # type: ignore[attr-defined]
+        assert image.text["seed"] == "3"  # type: ignore[attr-defined]
+        assert "generated" in image.text["Source"]  # type: ignore[attr-defined]
+        assert json.loads(image.text["generator"])["guidance"] == 2.5  # type: ignore[attr-defined]
         assert row["reward"] == row["rewards"][0]
         assert len(row["lineage"]) == 7
         assert [event["kind"] for event in row["events"]] == ["cluster", "cluster", "resample", "resample"]
@@ -61,12 +61,12 @@ def test_training_leaves_a_model_that_draws(command: Callable, model: Path, tmp_
     assert "effective size" in page
     first = pixels(folder / rows[0]["file"])
     assert command("sample_var", f"generator.path={model}", "prompts=a red circle", "seed=3", "name=again").code == 0
-    # Alone in its batch: sums of another shape may round the last of eight bits the other way, and no more.
+    # In a batch of one prompt, sums of another shape may change the rounding of the last of eight bits.
     again = pixels(tmp_path / "outputs" / "again" / "pictures" / "0000.png")
     assert np.abs(again - first).max() <= 1
 
 
-def test_all_final_pictures_are_written(command: Callable, model: Path, tmp_path: Path) -> None:
+def test_all_final_images_are_written(command: Callable, model: Path, tmp_path: Path) -> None:
     (tmp_path / "some prompts").write_text("\ufeff# two of them\na red circle\n\nring red a\n")
     arguments = [f"generator.path={model}", "search=best_of_n", "search.num_images=3", "page_prompts=1"]
     outcome = command("sample_var", "prompts='some prompts'", *arguments)
@@ -84,9 +84,9 @@ def test_all_final_pictures_are_written(command: Callable, model: Path, tmp_path
     assert page.count('class="not-chosen"') == 2
 
 
-def test_two_processes_draw_the_pictures_of_one(command: Callable, tmp_path: Path) -> None:
-    # With the shipped weights: those of a few steps rate all images alike, up to the last bit of a float. One prompt is drawn
-    # at a time, since products of matrices of another size differ in that bit too, and turn a draw that is nearly even.
+def test_two_processes_sample_the_images_of_one(command: Callable, tmp_path: Path) -> None:
+    # With the shipped weights: the rewards of a model of a few steps differ in the last bit of a float only. One prompt is sampled
+    # at a time, since matrix products of another size differ in that bit too and can flip a sample close to a class boundary.
     prompts = ["a red circle", "two squares", "a green ring"]
     arguments = [f"prompts=[{','.join(prompts)}]", "max_particles=8"]
     assert command("sample_var", "name=one", *arguments).code == 0
@@ -103,8 +103,8 @@ def test_two_processes_draw_the_pictures_of_one(command: Callable, tmp_path: Pat
         assert np.abs(pixels(paths[0]) - pixels(paths[1])).max() <= 1
 
 
-def test_a_longer_run_goes_on_exactly(command: Callable, tmp_path: Path) -> None:
-    """A stage that stops after 2 of 4 steps and goes on ends with the weights of one that ran through."""
+def test_a_longer_run_resumes_exactly(command: Callable, tmp_path: Path) -> None:
+    """A stage that is resumed from step 3 of 4 ends with the weights of an uninterrupted one."""
     only = ["stages=[tokenizer]", *TINY, "checkpoint.every_steps=1", "tokenizer.trainer.log_every=1"]
     assert command("train_var", "name=through", *only, "tokenizer.trainer.max_steps=4").code == 0
     assert command("train_var", "name=twice", *only, "tokenizer.trainer.max_steps=4").code == 0
@@ -125,12 +125,12 @@ def test_a_finished_training_keeps_its_record(command: Callable, model: Path) ->
     assert records == {path: path.read_bytes() for path in model.parent.rglob("*.json")}
 
 
-def test_another_tokenizer_makes_another_transformer(command: Callable, model: Path) -> None:
+def test_another_tokenizer_needs_another_transformer(command: Callable, model: Path) -> None:
     assert command("train_var", *TINY, *steps(2), "stages=[tokenizer]", "overwrite=true", "seed=1").code == 0
     refused(command("train_var", *TINY, *steps(2), "stages=[transformer]"), "holds a run with tokenizer=", "another name")
 
 
-def test_evaluation_tells_score_and_cost_of_every_strategy(command: Callable, model: Path, tmp_path: Path) -> None:
+def test_evaluation_reports_score_and_cost_of_every_strategy(command: Callable, model: Path, tmp_path: Path) -> None:
     quick = ["evaluation.num_prompts=6", "evaluation.correlation_prompts=2", "evaluation.correlation_particles=3"]
     outcome = command("evaluate_var", f"generator.path={model}", *quick, "only=[single,best_of_2,tts_var]", "evaluation.seeds=[0,1]")
     assert outcome.code == 0, outcome.err
@@ -147,7 +147,7 @@ def test_evaluation_tells_score_and_cost_of_every_strategy(command: Callable, mo
     assert len(lines) == 3 * 6 * 2
 
 
-def test_an_evaluation_goes_on_after_the_last_finished_strategy(command: Callable, model: Path, tmp_path: Path) -> None:
+def test_an_evaluation_resumes_after_the_last_finished_strategy(command: Callable, model: Path, tmp_path: Path) -> None:
     arguments = [
         "evaluate_var", f"generator.path={model}", "only=[single,best_of_2]", "overwrite=false", "evaluation.num_prompts=6",
         "evaluation.correlation_prompts=0",
@@ -160,7 +160,7 @@ def test_an_evaluation_goes_on_after_the_last_finished_strategy(command: Callabl
         (folder / name).unlink()
     assert command(*arguments).code == 0
     again = [json.loads(line) for line in (folder / "outcomes.jsonl").read_text().splitlines()]
-    assert again[:6] == whole[:6]  # with the seconds of the first time: they were not drawn again
+    assert again[:6] == whole[:6]  # with the seconds of the first run: they were not sampled again
     assert [{**row, "seconds": 0} for row in again] == [{**row, "seconds": 0} for row in whole]
     steps_logged = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps_logged == [1, 2]
@@ -198,13 +198,13 @@ def refused(outcome: object, *parts: str) -> None:
         (["page_prompts=-1"], ["page_prompts is -1"]),
     ],
 )
-def test_bad_input_is_told_in_one_line(command: Callable, model: Path, tmp_path: Path, arguments: list[str], parts: list[str]) -> None:
+def test_bad_input_is_refused_in_one_line(command: Callable, model: Path, tmp_path: Path, arguments: list[str], parts: list[str]) -> None:
     (tmp_path / "empty.txt").write_text("\n \n")
     refused(command("sample_var", f"generator.path={model}", "name=bad", *arguments), *parts)
     assert not (tmp_path / "outputs" / "bad").exists()
 
 
-def test_weights_that_do_not_belong_are_told_in_one_line(command: Callable, model: Path, tmp_path: Path) -> None:
+def test_incompatible_weights_are_refused_in_one_line(command: Callable, model: Path, tmp_path: Path) -> None:
     refused(command("sample_var", "generator.path=nowhere"), "nowhere holds no model", "make train-var")
     sizes = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**sizes, "transformer": {**sizes["transformer"], "width": 128}}))
@@ -213,7 +213,7 @@ def test_weights_that_do_not_belong_are_told_in_one_line(command: Callable, mode
     (model / "config.json").write_text(json.dumps({**sizes, "reward": {"depth": 3}}))
     refused(command("sample_var", f"generator.path={model}"), "reward the size 'depth'")
     (model / "config.json").write_text("[1]")
-    refused(command("sample_var", f"generator.path={model}"), "no table of the model's parts")
+    refused(command("sample_var", f"generator.path={model}"), "not a table of the model's parts")
     (model / "config.json").write_text(json.dumps(sizes))
     weights = model / "transformer.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
@@ -240,5 +240,5 @@ def test_weights_that_do_not_belong_are_told_in_one_line(command: Callable, mode
         (["reward.loss.first_prefix=9"], ["first_prefix is 9"]),
     ],
 )
-def test_bad_training_settings_are_told_in_one_line(command: Callable, arguments: list[str], parts: list[str]) -> None:
+def test_bad_training_settings_are_refused_in_one_line(command: Callable, arguments: list[str], parts: list[str]) -> None:
     refused(command("train_var", *TINY, *steps(1), *arguments), *parts)

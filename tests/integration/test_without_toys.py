@@ -1,4 +1,4 @@
-"""Every panel would be complete without its `toy` folder: a scratch copy without any is imported and tested."""
+"""Every panel works without its `toy` folder: a scratch copy without toys is imported and tested."""
 
 import os
 import shutil
@@ -46,7 +46,7 @@ def environment(folder: Path) -> dict[str, str]:
     return {**kept, "PYTHONPATH": sources, "TRIPTYCH_GOLDEN": recordings, "OMP_NUM_THREADS": "1"}
 
 
-def test_every_other_module_imports_and_every_public_name_is_there(scratch: Path) -> None:
+def test_every_other_module_imports_and_every_public_name_exists(scratch: Path) -> None:
     from architecture.source import declared
 
     code = IMPORT_ALL % (sorted(declared("optional").values()), str(scratch))

@@ -7,13 +7,12 @@ from gspo_rl.data.batch import Prompt
 from gspo_rl.models.policy import Policy
 from gspo_rl.rollout.completions import build_completions, encode_prompts, left_padded
 from gspo_rl.rollout.sampling import SamplingConfig
-from gspo_rl.toy.policy import tiny_policy
 from triptych.errors import UserError
 
 
-@pytest.fixture(scope="module")
-def policy() -> Policy:
-    return tiny_policy(hidden_size=32, num_layers=1, num_heads=2, num_key_value_heads=1, intermediate_size=32, max_positions=16)
+@pytest.fixture
+def policy(small_policy: Policy) -> Policy:
+    return small_policy
 
 
 def test_a_row_ends_with_its_first_end_of_sequence(policy: Policy) -> None:

@@ -1,5 +1,6 @@
 """The transformers engine: one prefill per distinct prompt, and the log-probabilities of a plain forward for every cache."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,7 +25,6 @@ from gspo_rl.data.batch import Prompt
 from gspo_rl.models.policy import Policy
 from gspo_rl.rollout.sampling import SamplingConfig
 from gspo_rl.rollout.transformers import TransformersEngine
-from gspo_rl.toy.policy import tiny_policy
 
 PROMPTS = [Prompt(text, "") for text in ("1+1=", "123+4567=", "1", "99+1=")]
 SIZES = {
@@ -42,14 +42,24 @@ MODELS: list[tuple[type[Any], type[PreTrainedModel], dict[str, Any]]] = [
 ]
 
 
-def policy_of(config: type[Any], model: type[PreTrainedModel], more: dict[str, Any]) -> Policy:
-    tokenizer = tiny_policy(hidden_size=32, num_layers=1, num_heads=2, num_key_value_heads=1, intermediate_size=32).tokenizer
-    torch.manual_seed(0)
-    return Policy(model(config(**SIZES, **more, vocab_size=len(tokenizer))).eval(), tokenizer)
+Build = Callable[[type[Any], type[PreTrainedModel], dict[str, Any]], Policy]
+
+
+@pytest.fixture
+def policy_of(small_policy: Policy) -> Build:
+    """Builds a random policy of another architecture over the characters of the small one."""
+
+    def build(config: type[Any], model: type[PreTrainedModel], more: dict[str, Any]) -> Policy:
+        torch.manual_seed(0)
+        return Policy(model(config(**SIZES, **more, vocab_size=len(small_policy.tokenizer))).eval(), small_policy.tokenizer)
+
+    return build
 
 
 @pytest.mark.parametrize(("config", "model", "more"), MODELS, ids=[f"{model.__name__}{more}" for _, model, more in MODELS])
-def test_logprobs_are_those_of_a_plain_forward(config: type[Any], model: type[PreTrainedModel], more: dict[str, Any]) -> None:
+def test_logprobs_are_those_of_a_plain_forward(
+    config: type[Any], model: type[PreTrainedModel], more: dict[str, Any], policy_of: Build
+) -> None:
     """Left-padded prompts of four lengths, one of a single token, three samples each."""
     policy = policy_of(config, model, more)
     completions = TransformersEngine(policy).generate(PROMPTS, 3, SamplingConfig(max_tokens=8), seeds=range(12))
@@ -62,7 +72,7 @@ def test_logprobs_are_those_of_a_plain_forward(config: type[Any], model: type[Pr
         torch.testing.assert_close(item.logprobs, expected, rtol=0, atol=1e-5)
 
 
-def test_a_prescribed_cache_is_left_to_generate() -> None:
+def test_a_prescribed_cache_is_left_to_generate(policy_of: Build) -> None:
     policy = policy_of(*MODELS[0])
     plain = TransformersEngine(policy).generate(PROMPTS, 2, SamplingConfig(max_tokens=4), seeds=range(8))
     policy.model.generation_config.cache_implementation = "static"
@@ -70,7 +80,7 @@ def test_a_prescribed_cache_is_left_to_generate() -> None:
     assert [item.token_ids.tolist() for item in plain] == [item.token_ids.tolist() for item in prescribed]
 
 
-def test_each_distinct_prompt_is_prefilled_once_for_its_samples() -> None:
+def test_each_distinct_prompt_is_prefilled_once_for_its_samples(policy_of: Build) -> None:
     policy = policy_of(*MODELS[0])
     shapes: list[tuple[int, int]] = []
     policy.model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: shapes.append(tuple(inputs[0].shape)))
@@ -80,7 +90,7 @@ def test_each_distinct_prompt_is_prefilled_once_for_its_samples() -> None:
     assert all(shape == (10, 1) for shape in shapes[1:]), "then one token of every sample at a time"
 
 
-def test_the_batch_limit_does_not_change_the_samples() -> None:
+def test_the_batch_limit_does_not_change_the_samples(policy_of: Build) -> None:
     policy = policy_of(*MODELS[0])
     whole, parts = (
         TransformersEngine(policy, max_batch=size).generate(PROMPTS, 3, SamplingConfig(max_tokens=6), seeds=range(12)) for size in (256, 5)

@@ -53,7 +53,7 @@ def test_the_message_for_an_empty_folder_gives_the_remedy(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[]", "no table"),
+        ("[]", "not a table"),
         ("{", "cannot be read"),
         ('{"part": {"colour": 1}}', "the size 'colour': it has inputs, outputs"),
         ('{"part": {"inputs": "many"}}', "must be a number"),

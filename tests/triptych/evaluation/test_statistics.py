@@ -59,7 +59,7 @@ def test_pairing_resolves_a_difference_that_two_intervals_do_not() -> None:
 def test_a_comparison_of_different_problems_and_an_empty_average_are_refused() -> None:
     with pytest.raises(UserError, match="3 problems before and 2 after"):
         paired_difference(torch.zeros(3), torch.zeros(2), generator=generator(0))
-    with pytest.raises(UserError, match="nothing to average"):
+    with pytest.raises(UserError, match="no value to average"):
         bootstrap_interval(torch.zeros(0), generator=generator(0))
 
 

@@ -1,4 +1,4 @@
-"""Parts of pages: PNG files with their metadata, data URIs, and templates that escape and miss nothing."""
+"""Parts of pages: PNG files with their metadata, data URIs, and templates that escape text and refuse undefined names."""
 
 import base64
 import io

@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_whatever_comes_from_outside_is_escaped(folder: Path) -> None:
+def test_inserted_text_is_escaped(folder: Path) -> None:
     config = ReportConfig(
         title=ATTACK, headline={ATTACK: ATTACK}, notes=[ATTACK], charts=[Chart(ATTACK, {"reward/mean": ATTACK}, ATTACK)],
         samples=[Samples(ATTACK, (ATTACK,), [(ATTACK,)])],
@@ -60,7 +60,7 @@ def test_whatever_comes_from_outside_is_escaped(folder: Path) -> None:
     assert reader.text.count(ATTACK) >= 9
 
 
-def test_the_page_needs_nothing_from_outside(folder: Path) -> None:
+def test_the_page_has_no_external_resources(folder: Path) -> None:
     reader = page(folder, ReportConfig(title="t", charts=[Chart("Reward", {"reward/mean": "mean"})]))
     assert not [value for name, value in reader.attributes if name in {"src", "href", "action"}]
     links = [value for name, value in reader.attributes if name == "xlink:href"]

@@ -1,4 +1,4 @@
-"""The results page: made of the records alone, and the committed files are those that the records give."""
+"""The results page: built from the records only, and equal to the committed files."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def test_a_section_gives_its_text_and_its_charts(tmp_path: Path) -> None:
     assert [path.relative_to(tmp_path / "docs").as_posix() for path in written] == ["results.md", "images/one.svg"]
     page = written[0].read_text()
     assert page.index("## One: a panel") < page.index("| a | 1 |") < page.index("![Score over N](images/one.svg)")
-    assert "prefers-color-scheme: dark" in written[1].read_text(), "a file of its own brings its style sheet"
+    assert "prefers-color-scheme: dark" in written[1].read_text(), "a separate file contains its style sheet"
 
 
 def test_the_strip_is_a_png_with_a_panel_per_section(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_the_committed_results_are_those_of_the_records(name: str) -> None:
             assert (ROOT / "docs" / path).read_text() == text, f"docs/{path} is out of date: run make results"
 
 
-def test_tables_carry_what_their_numbers_do_not_show() -> None:
+def test_tables_state_the_limits_of_their_numbers() -> None:
     page = (ROOT / "docs" / "results.md").read_text()
     assert "The verifier under-counts right images" in page
     assert "Moving clips lose identity" in page

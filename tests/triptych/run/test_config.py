@@ -1,4 +1,4 @@
-"""Settings of every command: what is refused, and configs of nested runs."""
+"""Settings of every command: refusals, and configs of nested runs."""
 
 from dataclasses import dataclass
 

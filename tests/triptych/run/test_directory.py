@@ -1,4 +1,4 @@
-"""The folder of a run: which name, whose, and what differs."""
+"""Run folders: refused names, and the first key that differs between two configs."""
 
 from typing import Any
 

@@ -35,7 +35,7 @@ def config(root: Path, **changes: Any) -> Config:
 
 
 class Counter:
-    """A component that remembers one number."""
+    """A component of the checkpoint with one number."""
 
     def __init__(self) -> None:
         self.value = 0
@@ -60,7 +60,7 @@ def work(settings: Config, until: int, **options: Any) -> int | None:
         return resumed
 
 
-def test_a_run_leaves_what_was_promised(tmp_path: Path) -> None:
+def test_a_run_writes_its_documented_files(tmp_path: Path) -> None:
     assert work(config(tmp_path), 3) is None
     folder = tmp_path / "a"
     assert {path.name for path in folder.iterdir()} == {
@@ -74,7 +74,7 @@ def test_a_run_leaves_what_was_promised(tmp_path: Path) -> None:
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step_00000002", "step_00000003"]
 
 
-def test_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_the_same_command_resumes(tmp_path: Path) -> None:
     work(config(tmp_path), 3)
     before = (tmp_path / "a" / "metrics.jsonl").read_text()
     assert work(config(tmp_path), 5) == 3
@@ -87,10 +87,10 @@ def test_another_config_is_refused_and_the_first_key_named(tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"holds a run with inner\.learning_rate=0\.1 instead of 0\.2: .*overwrite=true") as caught:
         work(config(tmp_path, inner=Inner(learning_rate=0.2)), 3)
     assert "\n" not in str(caught.value)
-    assert json.loads((tmp_path / "a" / "summary.json").read_text()) == {"value": 3}, "the refused run changed nothing"
+    assert json.loads((tmp_path / "a" / "summary.json").read_text()) == {"value": 3}, "the refused run changed no file"
 
 
-def test_settings_that_touch_no_number_may_differ(tmp_path: Path) -> None:
+def test_settings_without_effect_on_results_may_differ(tmp_path: Path) -> None:
     work(config(tmp_path), 2)
     assert work(config(tmp_path, checkpoint=CheckpointConfig(every_steps=3, keep=5), resume="must", choice=None), 3) == 2
 
@@ -115,13 +115,13 @@ def test_resume_modes(tmp_path: Path) -> None:
     assert work(config(tmp_path, overwrite=True, seed=5), 1) is None
 
 
-def test_a_failure_before_the_beginning_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failure_before_begin_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="empty task"), Run.open(config(tmp_path, name="x/y/z")):
         raise UserError("empty task")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_overwrite_never_deletes_what_is_no_run_of_this_command(tmp_path: Path) -> None:
+def test_overwrite_never_deletes_files_that_are_not_a_run_of_this_command(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="files that are not an earlier run of this command"):
@@ -141,7 +141,7 @@ def test_a_second_run_of_the_same_name_is_refused_while_the_first_lives(tmp_path
 
 
 @pytest.mark.faults
-def test_the_lock_of_a_dead_process_holds_nobody_up(tmp_path: Path) -> None:
+def test_the_lock_of_a_dead_process_does_not_block(tmp_path: Path) -> None:
     code = (
         "import sys, os, signal; from triptych.run.session import Run; from triptych.run.config import RunConfig\n"
         "with Run.open(RunConfig(name='a', output_root=sys.argv[1], device='cpu')): os.kill(os.getpid(), signal.SIGKILL)"
@@ -154,7 +154,7 @@ def test_the_lock_of_a_dead_process_holds_nobody_up(tmp_path: Path) -> None:
 
 @pytest.mark.faults
 @pytest.mark.mount
-def test_a_file_system_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_file_system_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     """Also for root, which may write into a folder without write permission."""
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -170,13 +170,13 @@ def test_a_file_system_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.faults
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="cannot be written"):
         work(config(tmp_path), 1)
 
 
-def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
+def test_a_file_instead_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("")
     with pytest.raises(UserError, match=r"cannot be written \((File exists|Not a directory)\)"):
         work(config(tmp_path), 1)
@@ -185,7 +185,7 @@ def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
 def test_a_run_that_did_not_begin_leaves_the_folders_that_another_run_uses(tmp_path: Path) -> None:
     root = tmp_path / "outputs"
     with pytest.raises(UserError, match="empty task"), Run.open(config(root)):
-        work(config(root, name="b"), 2)  # begins and ends while the first is still loading its model
+        work(config(root, name="b"), 2)  # begins and ends before the first run begins
         raise UserError("empty task")
     assert sorted(path.name for path in root.iterdir()) == ["b"]
     assert (root / "b" / "summary.json").exists()
@@ -201,7 +201,7 @@ def test_overwrite_deletes_nothing_before_the_new_run_begins(tmp_path: Path) -> 
     assert json.loads((tmp_path / "a" / "summary.json").read_text()) == {"value": 1}
 
 
-def test_a_run_that_goes_on_is_no_longer_finished(tmp_path: Path) -> None:
+def test_a_resumed_run_is_no_longer_finished(tmp_path: Path) -> None:
     settings = config(tmp_path)
     work(settings, 2)
     with Run.open(settings) as run:

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 
-def test_an_agreed_signal_and_ones_own_are_one_and_another_some_seconds_later_ends_the_process() -> None:
+def test_a_repeated_signal_is_ignored_within_seconds_and_ends_the_process_after() -> None:
     script = """
 import os, signal, time, triptych.run.signals as found
-asked = found.Interruption()
-asked.install()
-asked.signal_number = signal.SIGTERM  # another rank had it first
+interruption = found.Interruption()
+interruption.install()
+interruption.signal_number = signal.SIGTERM  # as if another rank received it first
 os.kill(os.getpid(), signal.SIGTERM)
 os.kill(os.getpid(), signal.SIGTERM)
 print("alive", flush=True)

@@ -1,4 +1,4 @@
-"""The guard against divergence: counts skipped steps in a row, refuses weights that are not finite."""
+"""The divergence guard: counts skipped steps in a row, refuses weights that are not finite."""
 
 from pathlib import Path
 

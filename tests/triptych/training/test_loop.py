@@ -1,4 +1,4 @@
-"""The loop of supervised training: gradients that are not finite are left out, counted, and at last end the run."""
+"""The loop of supervised training: gradients that are not finite are skipped, counted, and end the run after several in a row."""
 
 import json
 import os
@@ -23,7 +23,7 @@ STEPS = 8
 
 
 class BrokenStage:
-    """A line to be learned; at some steps the last example of the batch makes the gradient infinite."""
+    """Regression of a line; at some steps the last example of the batch makes the gradient infinite."""
 
     num_examples = 16
 
@@ -41,9 +41,9 @@ class BrokenStage:
 
 
 def train(world: World, root: Path, bad: set[int], *, steps: int = STEPS) -> str | None:
-    """What the run ends with, if it does not end well."""
+    """The error message of the run; None if it succeeds."""
     settings = RunConfig(name="a", output_root=str(root), device="cpu", checkpoint=CheckpointConfig(every_steps=1, keep=99))
-    if world.size > 1:  # the run finds the group that stands already by what torchrun would have set
+    if world.size > 1:  # the run joins the existing process group by the variables of torchrun
         os.environ.update(RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.rank))
     stage = BrokenStage(bad)
     optimizer = OptimizerConfig(learning_rate=1e-2, max_skipped_steps=3)
@@ -82,23 +82,23 @@ def by_two(root: Path, bad: set[int]) -> str | None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("trained", [alone, by_two])
-def test_a_gradient_that_is_not_finite_is_left_out_and_counted(trained: Callable[[Path, set[int]], str | None], tmp_path: Path) -> None:
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted(trained: Callable[[Path, set[int]], str | None], tmp_path: Path) -> None:
     assert trained(tmp_path, {2, 3, 5}) is None
     assert [row["skipped_steps"] for row in rows(tmp_path)] == [0, 2, 1, 0]
-    # None of the steps 3, 4 and 6, counted from 1, is the newest good one.
+    # Steps 3, 4 and 6 (1-based) were skipped and have no checkpoint.
     assert checkpoints(tmp_path) == [1, 2, 5, 7, 8]
     assert rows(tmp_path)[-1]["loss"] < rows(tmp_path)[0]["loss"]
     assert rows(tmp_path)[1]["loss"] is None
 
 
-def test_when_checkpoints_are_written_changes_no_row_of_two_processes(tmp_path: Path) -> None:
+def test_the_checkpoint_interval_changes_no_row_of_two_processes(tmp_path: Path) -> None:
     """Sums since the last row stay with their rank, so that they are added in one order."""
     for name, every in (("often", 1), ("never", 99)):
         run_distributed(_three_rows, world_size=2, args=(tmp_path / name, every))
     assert rows(tmp_path / "often") == rows(tmp_path / "never")
 
 
-def test_sums_come_back_to_their_ranks_or_add_up(tmp_path: Path) -> None:
+def test_sums_return_to_their_ranks_or_are_added(tmp_path: Path) -> None:
     run_distributed(_save_sums, world_size=2, args=(tmp_path,))
     ranks = run_distributed(_load_sums, world_size=2, args=(tmp_path,))
     assert ranks == [{"loss": 1.0}, {"loss": 0.5}]
@@ -126,9 +126,9 @@ def _three_rows(world: World, root: Path, every_steps: int) -> None:
 
 
 @pytest.mark.faults
-def test_several_in_a_row_end_the_run_and_the_last_good_checkpoint_stays(tmp_path: Path) -> None:
-    told = train(World(), tmp_path, {4, 5, 6})
-    assert told == (
+def test_skipped_steps_in_a_row_end_the_run_and_the_last_good_checkpoint_stays(tmp_path: Path) -> None:
+    message = train(World(), tmp_path, {4, 5, 6})
+    assert message == (
         "the gradient is not finite for 3 optimizer steps in a row at step 7: training has stopped and the checkpoint of step 4 is intact; "
         "lower optimizer.learning_rate"
     )  # fmt: skip

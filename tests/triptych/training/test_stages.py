@@ -21,7 +21,7 @@ PARTS = ModelParts("make it", {"line": "line"})
 
 
 class Line:
-    """A line to be learned."""
+    """Regression of a line."""
 
     num_examples = 8
 

@@ -99,7 +99,7 @@ def test_packing_needs_a_finished_run(tmp_path: Path) -> None:
         pack(tmp_path / "run", SHIPPED.folder(tmp_path / "run" / "model"), tmp_path / "target", stage_of=PARTS.stage_of)
     (tmp_path / "run" / "model").mkdir(parents=True)
     (tmp_path / "run" / "model" / CONFIG_FILE).write_text("{}")
-    with pytest.raises(UserError, match="no finished run"):
+    with pytest.raises(UserError, match="not a finished run"):
         pack(tmp_path / "run", SHIPPED.folder(tmp_path / "run" / "model"), tmp_path / "target", stage_of=PARTS.stage_of)
     assert not (tmp_path / "target").exists()
     assert set(PARTS.stage_of) == {"tokenizer", "transformer", "text_encoder", "reward"}

@@ -16,7 +16,7 @@ class ProbeResult(NamedTuple):
     """Result of a probe.
 
     Attributes:
-        summary: joins the summary of the training.
+        summary: added to the summary of the training.
         headline: the main numbers by label.
     """
 
@@ -44,7 +44,7 @@ class Conclusion:
 
     Attributes:
         summary: for `summary.json`.
-        rows: one per drawn shot, for `outcomes.jsonl`.
+        rows: one per sampled shot, for `outcomes.jsonl`.
         report: the page.
     """
 
@@ -67,11 +67,11 @@ class MemoryBenchmark(Protocol):
         ...
 
     def metrics(self, outcomes: Mapping[str, Any], *, seed: int) -> dict[str, float]:
-        """The few numbers of one memory that are logged as soon as it is done."""
+        """Metrics of one memory, logged when its evaluation ends."""
         ...
 
     def evaluate_video(self, video: VideoGenerator, *, seed: int) -> dict[str, float]:
-        """Fractions of clips with the right action; empty if the benchmark has none or characters do not act."""
+        """Fractions of clips with the right action; empty if the benchmark has no clips or the generator does not animate."""
         ...
 
     def conclude(self, outcomes: Mapping[str, Mapping[str, Any]], actions: Mapping[str, float], *, seed: int, name: str) -> Conclusion:

@@ -29,7 +29,7 @@ class EvaluationConfig:
     Attributes:
         num_prompts: prompts of the benchmark.
         seeds: every prompt is sampled once per seed.
-        confidence: of the bootstrap intervals.
+        confidence: level of the bootstrap intervals.
         correlation_prompts: prompts for the rank correlation of early and final rewards; 0 for none.
         correlation_particles: independent images per prompt for it.
     """
@@ -61,13 +61,13 @@ class Outcome:
         prompt: index of the prompt.
         seed: the seed.
         correct: whether the chosen image fulfils the prompt.
-        any_correct: whether any final image does: the upper bound of every choice.
+        any_correct: whether any final image does: the upper bound of every selection rule.
         flops: operations.
         tokens: tokens generated.
         seconds: wall time.
         num_samples: final images.
         diversity: mean distance between the pooled features of the final images; None for one image.
-        effective_sample_sizes: of the weights of every resampling, in order.
+        effective_sample_sizes: effective sample size of the weights of every resampling, in order.
     """
 
     prompt: int
@@ -105,16 +105,16 @@ def evaluate_search(
     Args:
         search: the strategy.
         benchmark: scores images against prompts.
-        prompts: of that benchmark.
-        config: seeds.
+        prompts: prompts of that benchmark.
+        config: settings, of which the seeds are used.
         features: for the diversity; None omits it.
-        world: the processes that share the prompts.
+        world: the processes among which the prompts are divided.
     """
     jobs = [(index, seed) for seed in config.seeds for index in range(len(prompts))]
 
     def evaluate(shard: range) -> list[Outcome]:
         own = [jobs[position] for position in shard]
-        # A prompt that occurs twice has a seed of its own at each index.
+        # The seed depends on the index, so that a repeated prompt gets different seeds.
         seeds = [derive_seed(seed, "evaluation", index) for index, seed in own]
         results = search.run([prompts[index].text for index, _ in own], seeds=seeds)
         return [
@@ -159,6 +159,7 @@ def reward_rank_correlation(
         condition = model.encode(batch)
         particles = model.start(condition, num_particles)
         streams = KeyedStreams([derive_seed(seed, "correlation", begin + index) for index in range(len(batch))])
+        # Rows are prompt-major: the rewards of (prompts * particles,) images unflatten to (prompts, particles).
         texts = [text for text in batch for _ in range(num_particles)]
         rewards = []
         for _ in range(len(model.scales)):
@@ -214,12 +215,12 @@ def summarize(
     """Score, cost, diversity and gains of every strategy, as plain JSON values.
 
     Args:
-        outcomes: by strategy.
+        outcomes: outcomes by name of the strategy.
         strategies: settings of each, at least of those with outcomes.
         prompts: of the benchmark.
-        categories: of the prompts.
-        seed: of the bootstrap.
-        confidence: of the intervals.
+        categories: categories of the prompts.
+        seed: seed of the bootstrap.
+        confidence: level of the intervals.
     """
     found = {}
     for name, rows in outcomes.items():
@@ -265,17 +266,19 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _mean_where(scores: Tensor, chosen: list[bool]) -> float | None:
-    """None if no prompt is chosen."""
+    """Mean score of the chosen prompts; None if no prompt is chosen."""
     return float(scores[torch.tensor(chosen)].mean()) if any(chosen) else None
 
 
 def _ranks(values: Tensor) -> Tensor:
+    # Rank = number of smaller items + half of the other ties, from comparisons of shape (rows, items, items).
     below = (values[..., None, :] < values[..., :, None]).sum(-1)
     equal = (values[..., None, :] == values[..., :, None]).sum(-1)
     return below.double() + (equal.double() - 1) / 2
 
 
 def _diversity(images: Tensor, features: Features | None) -> float | None:
+    """Mean pairwise distance of the token-averaged features, (images, channels); None for one image."""
     if features is None or len(images) < 2:
         return None
     pooled = features(images).float().mean(1)

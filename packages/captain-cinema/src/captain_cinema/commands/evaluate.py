@@ -1,4 +1,4 @@
-"""`python -m captain_cinema.commands.evaluate`: a benchmark of memories with one set of weights."""
+"""`python -m captain_cinema.commands.evaluate`: benchmark of memory policies with one set of weights."""
 
 import json
 from collections.abc import Mapping
@@ -27,11 +27,11 @@ class EvaluateConfig(RunConfig):
 
     Attributes:
         model: the keyframe model (group `model`).
-        video: the video generator (group `video`); actions are evaluated if its characters act.
+        video: the video generator (group `video`); actions are evaluated if it animates characters.
         memories: memories by name (group `memory`).
         only: names of the memories to evaluate; empty for all.
         sampling: steps and mode of the keyframe sampler.
-        evaluation: the benchmark and how much of it is measured, as a Hydra node.
+        evaluation: the benchmark with its settings, as a Hydra node.
     """
 
     RENAMED: ClassVar[Mapping[str, str]] = {
@@ -56,6 +56,7 @@ class EvaluateConfig(RunConfig):
 
 
 def _check(config: EvaluateConfig) -> None:
+    """Checks the settings of the benchmark before a model is loaded."""
     instantiate(config.evaluation)
 
 

@@ -1,4 +1,4 @@
-"""`python -m captain_cinema.commands.generate`: a storyline or an edited storyboard becomes a film."""
+"""`python -m captain_cinema.commands.generate`: generates a film from a storyline or an edited storyboard."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,15 +17,15 @@ from triptych.run.session import Run
 
 @dataclass
 class FilmRun(RunConfig, FilmConfig):
-    """Settings of `cinema-generate`: those of a film, and
+    """Settings of `cinema-generate`, in addition to those of a film.
 
     Attributes:
-        planner: makes a storyboard of a storyline (group `planner`).
+        planner: converts a storyline to a storyboard (group `planner`).
         memory: which earlier keyframes a shot attends to (group `memory`).
         sampling: steps and mode of the keyframe sampler.
         model: the keyframe model (group `model`).
         video: the video generator (group `video`).
-        verifier: which details of a shot are right (group `verifier`).
+        verifier: checks the details of a shot (group `verifier`).
     """
 
     RENAMED: ClassVar[Mapping[str, str]] = {

@@ -1,4 +1,4 @@
-"""`python -m captain_cinema.commands.train`: the models of tiny cinema, a probe of the memory, and a first film."""
+"""`python -m captain_cinema.commands.train`: trains the models of tiny cinema, probes the memory and generates a film."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -89,14 +89,14 @@ class VideoSettings:
 
 @dataclass
 class FilmSettings(FilmConfig):
-    """The film at the end of a training.
+    """Settings of the film that is generated after training.
 
     Attributes:
-        planner: makes a storyboard of the storyline (group `planner`).
-        model: loads the trained keyframe model; its path is set to the training.
-        video: reads the trained video model, likewise; conditioning is that of the training.
+        planner: converts the storyline to a storyboard (group `planner`).
+        model: loads the trained keyframe model; its path is set by the training.
+        video: loads the trained video model; its path and conditioning are set by the training.
         camera: the video generator if no video model was trained (group `video`).
-        verifier: which details of a shot are right (group `verifier`).
+        verifier: checks the details of a shot (group `verifier`).
     """
 
     planner: Any = MISSING
@@ -119,7 +119,7 @@ class TrainConfig(RunConfig):
         keyframes: the keyframe model's stage.
         video: the video model's stage.
         probe: probe of the memory, as a Hydra node.
-        film: the film at the end; its storyline is null for none.
+        film: the film after training; a null storyline skips it.
     """
 
     RENAMED: ClassVar[Mapping[str, str]] = {
@@ -158,12 +158,12 @@ class TrainConfig(RunConfig):
 
 @dataclass
 class _StageRun(RunConfig):
-    """What makes one stage the run that it is.
+    """Settings that identify the run of one stage.
 
     Attributes:
         data: the data node.
         memories: memories by name.
-        sampling: of the probe.
+        sampling: sampling settings of the probe.
         probe: the probe.
         settings: the stage's settings as a plain tree.
     """
@@ -179,7 +179,7 @@ def check_parts(config: TrainConfig) -> None:
     """Checks probe, script and model sizes before the first stage.
 
     Raises:
-        UserError: if one does not.
+        UserError: if one is invalid.
     """
     instantiate(config.probe)
     with torch.device("meta"):
@@ -195,7 +195,7 @@ def check_parts(config: TrainConfig) -> None:
 
 @entry_point("cinema", "train", TrainConfig, check=check_parts)
 def main(config: TrainConfig) -> None:
-    """Trains the requested stages, probes the memory and makes a film; finished stages are skipped."""
+    """Trains the requested stages, probes the memory and generates a film; finished stages are skipped."""
     builders = {"keyframes": _keyframes, "video": _video}
     tracker = None if config.tracker is None else instantiate(config.tracker)
     with training_processes(config):
@@ -223,7 +223,7 @@ def _stage_run(config: TrainConfig, name: str) -> _StageRun:
 
 
 def _film(config: TrainConfig) -> None:
-    """The film at the end, if a keyframe model is there."""
+    """Generates the film after training if the folder has a keyframe model."""
     folder = _folder(config)
     if config.film.storyline is None or not folder.has("keyframes"):
         return
@@ -252,7 +252,7 @@ def _keyframes(config: TrainConfig) -> StagePlan:
     model = instantiate(settings.model)
 
     def learning_rate(step: int) -> float:
-        # One decay over all stages of the curriculum; each has another task, so the rate warms up again.
+        # One decay over all stages of the curriculum; each stage is a new task, so the rate warms up again.
         index, within = stage_at(step, settings.curriculum)
         warm = min(1.0, (within + 1) / max(1, settings.optimizer.warmup_steps)) if index else 1.0
         return warm * settings.curriculum[index].learning_rate_scale * learning_rate_at(step, settings.num_steps, settings.optimizer)

@@ -1,1 +1,1 @@
-"""Pages about films."""
+"""Storyboard page of a film."""

@@ -48,16 +48,16 @@ def render_storyboard_page(
     patch: int,
     settings: Mapping[str, str],
 ) -> str:
-    """The page as HTML; everything that a user wrote is escaped.
+    """The page as HTML; text of the user is escaped.
 
     Args:
         storyboard: captions and tags.
         keyframes: one per shot.
         clips: mp4 files of the shots as bytes; None for a shot without one.
-        verdicts: for each shot what was checked and whether it holds; empty without a verifier.
-        references: frames from outside.
+        verdicts: for each shot, detail -> whether it is right; empty without a verifier.
+        references: frames that the user supplied.
         patch: pixels per side of a token.
-        settings: shown in a table.
+        settings: rows of the table of settings.
     """
     rows = []
     for number, (shot, keyframe, clip, verdict) in enumerate(zip(storyboard.shots, keyframes, clips, verdicts, strict=True), start=1):

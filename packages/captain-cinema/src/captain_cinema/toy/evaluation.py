@@ -41,7 +41,7 @@ class EvaluationConfig:
     """Settings of the evaluation.
 
     Attributes:
-        num_stories: returns per length and memory.
+        num_stories: stories per length and memory.
         lengths: shots of the past.
         gap_distribution: `uniform` or `recent`: distribution of the gap since a character was last shown.
         film_stories: films sampled from captions alone, for self-consistency; 0 for none.
@@ -79,8 +79,8 @@ class FilmOutcome:
     """One shot of a film sampled from captions, in which a character reappears.
 
     Attributes:
-        same: of every part of the identity whether it is as in the first drawn appearance.
-        described: of every part whether it is as the caption of that first appearance said.
+        same: for every part of the identity, whether it equals that of the first sampled appearance.
+        described: for every part, whether it matches the caption of the first appearance.
         gap: shots since the character was last shown.
     """
 
@@ -94,28 +94,29 @@ def evaluate_reappearances(sampler: KeyframeSampler, config: EvaluationConfig, *
     found = {}
     for length in config.lengths:
         returns = sample_reappearances(config.num_stories, length, seed=seed, gap_distribution=config.gap_distribution)
-        share = world.shard(len(returns))
-        mine, _ = (
-            measure_reappearances(sampler, returns[share.start : share.stop], batch_size=config.batch_size) if len(share) else ([], None)
+        shard = world.shard(len(returns))
+        outcomes, _ = (
+            measure_reappearances(sampler, returns[shard.start : shard.stop], batch_size=config.batch_size) if len(shard) else ([], None)
         )
-        gathered = world.gather_objects(list(zip(share, mine, strict=True)))
+        gathered = world.gather_objects(list(zip(shard, outcomes, strict=True)))
         found[length] = [outcome for _, outcome in sorted(gathered, key=lambda pair: pair[0])]
     return found
 
 
 def evaluate_films(sampler: KeyframeSampler, config: EvaluationConfig, *, seed: int, world: World) -> list[FilmOutcome]:
     """Films sampled shot by shot over their own keyframes: the first shot of a character is the reference."""
-    share = world.shard(config.film_stories)
-    mine: list[FilmOutcome] = []
-    if len(share):
-        stories = [sample_story(config.film_shots, generator=generator(seed, "film", index)) for index in share]
+    shard = world.shard(config.film_stories)
+    outcomes: list[FilmOutcome] = []
+    if len(shard):
+        stories = [sample_story(config.film_shots, generator=generator(seed, "film", index)) for index in shard]
         boards = [
             storyboard_of(story, title="film", seed=derive_seed(seed, "film noise", index), described=True)
-            for story, index in zip(stories, share, strict=True)
+            for story, index in zip(stories, shard, strict=True)
         ]
         for story, keyframes in zip(stories, sampler.sample_many(boards), strict=True):
             scenes = [story.scene(shot) for shot in story.shots]
             readings = read_frames(torch.stack([keyframe.frame for keyframe in keyframes]), scenes)
+            # Shot indices of the first and the latest appearance of each character.
             first: dict[str, int] = {}
             last: dict[str, int] = {}
             for index, shot in enumerate(story.shots):
@@ -123,24 +124,24 @@ def evaluate_films(sampler: KeyframeSampler, config: EvaluationConfig, *, seed: 
                     reference = readings[first[shot.name]].identity
                     own = readings[index].identity
                     same = {part: getattr(own, part) == getattr(reference, part) for part in IDENTITY_PARTS}
-                    told = {part: getattr(own, part) == getattr(story.characters[shot.name], part) for part in IDENTITY_PARTS}
-                    mine.append(FilmOutcome(same, told, index - last[shot.name]))
+                    described = {part: getattr(own, part) == getattr(story.characters[shot.name], part) for part in IDENTITY_PARTS}
+                    outcomes.append(FilmOutcome(same, described, index - last[shot.name]))
                 first.setdefault(shot.name, index)
                 last[shot.name] = index
-    return list(world.gather_objects(mine))
+    return list(world.gather_objects(outcomes))
 
 
 def evaluate_actions(video: VideoGenerator, config: EvaluationConfig, *, seed: int) -> dict[str, float]:
-    """Fraction of clips in which the verifier reads the requested action, by action and over all, from true keyframes.
+    """Fraction of clips in which the verifier recognises the requested action, by action and over all, from true keyframes.
 
-    `shuffled` is the share over the same clips with their frames in a random order: what it says is chance.
+    `shuffled` is the fraction for the same clips with their frames in random order, the chance level.
     """
     rate = Fraction(CLIP_FRAMES)
     right: dict[str, list[bool]] = {action: [] for action in ACTIONS}
     shuffled = []
     for index, example in enumerate(TinyClips(config.num_clips, seed=derive_seed(seed, "clips")).examples(range(config.num_clips))):
         shot, scene = example.story.shots[example.index], example.story.scene(example.story.shots[example.index])
-        # One second at as many frames a second as the model draws: no frame is held or left out.
+        # One second at the frame rate of the model, so that no frame is repeated or dropped.
         board = replace(example.storyboard, seed=derive_seed(seed, "clip noise", index))
         board = replace(board, shots=tuple(replace(own, seconds=1.0) for own in board.shots))
         clips = video.clips(board, list(example.keyframes), frames_per_second=rate)
@@ -153,7 +154,7 @@ def evaluate_actions(video: VideoGenerator, config: EvaluationConfig, *, seed: i
 
 
 def summarise(outcomes: Mapping[int, Sequence[Outcome]], *, confidence: float, seed: int) -> dict[str, Any]:
-    """Shares, intervals, cost and upper_bounds of one memory: over all lengths, by length and by gap."""
+    """Fractions, intervals, cost and upper bounds of one memory: over all lengths, by length and by gap."""
     rows = [row for length in outcomes for row in outcomes[length]]
     found: dict[str, Any] = {**_shares(rows), "tokens_per_shot": fmean(row.tokens for row in rows)}
     found["seconds_per_shot"] = fmean(row.seconds for row in rows)
@@ -169,6 +170,7 @@ def summarise(outcomes: Mapping[int, Sequence[Outcome]], *, confidence: float, s
         }
         for length, own in outcomes.items()
     }
+    # A character and a location have different gaps, so that a span has other rows for identity than for set.
     found["by_gap"] = {}
     for low, high in GAPS:
         near = [row for row in rows if low <= row.character_gap <= high]
@@ -193,14 +195,14 @@ def compare(outcomes: Mapping[str, Mapping[int, Sequence[Outcome]]], *, confiden
         Rows of `memory`, `against`, and for `identity` and `set` the mean gain and its interval.
     """
     found: list[dict[str, Any]] = []
-    for name, rival in BASELINES:
-        if name not in outcomes or rival not in outcomes:
+    for name, baseline in BASELINES:
+        if name not in outcomes or baseline not in outcomes:
             continue
-        row: dict[str, Any] = {"memory": name, "against": rival}
+        row: dict[str, Any] = {"memory": name, "against": baseline}
         for part in ("identity", "set"):
             after, before = (
                 torch.tensor([float(getattr(row, part)) for rows in outcomes[memory].values() for row in rows], dtype=torch.float64)
-                for memory in (name, rival)
+                for memory in (name, baseline)
             )
             gain = paired_difference(before, after, generator=generator(seed, "paired", part), confidence=confidence)
             row |= {part: gain.mean, f"{part}_interval": [gain.low, gain.high]}
@@ -230,7 +232,7 @@ class TinyCinemaBenchmark(EvaluationConfig):
     image_size: ClassVar[tuple[int, int]] = (IMAGE_SIZE, IMAGE_SIZE)
 
     def evaluate(self, sampler: KeyframeSampler, *, seed: int, world: World) -> dict[str, Any]:
-        """Returns by length, and films; see `MemoryBenchmark`."""
+        """Outcomes of reappearances by length, and of films; see `MemoryBenchmark`."""
         returns = evaluate_reappearances(sampler, self, seed=seed, world=world)
         films = evaluate_films(sampler, self, seed=seed, world=world)
         return {
@@ -239,12 +241,12 @@ class TinyCinemaBenchmark(EvaluationConfig):
         }
 
     def metrics(self, outcomes: Mapping[str, Any], *, seed: int) -> dict[str, float]:
-        """Shares right, upper_bounds and tokens over all lengths; see `MemoryBenchmark`."""
+        """Fractions right, upper bounds and tokens over all lengths; see `MemoryBenchmark`."""
         found = summarise(_returns(outcomes), confidence=self.confidence, seed=seed)
         return {key: found[key] for key in ("identity", "identity_upper_bound", "set", "set_upper_bound", "colour", "tokens_per_shot")}
 
     def evaluate_video(self, video: VideoGenerator, *, seed: int) -> dict[str, float]:
-        """Actions read from clips of true keyframes; see `MemoryBenchmark`."""
+        """Actions recognised in clips of true keyframes; see `MemoryBenchmark`."""
         return evaluate_actions(video, self, seed=seed) if video.animates and self.num_clips else {}
 
     def conclude(self, outcomes: Mapping[str, Mapping[str, Any]], actions: Mapping[str, float], *, seed: int, name: str) -> Conclusion:
@@ -276,8 +278,8 @@ class TinyCinemaBenchmark(EvaluationConfig):
             headline={"stories per length": str(self.num_stories), "best identity": best},
             notes=[
                 "A shot is sampled after a story's true past; a reappearing character is named, not described. The upper bound is an "
-                "oracle with the same memory at its size and noise, and with everything else about the remembered shots.",
-                "Uniform downsampling is the token-matched baseline of GoldenMem, and retrieval decides more than compression: "
+                "oracle with the same memory at its size and noise, and with all other facts about the remembered shots.",
+                "Uniform downsampling is the token-matched baseline of GoldenMem, and retrieval has a larger effect than compression: "
                 "compare golden with uniform_retrieved, and golden_time with uniform. At equal shots GoldenMem saves tokens; it "
                 "contains no more information than the full memory.",
             ],
@@ -329,7 +331,7 @@ def _tables(memories: Mapping[str, Any], compared: Sequence[Mapping[str, Any]], 
         samples.append(Samples("Gains, paired by story", ("memory", "against", "identity", "set"), gains))
     if actions:
         rows = [(key, f"{value:.2f}") for key, value in actions.items()]
-        samples.append(Samples("Clips whose action is recognised", ("action", "share"), rows))
+        samples.append(Samples("Clips whose action is recognised", ("action", "fraction"), rows))
     return samples
 
 
@@ -345,7 +347,7 @@ def _figures(memories: Mapping[str, Any]) -> list[Figure]:
     found += [
         Figure(
             f"{part.capitalize()} right",
-            "shots since last seen (nearest of each span)",
+            "shots since last shown (nearest of each span)",
             {
                 name: [(float(span.split("-")[0].rstrip("+")), own[part]) for span, own in row["by_gap"].items() if own[part] is not None]
                 for name, row in memories.items()

@@ -63,7 +63,7 @@ class ModelFolder:
 
     Args:
         path: the folder.
-        parts: named in error messages with the command that trains them.
+        parts: parts of the model and the command that trains them, for error messages.
         hint: the remedy besides training, if the folder holds no model.
     """
 
@@ -73,7 +73,7 @@ class ModelFolder:
         self._hint = hint
 
     def has(self, part: str) -> bool:
-        """Whether the weights of a part are there."""
+        """Whether the folder has the weights of a part."""
         return (self.path / f"{part}.safetensors").is_file()
 
     def save(self, part: str, module: nn.Module, sizes: Mapping[str, Any]) -> None:
@@ -104,7 +104,7 @@ class ModelFolder:
         except ValueError as error:
             raise UserError(f"{path} cannot be read ({error}): train the model again") from error
         if not isinstance(sizes, dict) or not all(isinstance(part, dict) for part in sizes.values()):
-            raise UserError(f"{path} is no table of the model's parts: train the model again")
+            raise UserError(f"{path} is not a table of the model's parts: train the model again")
         return sizes
 
     def sizes_of(self, part: str) -> dict[str, Any]:
@@ -122,12 +122,12 @@ class ModelFolder:
         """The settings of one part, made by `kind` from its sizes.
 
         Args:
-            part: which.
-            kind: their dataclass, or a function of them.
-            sizes: those that belong to it; None for all that `sizes_of` gives.
+            part: name of the part.
+            kind: dataclass or function that takes the sizes.
+            sizes: sizes to pass; None for all sizes of the part.
 
         Raises:
-            UserError: if there is no such part, or a size is unknown or no number.
+            UserError: if there is no such part, or a size is unknown or not a number.
         """
         sizes = self.sizes_of(part) if sizes is None else sizes
         known = set(signature(kind).parameters)

@@ -1,4 +1,4 @@
-"""A trained model as the small folder that a package can ship: weights in half precision, their sizes, and a record.
+"""Packing of a trained model as a folder that a package ships: float16 weights, their sizes, and a record.
 
 `record.json` holds the run of each part and, after an evaluation of the packed weights, its result.
 """
@@ -29,7 +29,7 @@ class ShippedModel:
     """A model that a package ships in its folder `weights`.
 
     Attributes:
-        parts: its parts and the command that trains them.
+        parts: parts of the model and the command that trains them.
         package: import name of the package that holds `weights`.
         key: the setting of a command that selects the model, such as `generator`.
     """
@@ -41,19 +41,19 @@ class ShippedModel:
     def folder(self, path: str | Path | None = None) -> ModelFolder:
         """The model folder at a path; None for the shipped one."""
         if path is not None:
-            return self.parts.folder(Path(path), hint=f"leave {self.key}.path out for the shipped one")
+            return self.parts.folder(Path(path), hint=f"omit {self.key}.path to use the shipped model")
         with as_file(files(self.package) / "weights") as shipped:
-            return self.parts.folder(shipped, hint="the installation lacks its weights")
+            return self.parts.folder(shipped, hint="the installation has no weights, reinstall the package")
 
 
 def pack(run: Path, model: ModelFolder, target: Path, *, stage_of: Mapping[str, str]) -> dict[str, Any]:
-    """Writes a trained model to `target`, in float16, and returns its record, still without a quality.
+    """Writes a trained model to `target`, in float16, and returns its record, which has no evaluation yet.
 
     Args:
         run: folder of the run, `outputs/<name>`; each stage is a run below it.
         model: the model that the run wrote.
-        target: where the folder goes; existing files of the same names are replaced.
-        stage_of: the stage that makes each part.
+        target: the folder to write; existing files of the same names are replaced.
+        stage_of: name of a part -> the stage that trains it.
 
     Raises:
         UserError: if a part of the model or its run is missing.
@@ -82,10 +82,10 @@ def add_evaluation(target: Path, evaluation: Path, *, key: str, shipped: Path) -
         target: the packed folder.
         evaluation: folder of the evaluation's run.
         key: the setting that holds the path of the model, such as `generator`.
-        shipped: the folder that a null path stands for.
+        shipped: the folder that is loaded for a null path.
 
     Raises:
-        UserError: if the folder is not packed, or the evaluation is missing or about another model.
+        UserError: if the folder is not packed, or the evaluation is missing or of another model.
     """
     record = _json(target / RECORD_FILE)
     made = _made(evaluation)
@@ -101,7 +101,7 @@ def add_evaluation(target: Path, evaluation: Path, *, key: str, shipped: Path) -
 def _made(run: Path) -> dict[str, Any]:
     config = run / "config.yaml"
     if not config.is_file():
-        raise UserError(f"{config} is missing: {run} is no finished run")
+        raise UserError(f"{config} is missing: {run} is not a finished run, train or evaluate first")
     return {
         "seed": yaml.safe_load(config.read_text())["seed"],
         "summary": _json(run / "summary.json"),
@@ -113,4 +113,4 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: is the run finished?") from error
+        raise UserError(f"{path} cannot be read: finish the run first") from error

@@ -17,7 +17,7 @@ class FinishedVariant(NamedTuple):
 
     Attributes:
         step: 1-based index of the variant.
-        name: of the variant.
+        name: name of the variant.
         outcomes: plain JSON values, equal on all ranks.
         seconds: of its evaluation; None if it was restored from a checkpoint.
     """
@@ -46,7 +46,7 @@ class EvaluationRunner:
         """The variants in order, each when its outcomes are complete; save a checkpoint after each with `seconds`.
 
         Args:
-            names: of the variants.
+            names: names of the variants.
             evaluate: outcomes of a variant as plain JSON values, equal on all ranks; called on all of them.
         """
         for step, name in enumerate(names, start=1):
@@ -73,7 +73,7 @@ def evaluate_sharded(count: int, evaluate: Callable[[range], Sequence[OutcomeT]]
     Args:
         count: number of examples.
         evaluate: outcomes of the examples of a shard, one per example; not called for an empty shard.
-        world: the processes that share the examples.
+        world: the processes among which the examples are divided.
     """
     shard = world.shard(count)
     return world.gather_objects(list(evaluate(shard)) if len(shard) else [])

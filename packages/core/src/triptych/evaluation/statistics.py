@@ -1,4 +1,4 @@
-"""What a handful of samples says about a model, and how sure one can be."""
+"""Statistics of evaluation results: pass@k and bootstrap confidence intervals."""
 
 import math
 from typing import NamedTuple
@@ -18,7 +18,7 @@ class Interval(NamedTuple):
     high: float
 
     def percent(self) -> str:
-        """The interval of a share as text.
+        """The interval of a fraction as text, in per cent.
 
         Example:
             >>> Interval(0.5, 0.412, 0.6).percent()
@@ -28,16 +28,16 @@ class Interval(NamedTuple):
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
-    """Unbiased estimate of the chance that at least one of `k` samples is correct, from `num_samples` samples.
+    """Unbiased estimate of the probability that at least one of `k` samples is correct, from `num_samples` samples.
 
         pass@k = 1 - C(n - c, k) / C(n, k)
 
     Source: Chen et al., "Evaluating Large Language Models Trained on Code" (arXiv 2107.03374), equation 1.
 
     Args:
-        num_samples: n, samples drawn for one problem.
-        num_correct: c, how many of them are correct.
-        k: size of the hypothetical draw.
+        num_samples: n, number of samples of one problem.
+        num_correct: c, number of correct samples.
+        k: number of samples of which one must be correct.
 
     Raises:
         UserError: if `k` is not in 1..n or `num_correct` not in 0..n.
@@ -74,8 +74,9 @@ def bootstrap_interval(
         UserError: if there is no value.
     """
     if values.numel() == 0:
-        raise UserError("there is nothing to average: the evaluation split is empty")
+        raise UserError("bootstrap_interval has no value to average: the evaluation split is empty")
     values = values.double().cpu()
+    # Indices (num_resamples, problems), sampled with replacement; one mean per resample.
     resamples = torch.randint(len(values), (num_resamples, len(values)), generator=generator)
     means = values[resamples].mean(dim=1)
     tail = (1.0 - confidence) / 2.0
@@ -85,7 +86,7 @@ def bootstrap_interval(
 
 def paired_difference(
     before: Float[Tensor, " problems"],
-    after: Float[Tensor, " as_many"],
+    after: Float[Tensor, " other_problems"],
     *,
     generator: torch.Generator,
     confidence: float = 0.95,
@@ -93,12 +94,12 @@ def paired_difference(
 ) -> Interval:
     """Mean of `after - before` over the same problems with its bootstrap interval.
 
-    Pairing removes the spread between easy and hard problems, so it sees smaller differences than two separate
-    intervals do.
+    Pairing removes the variance between easy and hard problems, so it resolves smaller differences than two separate
+    intervals.
 
     Raises:
         UserError: if the two do not cover the same number of problems.
     """
     if len(before) != len(after):
-        raise UserError(f"{len(before)} problems before and {len(after)} after: a paired comparison needs the same ones")
+        raise UserError(f"{len(before)} problems before and {len(after)} after: a paired comparison needs the same problems")
     return bootstrap_interval(after - before, generator=generator, confidence=confidence, num_resamples=num_resamples)

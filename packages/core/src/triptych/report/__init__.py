@@ -1,4 +1,4 @@
-"""Contents of a report page: numbers, curves and tables. `render` makes the page of them, `charts` the curves."""
+"""Contents of a report page: numbers, curves and tables. `render` builds the page, `charts` the curves."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ class Chart:
         title: heading of the panel.
         series: metric name -> label; each is one curve.
         unit: of the vertical axis.
-        bounds: of the vertical axis, such as (0, 1) for a fraction, which is shown in per cent; None for those of the data.
+        bounds: of the vertical axis, such as (0, 1) for a fraction, which is shown in per cent; None for the range of the data.
         transform: applied to every value; None for none.
     """
 

@@ -1,4 +1,4 @@
-"""Charts as SVG by matplotlib: light and dark by style sheet, values on hover, the same bytes from the same numbers."""
+"""SVG charts by matplotlib: light and dark style, values as tooltips, deterministic bytes."""
 
 import io
 import re
@@ -29,13 +29,13 @@ def render_chart(figure: Figure, *, standalone: bool = False) -> str | None:
     """A figure as SVG with its values as tooltips; None if no series has a point.
 
     Args:
-        figure: what is shown.
+        figure: curves and axes.
         standalone: include the style sheet, for an SVG file of its own; inside a page the page's style sheet is used.
     """
     data = {label: points for label, points in figure.series.items() if points}
     if not data:
         return None
-    # Text stays text; ids are derived from the title, so that several charts can share a page.
+    # Text is not converted to paths; ids are hashed with the title, so that several charts can share a page.
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": figure.title,
@@ -53,6 +53,7 @@ def render_chart(figure: Figure, *, standalone: bool = False) -> str | None:
         text = io.StringIO()
         canvas.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
+    # Without the XML header and a fixed size: the page scales the drawing, and the style sheet sets the colours.
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1), count=1)
     svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(figure.title)} over {escape(figure.over)}"', 1)
@@ -92,7 +93,7 @@ def _style(axes: Axes, figure: Figure, points: Sequence[tuple[float, ...]]) -> N
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel(figure.over, color=_INK)
     axes.set_ylabel(figure.unit, color=_INK)
-    # The common exponent of the ticks stands left of the axis, beside the legend.
+    # The common exponent of the ticks is placed left of the axis, beside the legend.
     axes.yaxis.get_offset_text().set(color=_INK, horizontalalignment="right")
     axes.grid(axis="y", color=_LINE, linewidth=0.7)
     axes.tick_params(colors=_INK, length=0)
@@ -105,7 +106,7 @@ def _style(axes: Axes, figure: Figure, points: Sequence[tuple[float, ...]]) -> N
 
 
 def _with_tooltips(svg: str, group: str, texts: Sequence[str]) -> str:
-    """The SVG with a <title> in each marker of a group, in order; matplotlib draws one <use> per point."""
+    """The SVG with a <title> in each marker of a group, in order; matplotlib writes one <use> per point."""
     start = svg.find(f'<g id="{group}')
     end = svg.find("\n   </g>", start)
     assert 0 <= start < end

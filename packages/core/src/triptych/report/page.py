@@ -1,4 +1,4 @@
-"""Parts of every HTML page: one Jinja environment, one style sheet, images as PNG with metadata."""
+"""Shared parts of HTML pages: Jinja environment, colours, and PNG images with metadata."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ COLOURS = """:root { color-scheme: light dark; --ink: #1c1f23; --soft: #667; --l
 def environment(package: str) -> Environment:
     """The Jinja environment of the templates in `<package>/report`; they extend `base.html` of `triptych`.
 
-    Everything that is inserted is escaped, and a name that is not given is an error.
+    Inserted text is escaped, and an undefined name raises an error.
     """
     loader = ChoiceLoader([PackageLoader(package, "report"), PackageLoader("triptych", "report")])
     found = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -16,7 +16,7 @@ class _Panel(NamedTuple):
 
 
 def render_report(directory: Path, config: ReportConfig) -> str:
-    """The page of the run in `directory` as HTML; every text that comes from outside is escaped.
+    """The page of the run in `directory` as HTML; all inserted text is escaped.
 
     Reads `metrics.jsonl`, `timings.jsonl`, `summary.json`, `provenance.json` and `config.yaml` where they exist.
     """

@@ -1,4 +1,4 @@
-"""`docs/results.md` and the image strip of the README, made of the sections that the panels contribute."""
+"""`docs/results.md` and the image strip of the README, built from the sections of the panels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +45,7 @@ class Section(Protocol):
         ...
 
     def strip(self, panel: Panel, outputs: Path) -> None:
-        """Draws the panel's part of the strip.
+        """Plots the panel's part of the strip.
 
         Raises:
             UserError: if a run that it reads is missing.

@@ -34,10 +34,10 @@ _logger = get_logger("run")
 
 
 class Guard(Protocol):
-    """Contract of what decides whether the weights of a run may be saved.
+    """Contract of guards, which decide whether the weights of a run may be saved.
 
     Attributes:
-        is_sound: false after a step whose update was skipped; a due checkpoint is then left to a later step.
+        is_sound: false after a step whose update was skipped; a due checkpoint is then postponed to a later step.
     """
 
     @property
@@ -83,7 +83,7 @@ class Step:
         self._guard = guard
 
     def stop(self) -> NoReturn:
-        """Saves the state inside the step as the checkpoint of the step before, and ends the run; see `Run.is_interrupted`.
+        """Saves the state inside the step as the checkpoint of the previous step, and ends the run; see `Run.is_interrupted`.
 
         Raises:
             Interrupted: always.
@@ -131,7 +131,7 @@ class Run:
     def open(cls, config: RunConfig, *, budget_keys: tuple[str, ...] = (), tracker: Callable[..., Tracker] | None = None) -> Iterator[Self]:
         """Joins the other processes, claims the run's folder and checks that it belongs to this config.
 
-        Nothing is written or overwritten before `begin`, apart from the folder and its lock, and both go again if
+        Nothing is written or overwritten before `begin`, apart from the folder and its lock, and both are removed if
         the run ends before `begin`.
 
         Args:
@@ -146,7 +146,7 @@ class Run:
         """
         with World.join(config.device, timeout_seconds=config.timeout_seconds) as world:
             setup_logging(world.rank, world_size=world.size)
-            # Dropout and the like draw from the global stream; a checkpoint restores it.
+            # Dropout uses the global random stream, which a checkpoint restores.
             torch.manual_seed(derive_seed(config.seed, "global", world.rank))
             run = cls(config, world, budget_keys=budget_keys, tracker=tracker)
             try:
@@ -160,16 +160,16 @@ class Run:
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes."""
+        """Device of this process."""
         return self.world.device
 
     def peak_flops(self, precision: str) -> float | None:
-        """Operations per second that this rank's device could do in `precision`; None if it is not known."""
+        """Peak operations per second of this rank's device in `precision`; None if it is not known."""
         return device_peak(self.device, precision, self._config.peak_teraflops)
 
     @property
     def cache_directory(self) -> Path:
-        """A folder shared by all runs below `output_root`, for results that depend on their own inputs alone."""
+        """A folder shared by all runs below `output_root`, for results that depend on their inputs only."""
         return Path(self._config.output_root) / "cache"
 
     @property
@@ -196,7 +196,7 @@ class Run:
         Args:
             state: the components of the run's checkpoints by name.
             columns: metrics that the terminal shows.
-            exportable: what makes the checkpoints a model, for `triptych export`.
+            exportable: converts the checkpoints to a model, for `triptych export`.
 
         Returns:
             The step of the restored checkpoint, or None for a fresh start.
@@ -241,18 +241,17 @@ class Run:
         evaluations: Evaluations | None = None,
         title: str = "training",
     ) -> Iterator[Step]:
-        """The steps of a training from `first` to `max_steps`, each followed by what is due after it.
+        """The steps of a training from `first` to `max_steps`, each followed by the evaluation, metrics and checkpoint due after it.
 
-        The one order of every loop: the body of the step, profiler, signals, evaluation, metrics, checkpoint, and the end of
-        an interrupted run. From the first step to the last, signals are noted instead of ending the process, and the
-        watchdog runs. Called on every rank.
+        Order within a step: its body, profiler, signals, evaluation, metrics, checkpoint, and the end of an interrupted run.
+        From the first step to the last, signals are recorded instead of ending the process, and the watchdog runs. Called on every rank.
 
         Args:
             max_steps: number of the last step.
             state: components of the checkpoints; empty for a loop without checkpoints.
             first: number of the first step, one more than that of the restored checkpoint.
             guard: checked before weights are saved or evaluated.
-            evaluations: what is evaluated and when; None for nothing.
+            evaluations: the evaluation and its interval; None for no evaluation.
             title: shown beside the progress bar.
 
         Raises:
@@ -281,7 +280,7 @@ class Run:
         if evaluations is not None and evaluates:
             self.pause_watchdog()
             step.metrics.update(evaluations.evaluate())
-            # A signal may have come during a long evaluation. After the last step there is nothing left to interrupt.
+            # A signal may arrive during a long evaluation. After the last step no work is left to interrupt.
             is_interrupted = not is_last and self.is_interrupted()
             saves |= is_interrupted
         if step.metrics:
@@ -315,12 +314,12 @@ class Run:
         self._checkpointer.wait()
         self.world.barrier()
         _logger.info("stopping           %s", "nothing is saved yet" if step is None else f"step {step} is saved")
-        self._folder.release()  # the folder must be free when the job comes back
+        self._folder.release()  # the requeued job must find the folder unlocked
         self._interruption.requeue()
         raise Interrupted(self._interruption.signal_number, step)
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Writes the numbers of one step to metrics.jsonl and hands them to all trackers; on other ranks it does nothing.
+        """Writes the numbers of one step to metrics.jsonl and passes them to all trackers; a no-op on other ranks.
 
         Failures of a tracker are logged; those of metrics.jsonl are raised, so that no checkpoint is newer than its metrics.
         """
@@ -335,7 +334,7 @@ class Run:
         self._checkpointer.save(step, self._with_random_state(state))
 
     def wait_for_checkpoint(self) -> None:
-        """Ends a loop: returns when its newest checkpoint is on disk, or raises what prevented that. Called on every rank.
+        """Ends a loop: returns when its newest checkpoint is on disk, or raises the error of its write. Called on every rank.
 
         A signal received after the last `is_interrupted` is delivered now.
         """
@@ -354,7 +353,7 @@ class Run:
         """Writes `summary.json` and `report.html`, and returns the report's path."""
         path = self.directory / "report.html"
         if self.world.is_main:
-            # Imported here, because matplotlib takes half a second that a training or a notebook need not wait for.
+            # Imported lazily: the import of matplotlib takes half a second.
             from triptych.report.render import render_report
 
             self.write_text("summary.json", json.dumps(_finite(summary), indent=1))

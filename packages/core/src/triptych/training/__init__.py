@@ -1,1 +1,1 @@
-"""Supervised training: the order of examples and the loop."""
+"""Supervised training: order of examples, loop, divergence guard and stages."""

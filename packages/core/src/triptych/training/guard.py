@@ -1,4 +1,4 @@
-"""Optimizer steps without a finite gradient: counted, skipped, and the end of a run that has too many in a row."""
+"""Divergence guard: counts optimizer steps without a finite gradient and ends a run after several in a row."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from triptych.strategy import StepReport, Strategy
 
 
 class DivergenceGuard:
-    """Counts skipped optimizer steps in a row and keeps broken weights out of checkpoints; a component of the checkpoint.
+    """Counts skipped optimizer steps in a row and keeps non-finite weights out of checkpoints; a component of the checkpoint.
 
     Args:
         run: names the last good checkpoint in error messages.
@@ -31,7 +31,7 @@ class DivergenceGuard:
 
     @property
     def is_sound(self) -> bool:
-        """False after a skipped step: its weights may be broken already, so the last good checkpoint stays the newest."""
+        """False after a skipped step: its weights may already be non-finite, so the last good checkpoint stays the newest."""
         return self.num_skipped == 0
 
     def count(self, report: StepReport, *, where: str) -> None:
@@ -49,7 +49,7 @@ class DivergenceGuard:
             raise self._diverged(f"the gradient is not finite for {self.num_skipped} optimizer steps in a row at {where}")
 
     def check(self, step: int) -> None:
-        """Refuses to save or evaluate weights that the last update broke.
+        """Refuses to save or evaluate weights that are not finite.
 
         Raises:
             UserError: if a weight is not finite.

@@ -25,7 +25,7 @@ from triptych.training.order import ShuffledOrder
 
 
 class Stage(Protocol):
-    """Contract of what is trained: a model, its examples, and their losses.
+    """Contract of a training stage: a model, its examples, and their losses.
 
     Attributes:
         model: the module to train.
@@ -40,11 +40,11 @@ class Stage(Protocol):
 
         Args:
             model: the module whose forward must be called (`self.model`, possibly wrapped by a strategy).
-            indices: which examples.
+            indices: indices of the examples.
             step: the optimizer step, for random streams.
             first: index of the first of them in the batch of all ranks; random numbers of an example depend on its index
-                in that batch, not on the rank that holds it.
-            batch_size: examples of that batch.
+                in that batch, not on its rank.
+            batch_size: number of examples in that batch.
         """
         ...
 
@@ -148,18 +148,18 @@ class _Recorder:
         self._world = run.world
         self._trainer = trainer
         self._meter = FlopsMeter(model, run.peak_flops(strategy.precision))
-        # The seconds before the model is called are those of the data.
+        # The time before the forward pass counts as loading of data.
         self._hook = model.register_forward_pre_hook(lambda module, arguments: self.watch.enter("forward"), prepend=True)
         self._first = self._logged = 0
         self._started = 0.0
 
     @property
     def seconds(self) -> float:
-        """Since `start`."""
+        """Seconds since `start`."""
         return time.monotonic() - self._started
 
     def start(self, first: int) -> None:
-        """Begins after `first` steps."""
+        """Starts the clock, `first` steps into the training."""
         self._first = self._logged = first
         self._started = time.monotonic()
         self._meter.arm()
@@ -172,12 +172,13 @@ class _Recorder:
         self.watch.enter(None)
 
     def record(self, step: int, metrics: Mapping[str, Tensor], report: StepReport) -> dict[str, float]:
-        """Adds the metrics of one step; the row to be logged after `step`, empty if none is due."""
+        """Adds the metrics of one step; returns the row to be logged after `step`, empty if none is due."""
         world, log_every = self._world, self._trainer.log_every
         self.sums.add({key: value.detach() / world.size for key, value in metrics.items()})
         self.sums.add({"skipped_steps": torch.tensor(float(report.skipped) / world.size, device=world.device)})
         if step % log_every and step != self._trainer.max_steps:
             return {}
+        # Means over the steps since the last row, fewer than `log_every` in the last one; skipped steps are a count.
         count = (step - 1) % log_every + 1
         row = {key: total / count for key, total in self.sums.reduced().items()}
         row["skipped_steps"] *= count
@@ -199,7 +200,7 @@ class _Recorder:
 class _Sums:
     """Metrics summed since the last row; a component of the checkpoint, so that a resumed run writes the same rows.
 
-    With the same number of processes each resumes with its own sums; with another number the first one takes the total.
+    With the same number of processes each rank restores its own sums; with another number rank 0 takes the total.
     """
 
     def __init__(self, world: World) -> None:
@@ -211,7 +212,7 @@ class _Sums:
             self.values[key] = self.values[key] + value if key in self.values else value
 
     def reduced(self) -> dict[str, float]:
-        """The sums over all ranks, on every rank; starts again from 0."""
+        """The sums over all ranks, on every rank; resets them to 0."""
         names = sorted(self.values)
         totals = self._world.all_reduce_sum(torch.stack([self.values[name] for name in names]))
         self.values = {}

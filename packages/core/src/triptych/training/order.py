@@ -1,4 +1,4 @@
-"""In which order examples are visited."""
+"""Shuffled order of training examples."""
 
 import torch
 
@@ -10,7 +10,7 @@ class ShuffledOrder:
     """An endless shuffled order of `num_examples` indices, the same for every number of ranks.
 
     The order of an epoch is a pure function of the seed and the epoch; a position counts examples over all
-    ranks and epochs. So a run resumes from one integer, also with another number of ranks.
+    ranks and epochs. A run therefore resumes from one integer, also with another number of ranks.
 
     Raises:
         UserError: if there is no example.
@@ -31,12 +31,12 @@ class ShuffledOrder:
 
     def take(self, position: int, count: int) -> list[int]:
         """The example indices at positions `position` to `position + count - 1`."""
-        return [self._index(place) for place in range(position, position + count)]
+        return [self._index(index) for index in range(position, position + count)]
 
-    def _index(self, place: int) -> int:
-        epoch, offset = divmod(place, self.num_examples)
+    def _index(self, position: int) -> int:
+        epoch, offset = divmod(position, self.num_examples)
         if epoch != self._epoch:
-            draw = generator(self._seed, "shuffled_order", epoch)
-            self._permutation = torch.randperm(self.num_examples, generator=draw).tolist()
+            stream = generator(self._seed, "shuffled_order", epoch)
+            self._permutation = torch.randperm(self.num_examples, generator=stream).tolist()
             self._epoch = epoch
         return self._permutation[offset]

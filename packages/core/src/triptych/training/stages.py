@@ -44,13 +44,13 @@ class StagePlan:
 
     Attributes:
         stage: model, data and loss.
-        parts: the modules that it makes and their sizes, by the names that they have in a model folder.
+        parts: the trained modules and their sizes, by the names that they have in a model folder.
         trainer: settings of the loop.
         optimizer: AdamW and its learning-rate curve.
         columns: metrics that the terminal shows.
-        charts: of the page.
+        charts: curves of the report page.
         learning_rate: rate of each 0-based step, if it is not the optimizer's curve.
-        finish: measures the trained stage; called on rank 0.
+        finish: evaluates the trained stage; called on rank 0.
     """
 
     stage: Stage
@@ -75,7 +75,7 @@ def model_sizes(node: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def training_processes(config: RunConfig) -> Iterator[World]:
-    """Joins the processes of all stages once: a second process group on one store would meet the addresses of the first."""
+    """Joins the processes of all stages once: a second process group on the same store would read the addresses of the first."""
     # FSDP warns of outputs that are views, because writing into them would be lost; the stages do not write into outputs.
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
     with World.join(config.device, timeout_seconds=config.timeout_seconds) as world:
@@ -96,10 +96,10 @@ def train_stage(
 
     Args:
         run: the open run of the stage.
-        name: of the stage; seeds the initial weights.
-        build: makes model, data and loss.
+        name: name of the stage; seeds the initial weights.
+        build: builds model, data and loss.
         folder: the model folder of all stages.
-        strategy: of the processes and the largest gradient norm.
+        strategy: builds the strategy from the processes and the largest gradient norm.
         made: the parts that the stage writes.
         max_steps: optimizer steps.
     """
@@ -107,7 +107,7 @@ def train_stage(
     if run.is_finished(max_steps) and all(folder.has(part) for part in made):
         _logger.info("finished           %s", run.directory)
         return
-    # Layers initialise themselves from torch's global stream.
+    # Layers are initialised from torch's global random stream.
     torch.manual_seed(derive_seed(run.seed, name))
     plan = build()
     seconds = fit(

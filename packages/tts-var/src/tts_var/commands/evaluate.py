@@ -32,11 +32,11 @@ class EvaluateConfig(RunConfig):
     Attributes:
         generator: the model (group `generator`).
         reward: scores images for resampling and the final choice (group `reward`).
-        features: of images, for clustering and the diversity (group `features`).
+        features: image features for clustering and diversity (group `features`).
         benchmark: prompts and the score of an image (group `benchmark`).
         strategies: searches by name.
         only: names of the strategies to run; empty for all.
-        evaluation: prompts and seeds.
+        evaluation: number of prompts, seeds and confidence.
         max_particles: largest number of particles in a batch of prompts.
         memory_gib: limit for the caches of a batch.
     """

@@ -1,4 +1,4 @@
-"""`python -m tts_var.commands.sample`: images for prompts, with a search at test time, and a page that shows it."""
+"""`python -m tts_var.commands.sample`: samples images for prompts with test-time search, and writes a page of the search."""
 
 import json
 import time
@@ -41,7 +41,7 @@ class SampleConfig(RunConfig):
         reward: scores images for resampling and the final choice (group `reward`).
         features: of images, for clustering (group `features`).
         search: the search (group `search`).
-        verifier: which parts of a prompt hold in the chosen image (group `verifier`).
+        verifier: checks the parts of a prompt in the chosen image (group `verifier`).
         max_particles: largest number of particles in a batch of prompts.
         memory_gib: limit for the caches of a batch.
         page_prompts: number of first prompts whose search is shown in `search.html`; 0 for no page. Recording a search
@@ -83,7 +83,7 @@ def main(config: SampleConfig) -> None:
             max_particles=config.max_particles,
             memory_bytes=memory_limit(config.memory_gib),
         )
-        model.check(prompts)  # before anything is written
+        model.check(prompts)  # refuses a prompt before a file is written
         verifier = instantiate(config.verifier)
         run.begin({})
         started = time.perf_counter()
@@ -135,10 +135,11 @@ def _conclude(
 def _write_images(
     config: SampleConfig, directory: Path, settings: dict[str, Any], index: int, result: SearchResult, verdict: Verdict
 ) -> dict[str, Any]:
-    """Writes the final images of a prompt, the chosen one first and under the plain name; the row of samples.jsonl."""
+    """Writes the final images of a prompt, the chosen one first and under the plain name; returns the row of samples.jsonl."""
     folder = directory / "pictures"
     folder.mkdir(exist_ok=True)
     made = {key: value for key, value in provenance().items() if key in ("commit", "versions")}
+    # 0007.png is the chosen image of prompt 7; 0007_1.png and so on are the others in order.
     order = [result.chosen, *(position for position in range(len(result.images)) if position != result.chosen)]
     names = [f"{index:04d}.png", *(f"{index:04d}_{number}.png" for number in range(1, len(order)))]
     for name, position in zip(names, order, strict=True):
@@ -170,7 +171,7 @@ def _write_images(
 
 
 def summarize(results: Sequence[SearchResult], verdicts: Sequence[Verdict], *, seconds: float) -> dict[str, Any]:
-    """Counts of prompts, of verified prompts and of fulfilled ones, and what the searches cost."""
+    """Counts of prompts, of verified prompts and of fulfilled ones, and the cost of the searches."""
     verified = [verdict.correct for verdict in verdicts if verdict.parts]
     return {
         "num_prompts": len(results),

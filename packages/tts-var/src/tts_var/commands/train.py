@@ -1,4 +1,4 @@
-"""`python -m tts_var.commands.train`: tokenizer, reward and transformer, each a run of its own below the same name."""
+"""`python -m tts_var.commands.train`: trains tokenizer, reward and transformer, each in a run of its own below the same name."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -36,10 +36,10 @@ STAGES = PARTS.stages
 
 @dataclass
 class StageSettings:
-    """What every stage has.
+    """Settings common to all stages.
 
     Attributes:
-        model: what is trained, as a Hydra node; its arguments are the sizes that a model folder keeps.
+        model: the model to train, as a Hydra node; its arguments are the sizes that a model folder keeps.
         optimizer: AdamW and its learning-rate curve.
         trainer: the loop.
     """
@@ -54,7 +54,7 @@ class TokenizerSettings(StageSettings):
     """The tokenizer's stage.
 
     Attributes:
-        data: images of its own, as a Hydra node.
+        data: training images of the tokenizer, as a Hydra node.
         loss: weights of the loss.
     """
 
@@ -67,7 +67,7 @@ class TransformerSettings(StageSettings):
     """The transformer's stage.
 
     Attributes:
-        text_encoder: trained with it, as a Hydra node.
+        text_encoder: trained jointly with the transformer, as a Hydra node.
         loss: self-correction, dropped texts, token weights.
     """
 
@@ -95,7 +95,7 @@ class TrainConfig(RunConfig):
         sides: token grids of the scales, all square.
         patch: latent cells per token side (2 in the 8B model).
         data: captioned images for reward and transformer, as a Hydra node.
-        strategy: how a model is placed and stepped (group `strategy`).
+        strategy: placement and optimizer step of a model (group `strategy`).
         tokenizer: the tokenizer's stage.
         reward: the reward's stage.
         transformer: the transformer's stage.
@@ -131,13 +131,13 @@ class TrainConfig(RunConfig):
 
     @property
     def scales(self) -> ScaleTable:
-        """The grids that all stages walk."""
+        """Token grids of all stages."""
         return square_scales(self.sides, patch=self.patch)
 
 
 @dataclass
 class _StageRun(RunConfig):
-    """What makes one stage the run that it is.
+    """Settings that identify the run of one stage.
 
     Attributes:
         sides: token grids.
@@ -155,10 +155,10 @@ class _StageRun(RunConfig):
 
 
 def check_sizes(config: TrainConfig) -> None:
-    """Refuses sizes that do not fit one another before the first stage, not after it.
+    """Checks before the first stage that the sizes of all models and the data are compatible.
 
     Raises:
-        UserError: if they do not.
+        UserError: if they are not.
     """
     with torch.device("meta"):
         tokenizer = instantiate(config.tokenizer.model)

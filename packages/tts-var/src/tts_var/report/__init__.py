@@ -1,1 +1,1 @@
-"""The page that shows a search."""
+"""Report pages of searches and of their evaluation."""

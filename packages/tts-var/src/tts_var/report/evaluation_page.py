@@ -8,8 +8,8 @@ from tts_var.numerics.schedule import SearchConfig
 
 NOTES = (
     "The score is the fraction of prompts whose chosen image fulfils every part, over all prompts and seeds. Combinations of two objects, "
-    "positions and bindings were held out of training; single objects, counts and colours are too few for that.",
-    "Intervals are over prompts as they are sampled here: single objects, for instance, are five texts under many seeds.",
+    "positions and bindings were held out of training; there are too few single objects, counts and colours to hold some out.",
+    "Intervals resample the prompts of this benchmark; the single objects, for instance, are five texts under many seeds.",
 )
 
 COLUMNS = (
@@ -27,16 +27,16 @@ def evaluation_report(
     correlation: Sequence[float],
     confidence: float,
 ) -> ReportConfig:
-    """The page.
+    """Contents of the report page.
 
     Args:
-        name: of the run.
-        strategies: what `summarize` found.
-        settings: of each strategy.
-        categories: of the prompts.
+        name: name of the run.
+        strategies: result of `summarize`.
+        settings: search settings of each strategy.
+        categories: categories of the prompts.
         sizes: numbers of prompts and of seeds.
         correlation: rank correlation at each scale; empty for none.
-        confidence: of the intervals.
+        confidence: level of the intervals.
     """
     best = max(strategies, key=lambda strategy: float(strategies[strategy]["score"]))
     columns, rows = table(strategies, categories)

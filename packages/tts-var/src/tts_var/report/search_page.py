@@ -64,7 +64,7 @@ def render_search_page(
         results: searches that were run with `trace`.
         scales: the model's grids.
         verdicts: for each result the parts of its prompt and whether they hold; empty without a verifier.
-        settings: shown in a table.
+        settings: rows of the table of settings.
     """
     trees = [_tree(result, scales, verdict) for result, verdict in zip(results, verdicts, strict=True)]
     return environment("tts_var").get_template("search.html").render(title=title, trees=trees, settings=settings, cell=_CELL - 12)
@@ -171,6 +171,7 @@ def _follow(count: int, events: Sequence[EventRecord]) -> tuple[list[int], list[
     """For each column after the events the column that it continues, and for each column before them its fate."""
     alive, fates = list(range(count)), ["kept"] * count
     for event in events:
+        # `event.kept` indexes the batch at this event, `alive` maps it to the columns before all events.
         kept = [alive[column] for column in event.kept]
         for column in set(alive) - set(kept):
             fates[column] = f"ended-by-{event.kind}"
@@ -186,10 +187,11 @@ def _scored(count: int, events: Sequence[EventRecord]) -> _Scores:
     alive = list(range(count))
     found: _Scores = {}
     for event in events:
-        here: dict[int, tuple[float, float]] = {}
+        # Columns of this batch that continue the same image share its reward, and their weights are summed.
+        current: dict[int, tuple[float, float]] = {}
         for column, reward, weight in zip(alive, event.rewards, event.weights, strict=False):
-            here[column] = (reward, weight + here.get(column, (0.0, 0.0))[1])
-        found = {**here, **found}
+            current[column] = (reward, weight + current.get(column, (0.0, 0.0))[1])
+        found = {**current, **found}  # earlier events take precedence
         alive = [alive[column] for column in event.kept]
     return found
 
