@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gspo_rl.data.batch import Completion
-from gspo_rl.metrics import TRAINER_COLUMNS, MinibatchOutcome, SequenceTable, minibatch_metrics, rollout_metrics
+from gspo_rl.metrics import TRAINER_COLUMNS, MinibatchOutcome, SequenceTable, StepRecorder, minibatch_metrics, rollout_metrics
 from triptych.distributed import World
 
 COLUMNS = (*TRAINER_COLUMNS, "log_ratio", "clipped/tokens", "outside/tokens", "ratio_clip_widths", "surprise/tokens")
@@ -62,6 +62,21 @@ def test_metrics_of_an_objective_are_means_over_tokens() -> None:
 
 def test_the_gradient_norm_is_the_mean_of_the_minibatches() -> None:
     assert minibatch_metrics([outcome([{"length": 1}], 1.0), outcome([{"length": 1}], 3.0)])["grad_norm"] == 2.0
+
+
+def test_utilisation_counts_the_first_training_forward_of_a_step() -> None:
+    """A product of 4 x 4 with n rows has 2 * 16 * n operations, and a step costs three forwards."""
+    model, peak = torch.nn.Linear(4, 4, bias=False), 1e6
+    recorder = StepRecorder(model, torch.device("cpu"), peak)
+    model(torch.zeros(7, 4))  # as the recomputation of old log-probabilities: before the training forwards
+    recorder.begin_training()
+    for rows in (10, 30):
+        with recorder.forward(rows):
+            model(torch.zeros(rows, 4))
+    found = recorder.timings(1, 1)
+    recorder.close()
+    expected = 3 * (2 * 16 * 10) * (40 / 10) / (found["timing/forward_seconds"] * peak)
+    assert found["timing/model_flops_utilisation"] == pytest.approx(expected)
 
 
 def test_tables_of_microbatches_are_merged_in_the_order_of_the_rows() -> None:

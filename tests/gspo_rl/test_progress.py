@@ -59,7 +59,7 @@ def test_a_step_without_an_unfinished_rollout_restores_none(tmp_path: Path) -> N
 
 def _save(world: World, folder: Path) -> None:
     # Interleaved groups of different padded lengths, as two ranks have them.
-    groups = [[0, 2], [1, 3]][world.rank]
+    groups = [[0, 3], [1, 2]][world.rank]
     rollout(groups, tokens=TOKENS - world.rank).save(folder, world)
 
 
@@ -70,6 +70,6 @@ def test_a_rollout_saved_by_two_ranks_is_resumed_by_one(tmp_path: Path) -> None:
     assert found.batch.input_ids.shape == (PROMPTS * GROUP, TOKENS)
     assert torch.equal(found.batch.rewards, expected.float())
     assert torch.equal(found.batch.input_ids[:, 0], expected)
-    assert found.batch.response_mask.sum(dim=1).tolist() == [*[TOKENS] * 3, *[TOKENS - 1] * 3] * 2, "padding is not a response"
+    assert found.batch.response_mask.sum(dim=1).tolist() == [*[TOKENS] * 3, *[TOKENS - 1] * 6, *[TOKENS] * 3], "padding is not a response"
     part = Rollout.load(tmp_path, [3], torch.device("cpu"))
     assert part.batch.rewards.tolist() == [3.0] * GROUP

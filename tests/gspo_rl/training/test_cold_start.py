@@ -66,7 +66,10 @@ def test_the_same_inputs_train_once_and_give_the_same_weights(tmp_path: Path) ->
     run(first, tmp_path)
     (folder,) = (tmp_path / "cache").iterdir()
     written = (folder / "model.safetensors").stat().st_mtime_ns
+    forwards: list[object] = []
+    second.model.register_forward_hook(lambda module, arguments, output: forwards.append(output))
     run(second, tmp_path)
+    assert not forwards, "the second run reads the weights and trains nothing"
     assert torch.equal(weights(first), weights(second))
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
     elsewhere = small()

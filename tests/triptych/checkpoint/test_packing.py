@@ -38,7 +38,7 @@ def trained(tmp_path: Path) -> ModelFolder:
 
 
 def packed(tmp_path: Path, trained: ModelFolder) -> Path:
-    pack(tmp_path / "run", trained, tmp_path / "packed", stage_of=STAGE_OF)
+    pack(tmp_path / "run", trained, tmp_path / "packed")
     return tmp_path / "packed"
 
 

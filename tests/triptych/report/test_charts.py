@@ -86,6 +86,11 @@ def test_markers_show_their_values_on_hover_and_labels_are_escaped() -> None:
     ET.fromstring(svg)
 
 
+def test_dollar_signs_in_a_label_are_text_and_not_mathematics() -> None:
+    root = ET.fromstring(chart(Figure("t", "step", {"costs $1 and $2": [(0, 1.0)]})))
+    assert "costs $1 and $2" in ["".join(text.itertext()) for text in root.iter(f"{SVG}text")]
+
+
 def test_colours_come_from_the_style_sheet() -> None:
     figure = Figure("t", "step", {str(index): [(0, index)] for index in range(9)})
     svg = chart(figure)

@@ -43,7 +43,7 @@ def train(root: Path, built: list[int], **changes: object) -> None:
 
     with Run.open(RunConfig(name="all/line", output_root=str(root), device="cpu", seed=5)) as run:
         folder = PARTS.folder(root / "all" / "model")
-        train_stage(run, "line", build, folder, lambda world, norm: DDPStrategy(world, max_grad_norm=norm), made=["line"], max_steps=4)
+        train_stage(run, "line", build, folder, lambda world, norm: DDPStrategy(world, max_grad_norm=norm), max_steps=4)
 
 
 def test_a_stage_writes_its_parts_and_is_trained_once(tmp_path: Path) -> None:

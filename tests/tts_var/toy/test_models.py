@@ -96,11 +96,11 @@ def test_choosing_by_the_reward_helps(generator: InfinityGenerator) -> None:
 
 def test_packing_needs_a_finished_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no model"):
-        pack(tmp_path / "run", SHIPPED.folder(tmp_path / "run" / "model"), tmp_path / "target", stage_of=PARTS.stage_of)
+        pack(tmp_path / "run", SHIPPED.folder(tmp_path / "run" / "model"), tmp_path / "target")
     (tmp_path / "run" / "model").mkdir(parents=True)
     (tmp_path / "run" / "model" / CONFIG_FILE).write_text("{}")
     with pytest.raises(UserError, match="not a finished run"):
-        pack(tmp_path / "run", SHIPPED.folder(tmp_path / "run" / "model"), tmp_path / "target", stage_of=PARTS.stage_of)
+        pack(tmp_path / "run", SHIPPED.folder(tmp_path / "run" / "model"), tmp_path / "target")
     assert not (tmp_path / "target").exists()
     assert set(PARTS.stage_of) == {"tokenizer", "transformer", "text_encoder", "reward"}
 

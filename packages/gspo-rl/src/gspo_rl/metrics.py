@@ -16,7 +16,7 @@ from gspo_rl.numerics.objectives import ObjectiveOutput
 from gspo_rl.tasks import CORRECT
 from triptych.distributed import World
 from triptych.telemetry.flops import FlopsMeter
-from triptych.telemetry.stopwatch import Stopwatch
+from triptych.telemetry.stopwatch import Stopwatch, training_seconds
 
 TRAINER_COLUMNS = (
     "loss",
@@ -229,8 +229,8 @@ class StepRecorder:
         """Seconds of the phases, tokens per second over all ranks, and utilisation."""
         now = time.perf_counter()
         found = self.watch.read()
-        busy = sum(found.get(f"timing/{phase}_seconds", 0.0) for phase in ("forward", "backward", "optimizer"))
-        found |= self._meter.utilisation(forwards=sum(self._forward_tokens) / self._forward_tokens[0], seconds=busy)
+        forwards = sum(self._forward_tokens) / self._forward_tokens[0]
+        found |= self._meter.utilisation(forwards=forwards, seconds=training_seconds(found))
         found["timing/training_seconds"] = now - self._began_training
         if "timing/generation_seconds" in found:  # a batch restored from a checkpoint was generated earlier
             found["timing/generation_tokens_per_second"] = num_response_tokens / found["timing/generation_seconds"]

@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor
 
 from gspo_rl.data.batch import Batch
 from gspo_rl.evaluation import EvaluationResult
 from gspo_rl.metrics import MinibatchOutcome, SequenceTable
-from triptych.checkpoint.weights import write_safetensors
+from triptych.checkpoint.weights import read_safetensors, write_safetensors
 from triptych.distributed import World
 from triptych.files import write_atomically
 
@@ -65,7 +64,7 @@ class Rollout:
     def load(cls, directory: Path, groups: Sequence[int], device: torch.device) -> "Rollout":
         """The shard with the prompts `groups` of a rollout batch that `save` wrote."""
         state = json.loads((directory / "rollout.json").read_text())
-        tensors = load_file(directory / "rollout.safetensors")
+        tensors = read_safetensors(directory / "rollout.safetensors")
         own = {name: _of_groups(tensors[name], state["num_groups"], groups) for name in (*_TENSORS, "old_logprobs") if name in tensors}
         columns = tuple(state["columns"])
         outcomes = [

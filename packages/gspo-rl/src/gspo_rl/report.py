@@ -82,6 +82,7 @@ def reward_charts() -> list[Chart]:
 
 def ratio_charts(num_minibatches: int, clip: tuple[float, float] | None) -> list[Chart]:
     """Clip fractions and importance ratios; ratios as deviation from 1 in clip widths, if there are widths."""
+    low, high = clip or (1.0, 1.0)
     last = num_minibatches - 1
     fractions = {
         "clip_fraction/tokens": "tokens",
@@ -96,7 +97,7 @@ def ratio_charts(num_minibatches: int, clip: tuple[float, float] | None) -> list
             "Importance ratio in the last mini-batch",
             quantiles,
             "ratio - 1" if clip is None else "(ratio - 1) in clip widths",
-            transform=lambda ratio: ratio - 1 if clip is None else (ratio - 1) / clip[ratio > 1],
+            transform=lambda ratio: (ratio - 1) / (low if ratio < 1 else high),
         ),
         Chart("Mean distance of the ratio from 1", moved, "clip widths"),
     ]

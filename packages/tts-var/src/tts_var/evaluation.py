@@ -205,6 +205,7 @@ def gain_over(
 
 def summarize(
     outcomes: Mapping[str, Sequence[Outcome]],
+    scores: Mapping[str, Interval],
     strategies: Mapping[str, SearchConfig],
     prompts: Sequence[BenchmarkPrompt],
     categories: Sequence[str],
@@ -216,6 +217,7 @@ def summarize(
 
     Args:
         outcomes: outcomes by name of the strategy.
+        scores: `score_interval` of each.
         strategies: settings of each, at least of those with outcomes.
         prompts: of the benchmark.
         categories: categories of the prompts.
@@ -224,21 +226,20 @@ def summarize(
     """
     found = {}
     for name, rows in outcomes.items():
-        scores = per_prompt(rows, len(prompts))
-        interval = score_interval(rows, len(prompts), name=name, seed=seed, confidence=confidence)
+        fulfilled = per_prompt(rows, len(prompts))
         spreads = [row.diversity for row in rows if row.diversity is not None]
         found[name] = {
-            "score": interval.mean,
-            "interval": list(interval[1:]),
+            "score": scores[name].mean,
+            "interval": list(scores[name][1:]),
             "num_samples": rows[0].num_samples,
             "tflops": _mean([row.flops for row in rows]) / 1e12,
             "tokens": _mean([row.tokens for row in rows]),
             "seconds": _mean([row.seconds for row in rows]),
             "any_correct": _mean([row.any_correct for row in rows]),
             "diversity": _mean(spreads) if spreads else None,
-            "categories": by_category(scores, prompts, categories),
-            "score_held_out": _mean_where(scores, [prompt.held_out is True for prompt in prompts]),
-            "score_seen": _mean_where(scores, [prompt.held_out is False for prompt in prompts]),
+            "categories": by_category(fulfilled, prompts, categories),
+            "score_held_out": _mean_where(fulfilled, [prompt.held_out is True for prompt in prompts]),
+            "score_seen": _mean_where(fulfilled, [prompt.held_out is False for prompt in prompts]),
             "effective_sample_sizes": [fmean(sizes) for sizes in zip(*(row.effective_sample_sizes for row in rows), strict=True)],
         }
     for name, row in found.items():

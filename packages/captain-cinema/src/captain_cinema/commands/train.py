@@ -207,7 +207,6 @@ def main(config: TrainConfig) -> None:
                     partial(builders[name], config),
                     _folder(config),
                     lambda world, norm: instantiate(config.strategy, world, max_grad_norm=norm),
-                    made=PARTS.made_by(name),
                     max_steps=config.keyframes.num_steps if name == "keyframes" else config.video.trainer.max_steps,
                 )
         _film(config)

@@ -10,7 +10,7 @@ from captain_cinema.sampling import KeyframeSampler, SamplingConfig
 from captain_cinema.toy.models import load_keyframe_model
 from captain_cinema.toy.planner import plan_storyboard
 from triptych.report import Figure
-from triptych.report.results import Panel
+from triptych.report.results import Panel, markdown_table
 
 _STORYLINE = "ada meets bo in the kitchen; bo leaves; ada finds the red box in the attic; bo returns"
 _TEXT = """Memory policies with one set of weights on tiny cinema: 60 stories at each of 8, 16, 32 and 48 shots, seed 0, two Euler steps.
@@ -30,14 +30,12 @@ class Results:
 
     def text(self, experiments: Path) -> str:
         """One row per memory policy."""
-        lines = [
-            _TEXT,
-            "| memory | tokens per shot | colour | identity, of its upper bound | set, of its upper bound | identity, 95 % | set, 95 % "
-            "| ms per shot | film |",
-            "| --- " * 9 + "|",
-        ]
-        for name, row in _memories(experiments).items():
-            cells = [
+        columns = (
+            "memory", "tokens per shot", "colour", "identity, of its upper bound", "set, of its upper bound", "identity, 95 %", "set, 95 %",
+            "ms per shot", "film",
+        )  # fmt: skip
+        rows = [
+            (
                 f"`{name}`",
                 f"{row['tokens_per_shot']:.0f}",
                 f"{row['colour']:.2f}",
@@ -47,9 +45,10 @@ class Results:
                 "{:.2f} to {:.2f}".format(*row["set_interval"]),
                 f"{1e3 * row['seconds_per_shot']:.0f}",
                 f"{row['film']['same_identity']:.2f}",
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
-        return "\n".join(lines) + "\n"
+            )
+            for name, row in _memories(experiments).items()
+        ]
+        return f"{_TEXT}\n{markdown_table(columns, rows)}"
 
     def figures(self, experiments: Path) -> dict[str, Figure]:
         """Identity over tokens per shot, a point per policy."""

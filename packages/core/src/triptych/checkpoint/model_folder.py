@@ -69,7 +69,7 @@ class ModelFolder:
 
     def __init__(self, path: Path, parts: ModelParts, *, hint: str) -> None:
         self.path = path
-        self._parts = parts
+        self.parts = parts
         self._hint = hint
 
     def has(self, part: str) -> bool:
@@ -98,7 +98,7 @@ class ModelFolder:
         """
         path = self.path / CONFIG_FILE
         if not path.is_file():
-            raise UserError(f"{self.path} holds no model (no {CONFIG_FILE}): train one with '{self._parts.train_command()}'; {self._hint}")
+            raise UserError(f"{self.path} holds no model (no {CONFIG_FILE}): train one with '{self.parts.train_command()}'; {self._hint}")
         try:
             sizes = json.loads(path.read_text())
         except ValueError as error:
@@ -115,7 +115,7 @@ class ModelFolder:
         """
         sizes = self.sizes()
         if part not in sizes:
-            raise UserError(f"{self.path / CONFIG_FILE} has no entry for the {part}: train it with '{self._parts.train_command(part)}'")
+            raise UserError(f"{self.path / CONFIG_FILE} has no entry for the {part}: train it with '{self.parts.train_command(part)}'")
         return dict(sizes[part])
 
     def config_of(self, part: str, kind: Callable[..., SizesT], sizes: Mapping[str, Any] | None = None) -> SizesT:
@@ -148,5 +148,5 @@ class ModelFolder:
         self.sizes_of(part)
         path = self.path / f"{part}.safetensors"
         if not path.is_file():
-            raise UserError(f"there are no weights at {path}: train them with '{self._parts.train_command(part)}'")
+            raise UserError(f"there are no weights at {path}: train them with '{self.parts.train_command(part)}'")
         return hashlib.sha256(path.read_bytes()).hexdigest()

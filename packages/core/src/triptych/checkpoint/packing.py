@@ -5,7 +5,6 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -46,26 +45,25 @@ class ShippedModel:
             return self.parts.folder(shipped, hint="the installation has no weights, reinstall the package")
 
 
-def pack(run: Path, model: ModelFolder, target: Path, *, stage_of: Mapping[str, str]) -> dict[str, Any]:
+def pack(run: Path, model: ModelFolder, target: Path) -> dict[str, Any]:
     """Writes a trained model to `target`, in float16, and returns its record, which has no evaluation yet.
 
     Args:
         run: folder of the run, `outputs/<name>`; each stage is a run below it.
         model: the model that the run wrote.
         target: the folder to write; existing files of the same names are replaced.
-        stage_of: name of a part -> the stage that trains it.
 
     Raises:
         UserError: if a part of the model or its run is missing.
     """
     sizes = model.sizes()
-    made = {stage: _made(run / stage) for stage in dict.fromkeys(stage_of.values())}
-    missing = [part for part in stage_of if not model.has(part)]
+    made = {stage: _made(run / stage) for stage in model.parts.stages}
+    missing = [part for part in model.parts.stage_of if not model.has(part)]
     if missing:
         raise UserError(f"{model.path} has no {missing[0]}.safetensors: train it first")
     target.mkdir(parents=True, exist_ok=True)
     written = {}
-    for part in stage_of:
+    for part in model.parts.stage_of:
         path = target / f"{part}.safetensors"
         write_safetensors(path, {name: value.to(torch.float16) for name, value in read_safetensors(model.path / path.name).items()})
         written[path.name] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}

@@ -13,7 +13,7 @@ def _pack(arguments: argparse.Namespace) -> str:
     if arguments.evaluation:
         record = add_evaluation(arguments.target, arguments.evaluation, key=model.key, shipped=model.folder().path)
     else:
-        record = pack(arguments.run, model.folder(arguments.run / "model"), arguments.target, stage_of=model.parts.stage_of)
+        record = pack(arguments.run, model.folder(arguments.run / "model"), arguments.target)
     total = sum(entry["bytes"] for entry in record["files"].values())
     return f"{arguments.target}: {len(record['files'])} files, {total / 1e6:.1f} MB"
 

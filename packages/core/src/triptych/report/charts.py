@@ -39,7 +39,6 @@ def render_chart(figure: Figure, *, standalone: bool = False) -> str | None:
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": figure.title,
-        "svg.id": None,
         "font.size": 8.5,
         "path.simplify": False,
         "text.parse_math": False,

@@ -15,7 +15,7 @@ from triptych.report import Figure
 from triptych.report.charts import render_chart
 from triptych.report.page import encode_png
 
-__all__ = ["SECTIONS", "Panel", "Section", "results_page", "write_results", "write_strip"]
+__all__ = ["SECTIONS", "Panel", "Section", "markdown_table", "results_page", "write_results", "write_strip"]
 
 SECTIONS = "triptych.results"
 """Group of entry points: name of a panel -> its `Section`."""
@@ -51,6 +51,18 @@ class Section(Protocol):
             UserError: if a run that it reads is missing.
         """
         ...
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, for the text of a section.
+
+    Example:
+        >>> print(markdown_table(["a", "b"], [["1", ""]]), end="")
+        | a | b |
+        | --- | --- |
+        | 1 |  |
+    """
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (columns, ["---"] * len(columns), *rows))
 
 
 def results_page(sections: Sequence[Section], experiments: Path) -> dict[str, str]:

@@ -275,9 +275,9 @@ class Run:
         is_sound = guard is None or guard.is_sound
         saves = bool(state) and (is_interrupted or is_last or (self.is_due(number) and is_sound))
         evaluates = evaluations is not None and (is_last or (evaluations.every_steps > 0 and number % evaluations.every_steps == 0))
-        if guard is not None and (saves or evaluates):
-            guard.check(number)
         if evaluations is not None and evaluates:
+            if guard is not None:
+                guard.check(number)
             self.pause_watchdog()
             step.metrics.update(evaluations.evaluate())
             # A signal may arrive during a long evaluation. After the last step no work is left to interrupt.
@@ -286,6 +286,8 @@ class Run:
         if step.metrics:
             self.log(step.metrics, step=number)
         if saves:
+            if guard is not None and not evaluates:  # after the row of the step is logged
+                guard.check(number)
             self.checkpoint(number, state)
         if is_interrupted:
             self.stop(number if state else None)

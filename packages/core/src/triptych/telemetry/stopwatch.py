@@ -2,11 +2,16 @@
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+
+def training_seconds(timings: Mapping[str, float]) -> float:
+    """The seconds of forward, backward and optimizer in a reading of `Stopwatch`, over which utilisation is taken."""
+    return sum(timings.get(f"timing/{phase}_seconds", 0.0) for phase in ("forward", "backward", "optimizer"))
 
 
 class Stopwatch:

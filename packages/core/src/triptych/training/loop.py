@@ -19,7 +19,7 @@ from triptych.optim import OptimizerConfig, build_adamw, learning_rate_at
 from triptych.run.session import Run
 from triptych.strategy import StepReport, Strategy
 from triptych.telemetry.flops import FlopsMeter
-from triptych.telemetry.stopwatch import Stopwatch
+from triptych.telemetry.stopwatch import Stopwatch, training_seconds
 from triptych.training.guard import DivergenceGuard
 from triptych.training.order import ShuffledOrder
 
@@ -185,8 +185,7 @@ class _Recorder:
         row |= {"grad_norm": report.grad_norm}
         row |= {"timing/examples_per_second": (step - self._first) * self._trainer.batch_size / self.seconds}
         timings = self.watch.read(per=step - self._logged)
-        busy = sum(timings.get(f"timing/{phase}_seconds", 0.0) for phase in ("forward", "backward", "optimizer"))
-        row |= timings | self._meter.utilisation(forwards=1, seconds=busy)
+        row |= timings | self._meter.utilisation(forwards=1, seconds=training_seconds(timings))
         self._logged = step
         self._meter.arm()
         return row

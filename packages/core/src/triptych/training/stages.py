@@ -89,7 +89,6 @@ def train_stage(
     folder: ModelFolder,
     strategy: Callable[[World, float], Strategy],
     *,
-    made: Sequence[str],
     max_steps: int,
 ) -> None:
     """Trains one stage, writes its parts into `folder` and finishes its run; a finished stage is skipped.
@@ -100,11 +99,10 @@ def train_stage(
         build: builds model, data and loss.
         folder: the model folder of all stages.
         strategy: builds the strategy from the processes and the largest gradient norm.
-        made: the parts that the stage writes.
         max_steps: optimizer steps.
     """
     _logger.info("stage %s", name)
-    if run.is_finished(max_steps) and all(folder.has(part) for part in made):
+    if run.is_finished(max_steps) and all(folder.has(part) for part in folder.parts.made_by(name)):
         _logger.info("finished           %s", run.directory)
         return
     # Layers are initialised from torch's global random stream.

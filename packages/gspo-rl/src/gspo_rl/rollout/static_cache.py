@@ -14,7 +14,7 @@ from transformers import Qwen3ForCausalLM
 
 from gspo_rl.data.batch import Completion, Prompt
 from gspo_rl.models.policy import Policy
-from gspo_rl.rollout.completions import build_completions, encode_prompts, left_padded
+from gspo_rl.rollout.completions import build_completions, distinct_prompts, encode_prompts, left_padded
 from gspo_rl.rollout.sampling import SamplingConfig, sample_tokens, uniform_noise
 from triptych.errors import UserError
 
@@ -154,8 +154,7 @@ class StaticCacheEngine:
             cache entry of each row that is not padding, and the last hidden state of each row.
         """
         device = self._policy.device
-        distinct = list(dict.fromkeys(prompt_ids))
-        row_of = {ids: row for row, ids in enumerate(distinct)}
+        distinct, expand = distinct_prompts(prompt_ids)
         input_ids, real = (tensor.to(device) for tensor in left_padded(distinct, self._policy.pad_id))
         num_prompt = input_ids.shape[1]
         first = num_prompt - real.sum(dim=1)
@@ -167,7 +166,7 @@ class StaticCacheEngine:
         # A padding query attends to itself, so that its row of the softmax is not empty; its result is not used.
         visible |= torch.eye(num_prompt, dtype=torch.bool, device=device)
         hidden = self._forward(layers, input_ids, cosine[positions], sine[positions], cache, 0, visible[:, None])
-        expand = torch.tensor([row_of[ids] for ids in prompt_ids], device=device)
+        expand = expand.to(device)
         full = self._new_cache(len(prompt_ids), num_prompt + max_tokens)
         full[:, :, :, :, :num_prompt] = cache[:, :, expand]
         return cosine, sine, full, first[expand], hidden[expand, -1]

@@ -8,7 +8,7 @@ from transformers import Cache, GenerationConfig, LogitsProcessor, LogitsProcess
 
 from gspo_rl.data.batch import Completion, Prompt
 from gspo_rl.models.policy import Policy
-from gspo_rl.rollout.completions import build_completions, encode_prompts, left_padded
+from gspo_rl.rollout.completions import build_completions, distinct_prompts, encode_prompts, left_padded
 from gspo_rl.rollout.sampling import SamplingConfig, sample_tokens, uniform_noise
 
 
@@ -51,8 +51,7 @@ class TransformersEngine:
     def _generate(self, prompt_ids: list[tuple[int, ...]], sampling: SamplingConfig, seeds: Sequence[int]) -> list[Completion]:
         policy = self._policy
         # P distinct prompts, B samples: (P, tokens) is prefilled once, `rows` maps each sample to its prompt.
-        distinct = list(dict.fromkeys(prompt_ids))
-        rows = torch.tensor([distinct.index(ids) for ids in prompt_ids])
+        distinct, rows = distinct_prompts(prompt_ids)
         unique_ids, unique_mask = left_padded(distinct, policy.pad_id)
         input_ids, attention_mask = unique_ids[rows], unique_mask[rows]
         processor = _KeyedSampling(uniform_noise(seeds, sampling.max_tokens), sampling)

@@ -1,13 +1,14 @@
 """The panel's part of docs/results.md and of the README's strip: accuracy by objective and seed, and a reward curve."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from triptych.errors import UserError
 from triptych.report import Figure
-from triptych.report.results import Panel
+from triptych.report.results import Panel, markdown_table
 from triptych.telemetry.tracking.jsonl import read_rows
 
 _TEXT = """A Qwen3 of 0.8 million parameters, after a cold start on demonstrations of which half are wrong, is trained by 100 steps of 16
@@ -25,15 +26,15 @@ class Results:
 
     def text(self, experiments: Path) -> str:
         """One row per run, and means over seeds."""
-        lines = [_TEXT, "| objective | seed | before | after | gain | 95 % interval of the gain | tokens clipped |", "| --- " * 7 + "|"]
+        columns = ("objective", "seed", "before", "after", "gain", "95 % interval of the gain", "tokens clipped")
+        rows = []
         for objective, runs in _by_objective(experiments).items():
             for run in runs:
                 low, high = (100 * bound for bound in run["accuracy_gain_interval"])
-                clipped = f"{run['clip_fraction_tokens']:.5f}"
-                lines.append(f"| {objective} | {run['seed']} | {_cells(run)} | {low:+.1f} to {high:+.1f} | {clipped} |")
+                rows.append((objective, str(run["seed"]), *_accuracies(run), f"{low:+.1f} to {high:+.1f}", _clipped(run)))
             means = {key: fmean(run[key] for run in runs) for key in _MEANS}
-            lines.append(f"| **{objective}** | **mean** | {_cells(means)} | | {means['clip_fraction_tokens']:.5f} |")
-        return "\n".join(lines) + "\n"
+            rows.append((f"**{objective}**", "**mean**", *_accuracies(means), "", _clipped(means)))
+        return f"{_TEXT}\n{markdown_table(columns, rows)}"
 
     def figures(self, experiments: Path) -> dict[str, Figure]:
         """Accuracy after training by seed."""
@@ -62,6 +63,10 @@ def _by_objective(experiments: Path) -> dict[str, list[dict[str, Any]]]:
     return dict(sorted(found.items(), reverse=True))
 
 
-def _cells(run: dict[str, Any]) -> str:
+def _accuracies(run: Mapping[str, float]) -> tuple[str, str, str]:
     before, after, gain = (100 * run[f"accuracy_{key}"] for key in ("before", "after", "gain"))
-    return f"{before:.1f} | {after:.1f} | {gain:+.1f}"
+    return f"{before:.1f}", f"{after:.1f}", f"{gain:+.1f}"
+
+
+def _clipped(run: Mapping[str, float]) -> str:
+    return f"{run['clip_fraction_tokens']:.5f}"

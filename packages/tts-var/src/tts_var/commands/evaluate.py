@@ -11,6 +11,7 @@ from omegaconf import MISSING
 from triptych.commands.entry_point import entry_point
 from triptych.errors import UserError
 from triptych.evaluation.runner import EvaluationRunner
+from triptych.evaluation.statistics import Interval
 from triptych.run.config import RunConfig
 from triptych.run.session import Run
 from triptych.telemetry.logging import get_logger
@@ -92,16 +93,17 @@ def main(config: EvaluateConfig) -> None:
         runner = EvaluationRunner(run.world)
         run.begin({"outcomes": runner})
         outcomes: dict[str, list[Outcome]] = {}
+        scores: dict[str, Interval] = {}
         for step, name, rows, seconds in runner.evaluate(list(chosen), evaluate):
             outcomes[name] = [Outcome.from_json(row) for row in rows]
-            score = score_interval(outcomes[name], len(prompts), name=name, seed=config.seed, confidence=settings.confidence)
-            _logger.info("%-24s %s  (%.0f s)", name, score.percent(), seconds or 0.0)
+            scores[name] = score_interval(outcomes[name], len(prompts), name=name, seed=config.seed, confidence=settings.confidence)
+            _logger.info("%-24s %s  (%.0f s)", name, scores[name].percent(), seconds or 0.0)
             if seconds is not None:
-                run.log({f"score/{name}": score.mean}, step=step)
+                run.log({f"score/{name}": scores[name].mean}, step=step)
                 run.checkpoint(step, {"outcomes": runner})
         if run.world.is_main:
             correlation = _correlation(config, model, reward, [prompt.text for prompt in prompts[: settings.correlation_prompts]])
-            _conclude(config, run, benchmark, prompts, outcomes, correlation)
+            _conclude(config, run, benchmark, prompts, outcomes, scores, correlation)
         run.world.barrier()
 
 
@@ -126,10 +128,11 @@ def _conclude(
     benchmark: Benchmark,
     prompts: Sequence[BenchmarkPrompt],
     outcomes: Mapping[str, Sequence[Outcome]],
+    scores: Mapping[str, Interval],
     correlation: Sequence[float],
 ) -> None:
     confidence = config.evaluation.confidence
-    strategies = summarize(outcomes, config.strategies, prompts, benchmark.categories, seed=config.seed, confidence=confidence)
+    strategies = summarize(outcomes, scores, config.strategies, prompts, benchmark.categories, seed=config.seed, confidence=confidence)
     lines = [{"strategy": name, "text": prompts[row.prompt].text, **row.to_json()} for name, rows in outcomes.items() for row in rows]
     run.write_text("outcomes.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     summary = {
@@ -142,7 +145,7 @@ def _conclude(
     page = evaluation_report(
         config.name,
         strategies,
-        config.strategies,
+        [name for name in strategies if not config.strategies[name].events],
         benchmark.categories,
         sizes=(len(prompts), len(config.evaluation.seeds)),
         correlation=correlation,

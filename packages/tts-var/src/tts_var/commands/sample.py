@@ -110,7 +110,11 @@ def _conclude(
     config: SampleConfig, run: Run, model: NextScaleModel, results: list[SearchResult], verdicts: list[Verdict], seconds: float
 ) -> None:
     settings = {**asdict(config.search), "model": choice_name(config.generator)}
-    rows = [_write_images(config, run.directory, settings, index, *pair) for index, pair in enumerate(zip(results, verdicts, strict=True))]
+    made = {key: value for key, value in provenance().items() if key in ("commit", "versions")}
+    metadata = {"seed": config.seed, "search": settings, "generator": config.generator, "made": made}
+    folder = run.directory / "pictures"
+    folder.mkdir(exist_ok=True)
+    rows = [_write_images(folder, metadata, index, *pair) for index, pair in enumerate(zip(results, verdicts, strict=True))]
     run.write_text("samples.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     if config.page_prompts:
         shown = {key: json.dumps(value) if isinstance(value, list) else str(value) for key, value in settings.items()}
@@ -127,37 +131,28 @@ def _conclude(
     run.finish(summary, report=ReportConfig(title=f"Samples: {config.name}", headline=headline, samples=samples))
     for result, text in zip(results, texts, strict=True):
         _logger.info("%-44s %s", result.prompt, text)
-    _logger.info("images             %s", run.directory / "pictures")
+    _logger.info("images             %s", folder)
     if config.page_prompts:
         _logger.info("search             %s", run.directory / "search.html")
 
 
-def _write_images(
-    config: SampleConfig, directory: Path, settings: dict[str, Any], index: int, result: SearchResult, verdict: Verdict
-) -> dict[str, Any]:
+def _write_images(folder: Path, metadata: Mapping[str, Any], index: int, result: SearchResult, verdict: Verdict) -> dict[str, Any]:
     """Writes the final images of a prompt, the chosen one first and under the plain name; returns the row of samples.jsonl."""
-    folder = directory / "pictures"
-    folder.mkdir(exist_ok=True)
-    made = {key: value for key, value in provenance().items() if key in ("commit", "versions")}
     # 0007.png is the chosen image of prompt 7; 0007_1.png and so on are the others in order.
     order = [result.chosen, *(position for position in range(len(result.images)) if position != result.chosen)]
     names = [f"{index:04d}.png", *(f"{index:04d}_{number}.png" for number in range(1, len(order)))]
     for name, position in zip(names, order, strict=True):
-        metadata = {
+        own = {
             "prompt": result.prompt,
-            "seed": config.seed,
             "lineage": list(result.lineages[position]),
             "reward": result.rewards[position] if result.rewards else None,
-            "search": settings,
-            "generator": config.generator,
-            "made": made,
         }
-        save_png(folder / name, result.images[position], metadata)
+        save_png(folder / name, result.images[position], {**metadata, **own})
     return {
         "prompt": result.prompt,
-        "seed": config.seed,
-        "file": f"pictures/{names[0]}",
-        "others": [f"pictures/{name}" for name in names[1:]],
+        "seed": metadata["seed"],
+        "file": f"{folder.name}/{names[0]}",
+        "others": [f"{folder.name}/{name}" for name in names[1:]],
         "reward": result.reward,
         "rewards": list(result.rewards),
         "lineage": list(result.lineage),

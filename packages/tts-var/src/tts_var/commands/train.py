@@ -208,7 +208,6 @@ def main(config: TrainConfig) -> None:
                     partial(builders[name], config, run.world),
                     folder,
                     lambda world, norm: instantiate(config.strategy, world, max_grad_norm=norm),
-                    made=PARTS.made_by(name),
                     max_steps=getattr(config, name).trainer.max_steps,
                 )
     _logger.info("sample             python -m tts_var.commands.sample generator.path=%s", _folder(config).path)

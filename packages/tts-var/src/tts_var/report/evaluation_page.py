@@ -1,10 +1,10 @@
 """Page of an evaluation of search strategies: score over N and over compute, and a table per strategy."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from triptych.evaluation.statistics import Interval
 from triptych.report import Figure, ReportConfig, Samples
-from tts_var.numerics.schedule import SearchConfig
 
 NOTES = (
     "The score is the fraction of prompts whose chosen image fulfils every part, over all prompts and seeds. Combinations of two objects, "
@@ -20,7 +20,7 @@ COLUMNS = (
 def evaluation_report(
     name: str,
     strategies: Mapping[str, Mapping[str, Any]],
-    settings: Mapping[str, SearchConfig],
+    best_of_n: Collection[str],
     categories: Sequence[str],
     *,
     sizes: tuple[int, int],
@@ -32,7 +32,7 @@ def evaluation_report(
     Args:
         name: name of the run.
         strategies: result of `summarize`.
-        settings: search settings of each strategy.
+        best_of_n: names of the strategies without events.
         categories: categories of the prompts.
         sizes: numbers of prompts and of seeds.
         correlation: rank correlation at each scale; empty for none.
@@ -44,7 +44,7 @@ def evaluation_report(
         title=f"Search strategies: {name}",
         headline={"prompts": str(sizes[0]), "seeds": str(sizes[1]), "best": best},
         notes=NOTES,
-        figures=figures(strategies, settings, correlation, confidence),
+        figures=figures(strategies, best_of_n, correlation, confidence),
         samples=[Samples("Strategies, per prompt", columns, rows)],
     )
 
@@ -54,14 +54,14 @@ def table(strategies: Mapping[str, Mapping[str, Any]], categories: Sequence[str]
     rows = [
         (
             name,
-            percent(row["score"], *row["interval"]),
+            Interval(row["score"], *row["interval"]).percent(),
             str(row["num_samples"]),
             f"{1e3 * row['tflops']:.2f}",
             f"{row['seconds']:.3f}",
             f"{100 * row['any_correct']:.1f} %",
             "" if row["diversity"] is None else f"{row['diversity']:.3f}",
-            _points(row.get("over_single")),
-            _points(row.get("over_best_of")),
+            points(row.get("over_single")),
+            points(row.get("over_best_of")),
             *(f"{100 * row['categories'][category]:.0f} %" for category in categories),
         )
         for name, row in strategies.items()
@@ -70,13 +70,13 @@ def table(strategies: Mapping[str, Mapping[str, Any]], categories: Sequence[str]
 
 
 def figures(
-    strategies: Mapping[str, Mapping[str, Any]], settings: Mapping[str, SearchConfig], correlation: Sequence[float], confidence: float
+    strategies: Mapping[str, Mapping[str, Any]], best_of_n: Collection[str], correlation: Sequence[float], confidence: float
 ) -> list[Figure]:
     """Score over the number of final images and over compute; and the rank correlation over scales, if there is one."""
     # Strategies without events are one family, Best-of-N; each of the others is a point or, with its variants in N, a curve.
     families: dict[str, list[str]] = {}
-    for name in strategies:
-        family = "Best-of-N" if not settings[name].events else name.removesuffix(f"_{settings[name].num_images}")
+    for name, row in strategies.items():
+        family = "Best-of-N" if name in best_of_n else name.removesuffix(f"_{row['num_samples']}")
         families.setdefault(family, []).append(name)
     found = [
         Figure(
@@ -96,12 +96,7 @@ def figures(
     return found
 
 
-def percent(mean: float, low: float, high: float) -> str:
-    """A score with its interval, in per cent."""
-    return f"{100 * mean:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def _points(interval: Mapping[str, float] | None) -> str:
+def points(interval: Mapping[str, float] | None) -> str:
     """A paired difference with its interval, in points."""
     if interval is None:
         return ""

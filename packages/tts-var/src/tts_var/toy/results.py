@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from triptych.report import Figure
-from triptych.report.results import Panel
+from triptych.report.results import Panel, markdown_table
 from tts_var.images import to_image
 from tts_var.numerics.schedule import Event, SearchConfig
-from tts_var.report.evaluation_page import figures
+from tts_var.report.evaluation_page import figures, points
 from tts_var.search import Search
 from tts_var.toy.models import load_small_world
 from tts_var.toy.scorers import clip_features, clip_reward
@@ -31,22 +31,34 @@ class Results:
 
     def text(self, experiments: Path) -> str:
         """One row per strategy."""
-        return f"{_TEXT}\n{_table(_strategies(experiments))}"
+        columns = (
+            "strategy", "final images", "fulfilled, %", "95 % interval", "GFLOP per prompt", "any final image, %", "over a single sample",
+        )  # fmt: skip
+        rows = []
+        for name, row in _strategies(experiments).items():
+            low, high = (100 * bound for bound in row["interval"])
+            rows.append(
+                (
+                    f"`{name}`",
+                    str(row["num_samples"]),
+                    f"{100 * row['score']:.1f}",
+                    f"{low:.1f} to {high:.1f}",
+                    f"{1e3 * row['tflops']:.2f}",
+                    f"{100 * row['any_correct']:.1f}",
+                    points(row.get("over_single")),
+                )
+            )
+        return f"{_TEXT}\n{markdown_table(columns, rows)}"
 
     def figures(self, experiments: Path) -> dict[str, Figure]:
         """Score over the number of final images, and over compute."""
         strategies = _strategies(experiments)
-        settings = {
-            name: SearchConfig(
-                num_images=row["num_samples"], events=[] if name.startswith(("single", "best_of")) else [Event(3, "cluster")]
-            )
-            for name, row in strategies.items()
-        }
-        over_images, over_compute = figures(strategies, settings, [], 0.95)
+        best_of_n = [name for name in strategies if name.startswith(("single", "best_of"))]
+        over_images, over_compute = figures(strategies, best_of_n, [], 0.95)
         return {"var_score_over_images": over_images, "var_score_over_compute": over_compute}
 
     def strip(self, panel: Panel, outputs: Path) -> None:
-        """Partial images of every particle, a row per scale from the third on, with the survivors of each event."""
+        """Partial images of every particle, a row per scale from the third on, and the path of the chosen image."""
         config = SearchConfig(batch_schedule=[6, 6, 6, 4, 4, 2, 2], events=[Event(3, "cluster"), Event(5, "resample")], num_scales=7)
         search = Search(load_small_world(), config, reward=clip_reward(), features=clip_features())
         (result,) = search.run(_PROMPT, seed=0, trace=True)
@@ -67,24 +79,3 @@ class Results:
 def _strategies(experiments: Path) -> dict[str, dict[str, Any]]:
     record = json.loads((experiments / "var" / "search_strategies" / "results.json").read_text())
     return dict(record["search_strategies"]["summary"]["strategies"])
-
-
-def _table(strategies: dict[str, dict[str, Any]]) -> str:
-    lines = [
-        "| strategy | final images | fulfilled, % | 95 % interval | GFLOP per prompt | any final image, % | over a single sample |",
-        "| --- " * 7 + "|",
-    ]
-    for name, row in strategies.items():
-        low, high = (100 * bound for bound in row["interval"])
-        gain = row.get("over_single")
-        cells = [
-            f"`{name}`",
-            str(row["num_samples"]),
-            f"{100 * row['score']:.1f}",
-            f"{low:.1f} to {high:.1f}",
-            f"{1e3 * row['tflops']:.2f}",
-            f"{100 * row['any_correct']:.1f}",
-            "" if gain is None else f"{100 * gain['mean']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
