@@ -1,6 +1,7 @@
 """The supervised phase: learning, reuse of finished phases, and refusals."""
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.run.config import RunConfig
 from triptych.run.session import Run
+from triptych.run.signals import Interrupted
+from triptych.strategy import StepReport
+from triptych.strategy.ddp import DDPStrategy
 from triptych.testing import run_distributed
 
 
@@ -114,7 +118,9 @@ def test_demonstrations_that_do_not_fit_are_refused_and_nothing_is_kept(tmp_path
 
 
 def test_a_loss_that_is_not_finite_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"loss of the cold start is nan at step \d+: lower cold_start.learning_rate"):
+    with pytest.raises(
+        UserError, match=r"the cold start diverges at step \d+ \(loss .*, gradient norm .*\): lower cold_start.learning_rate"
+    ):
         run(small(), tmp_path, ColdStartConfig(steps=5, batch_size=4, learning_rate=1e30, warmup_steps=0))
 
 
@@ -123,6 +129,45 @@ def _train_on(world: World, root: Path) -> torch.Tensor:
     policy = small()
     run(policy, root, ColdStartConfig(steps=5, batch_size=4))
     return weights(policy)
+
+
+def test_damaged_weights_in_the_cache_are_kept_aside_and_trained_again(tmp_path: Path) -> None:
+    first, second = small(), small()
+    run(first, tmp_path)
+    (folder,) = (tmp_path / "cache").iterdir()
+    path = folder / "model.safetensors"
+    damaged = bytearray(path.read_bytes())
+    damaged[-7] ^= 1  # one bit of a weight
+    path.write_bytes(damaged)
+    run(second, tmp_path)
+    assert torch.equal(weights(first), weights(second))
+    (aside,) = (tmp_path / "cache").glob("*.damaged")
+    assert (aside / "model.safetensors").read_bytes() == damaged
+    mask = os.umask(0)
+    os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask, "the group may read weights"
+
+
+def test_an_interrupted_phase_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, interrupted, resumed = small(), small(), small()
+    run(whole, tmp_path / "whole")
+    steps = DDPStrategy.step
+    counted: list[float] = []
+
+    def preempt(self: DDPStrategy, learning_rate: float) -> StepReport:
+        counted.append(learning_rate)
+        if len(counted) == 47:
+            signal.raise_signal(signal.SIGTERM)
+        return steps(self, learning_rate)
+
+    monkeypatch.setattr(DDPStrategy, "step", preempt)
+    with pytest.raises(Interrupted, match="after step 47: rerun the same command to resume"):
+        run(interrupted, tmp_path)
+    assert sorted(path.name for path in (tmp_path / "run" / "cold_start").iterdir()) == ["step_00000040", "step_00000047"]
+    run(resumed, tmp_path)
+    assert len(counted) == CONFIG.steps, "no step is repeated"
+    assert torch.equal(weights(whole), weights(resumed))
+    assert not (tmp_path / "run" / "cold_start").exists()
 
 
 def test_two_ranks_give_the_weights_of_one(tmp_path: Path) -> None:

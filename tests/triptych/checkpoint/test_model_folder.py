@@ -35,7 +35,9 @@ def test_parts_and_sizes_are_restored(tmp_path: Path) -> None:
     assert torch.equal(again.weight, first.weight)
     assert not again.training
     assert found.hash("first") != found.hash("second")
-    assert {path.name for path in (tmp_path / "model").iterdir()} == {"config.json", "first.safetensors", "second.safetensors"}
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {
+        "config.json", "first.safetensors", "second.safetensors", ".files.jsonl",
+    }  # fmt: skip
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in (tmp_path / "model").glob("*.safetensors"))  # readable by all users
 
 
@@ -54,7 +56,7 @@ def test_the_message_for_an_empty_folder_gives_the_remedy(tmp_path: Path) -> Non
     ("content", "message"),
     [
         ("[]", "not a table"),
-        ("{", "cannot be read"),
+        ("{", "is not JSON"),
         ('{"part": {"colour": 1}}', "the size 'colour': it has inputs, outputs"),
         ('{"part": {"inputs": "many"}}', "must be a number"),
     ],

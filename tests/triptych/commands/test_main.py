@@ -46,4 +46,4 @@ def test_an_error_of_the_file_system_is_one_line(
     path = tmp_path / "metrics.jsonl"
     path.mkdir()
     assert run(monkeypatch, "tail", str(tmp_path)) == 2
-    assert capsys.readouterr() == ("", f"error: cannot access {path} (Is a directory): check its permissions and its disk\n")
+    assert capsys.readouterr() == ("", f"error: {path} cannot be read (Is a directory): check its permissions and its disk\n")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from triptych.own_files import OwnFiles
 from triptych.report import Chart, ReportConfig, Samples
 from triptych.report.render import render_report
 from triptych.telemetry.tracking.jsonl import JsonlTracker
@@ -39,7 +40,7 @@ def page(folder: Path, config: ReportConfig) -> Reader:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    tracker = JsonlTracker(tmp_path)
+    tracker = JsonlTracker(OwnFiles(tmp_path))
     for step in range(5):
         tracker.log({"reward/mean": 0.2 * step, "timing/seconds": 1.0 + step}, step=step)
     tracker.close()

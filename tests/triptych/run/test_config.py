@@ -8,14 +8,32 @@ from triptych.checkpoint.checkpointer import CheckpointConfig
 from triptych.errors import UserError
 from triptych.run.config import RunConfig
 
+BAD_NAMES = [
+    "",
+    ".",
+    "./",
+    "/tmp/a",
+    "../a",
+    "a/../../b",
+    " a",
+    "a ",
+    "cache",
+    "a/cache",
+    "checkpoints",
+    "a/checkpoints/b",
+    ".lock",
+    "a/.lock",
+]
+BAD_NAMES += [".hidden", "model_files", "a\nb", "a\0b", "a\x1b[31m", "b" * 256, "a/" + "ü" * 128]
 
-@pytest.mark.parametrize("name", ["", "/tmp/a", "../a", "a/../../b", " a", "a "])
-def test_a_name_outside_the_output_root_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match=f"name is '{name}': choose a relative folder name"):
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_name_that_is_no_folder_of_its_own_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=r"name is .*: choose a relative folder name"):
         RunConfig(name=name)
 
 
-@pytest.mark.parametrize("name", ["a", "sweep/objective=gspo,seed=1", "a..b"])
+@pytest.mark.parametrize("name", ["a", "sweep/objective=gspo,seed=1", "a..b", "über", "b" * 255, "cached", "lock"])
 def test_relative_names_are_accepted(name: str) -> None:
     assert RunConfig(name=name).name == name
 

@@ -1,32 +1,96 @@
-"""Run folders: refused names, and the first key that differs between two configs."""
+"""Run folders: what may be replaced, what stays, and the states that are refused."""
 
-from typing import Any
+import json
+from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from triptych.errors import UserError
 from triptych.run.config import RunConfig
-from triptych.run.directory import first_difference
+from triptych.run.directory import RunDirectory
+from triptych.run.lock import FolderLock
+from triptych.run.session import Run
 
 
-@pytest.mark.parametrize("name", ["", "/etc", "../up", "a/../../b", " a"])
-def test_names_that_leave_the_output_folder_are_refused(name: str) -> None:
-    with pytest.raises(UserError, match="name is"):
-        RunConfig(name=name)
+def run(root: Path, name: str = "a", **changes: object) -> None:
+    """A run that writes one file and finishes."""
+    with Run.open(RunConfig(name=name, output_root=str(root), device="cpu", **changes)) as opened:  # type: ignore[arg-type]
+        opened.begin({})
+        opened.write_text("storyboard.json", json.dumps({"seed": opened.seed}))
 
 
-TREES = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=3), lambda inner: st.dictionaries(st.text("abc", min_size=1, max_size=2), inner, max_size=3))  # fmt: skip
+def test_overwrite_replaces_own_files_and_keeps_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path)
+    folder = tmp_path / "a"
+    (folder / "storyboard.json").write_text("edited by hand")
+    (folder / "notes.md").write_text("mine")
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "readme").write_text("mine")
+    run(tmp_path, overwrite=True, seed=3)
+    assert (folder / "storyboard.kept.json").read_text() == "edited by hand"
+    assert json.loads((folder / "storyboard.json").read_text()) == {"seed": 3}
+    assert (folder / "notes.md").read_text() == (folder / "checkpoints" / "readme").read_text() == "mine"
+    said = capsys.readouterr().out
+    assert "kept aside         storyboard.kept.json" in said
+    assert "unchanged          checkpoints, notes.md" in said
+    assert "replaced           5 files of an earlier run" in said
 
 
-@given(st.dictionaries(st.text("xyz", min_size=1, max_size=2), TREES, max_size=4))
-def test_a_config_does_not_differ_from_itself(tree: dict[str, Any]) -> None:
-    assert first_difference(tree, tree) is None
+def test_a_folder_with_another_run_or_a_held_lock_below_is_not_replaced(tmp_path: Path) -> None:
+    run(tmp_path)
+    run(tmp_path, "a/seed=1")
+    with pytest.raises(UserError, match=r"overwrite=true but .*a/seed=1 is another run, inside"):
+        run(tmp_path, overwrite=True)
+    for path in (tmp_path / "a" / "seed=1").iterdir():
+        path.unlink()
+    lock = FolderLock(tmp_path / "a" / "seed=1")
+    lock.acquire()
+    with pytest.raises(UserError, match="is another run, inside"):
+        run(tmp_path, overwrite=True)
+    lock.release()
+    run(tmp_path, overwrite=True)
 
 
-def test_differences_are_found_in_order_also_where_a_key_is_new_or_gone() -> None:
-    assert first_difference({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}, "d": 4}) == "b.c=2 instead of 3"
-    assert first_difference({"a": 1}, {"a": 1, "d": 4}) == "d=None instead of 4"
-    assert first_difference({"a": 1, "gone": 2}, {"a": 1}) == "gone=2 instead of None"
-    assert first_difference({"tracker": 1, "resume": "auto"}, {"tracker": 2, "resume": "must"}) is None
+def test_the_output_root_is_no_run() -> None:
+    with pytest.raises(UserError, match=r"name is '\.'"):
+        RunConfig(name=".")
+
+
+@pytest.mark.parametrize("content", ["a: [1, 2", "[1]", "", "\0\0\0", "a: " + "[" * 3000])
+def test_a_damaged_config_is_one_line(tmp_path: Path, content: str) -> None:
+    run(tmp_path)
+    (tmp_path / "a" / "config.yaml").write_text(content)
+    (tmp_path / "a" / "summary.json").write_text("{}")
+    for changes in ({"overwrite": True}, {}):
+        with pytest.raises(UserError, match=r"config\.yaml .*: ") as caught:
+            run(tmp_path, **changes)
+        assert "\n" not in str(caught.value)
+    assert (tmp_path / "a" / "config.yaml").read_text() == content
+
+
+def test_another_command_is_not_replaced_but_another_version_of_the_same_one_is(tmp_path: Path) -> None:
+    run(tmp_path)
+    config = tmp_path / "a" / "config.yaml"
+    without = "".join(line for line in config.read_text().splitlines(keepends=True) if not line.startswith(("changed", "profile")))
+    config.write_text(without)
+    run(tmp_path, overwrite=True)
+    config.write_text(config.read_text() + "trainer: {}\n")
+    with pytest.raises(UserError, match="not an earlier run of this command"):
+        run(tmp_path, overwrite=True)
+
+
+def test_a_folder_that_vanishes_between_its_making_and_its_lock_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    acquire, calls = FolderLock.acquire, []
+
+    def vanish(self: FolderLock) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            (tmp_path / "a").rmdir()  # another run, which made the folder and did not begin
+        acquire(self)
+
+    monkeypatch.setattr(FolderLock, "acquire", vanish)
+    folder = RunDirectory(tmp_path / "a")
+    folder.claim()
+    assert len(calls) == 2
+    folder.close()
+    assert list(tmp_path.iterdir()) == []

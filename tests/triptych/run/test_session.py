@@ -15,6 +15,7 @@ from triptych.checkpoint.checkpointer import CheckpointConfig
 from triptych.errors import UserError
 from triptych.report import ReportConfig
 from triptych.run.config import RunConfig
+from triptych.run.secret import Secret
 from triptych.run.session import Run
 
 
@@ -64,7 +65,7 @@ def test_a_run_writes_its_documented_files(tmp_path: Path) -> None:
     assert work(config(tmp_path), 3) is None
     folder = tmp_path / "a"
     assert {path.name for path in folder.iterdir()} == {
-        "config.yaml", "provenance.json", "metrics.jsonl", "timings.jsonl", "summary.json", "report.html", "checkpoints",
+        "config.yaml", "identity.json", ".files.jsonl", "provenance.json", "metrics.jsonl", "timings.jsonl", "summary.json", "report.html", "checkpoints",
     }  # fmt: skip
     assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == [
         {"step": 1, "value": 1}, {"step": 2, "value": 3}, {"step": 3, "value": 6},
@@ -210,3 +211,226 @@ def test_a_resumed_run_is_no_longer_finished(tmp_path: Path) -> None:
         run.begin({"counter": Counter()})
     assert not (tmp_path / "a" / "summary.json").exists()
     assert not (tmp_path / "a" / "report.html").exists()
+
+
+def test_a_checkpoint_under_the_name_of_another_step_is_refused(tmp_path: Path) -> None:
+    work(config(tmp_path), 7)
+    checkpoints = tmp_path / "a" / "checkpoints"
+    (checkpoints / "step_00000007").rename(checkpoints / "step_00000050")
+    with pytest.raises(UserError, match=r"manifest\.json is of step 7, rename the folder back .*resume_step=6"):
+        work(config(tmp_path), 8)
+    manifest = json.loads((checkpoints / "step_00000050" / "manifest.json").read_text())
+    (checkpoints / "step_00000050" / "manifest.json").write_text(json.dumps({**manifest, "step": 50}))
+    with pytest.raises(UserError, match="holds the state of step 7: rename the folder back to step_00000007"):
+        work(config(tmp_path), 8)
+    assert json.loads((tmp_path / "a" / "summary.json").read_text()) == {"value": 28}, "a refused run changes no result"
+    (checkpoints / "step_00000050" / "manifest.json").write_text(json.dumps(manifest))
+    (checkpoints / "step_00000050").rename(checkpoints / "step_00000007")
+    assert work(config(tmp_path), 8) == 7
+
+
+def test_a_checkpoint_of_another_version_is_one_line(tmp_path: Path) -> None:
+    work(config(tmp_path), 2)
+    with Run.open(config(tmp_path)) as run, pytest.raises(UserError, match="has no 'other', another version of this command wrote it"):
+        run.begin({"counter": Counter(), "other": Counter()})
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "identity.json"])
+def test_a_run_that_has_lost_its_settings_is_refused(tmp_path: Path, name: str) -> None:
+    """Without them a run would resume with another seed, unnoticed."""
+    work(config(tmp_path), 2)
+    (tmp_path / "a" / name).unlink()
+    with pytest.raises(UserError, match=f"holds a run without {name}: restore the file"):
+        work(config(tmp_path, seed=5), 3)
+    assert work(config(tmp_path, overwrite=True), 1) is None
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"id": "a"}', "[" * 100_000])
+def test_a_damaged_identity_is_one_line(tmp_path: Path, content: str) -> None:
+    work(config(tmp_path), 2)
+    (tmp_path / "a" / "identity.json").write_text(content)
+    with pytest.raises(UserError, match=r"identity\.json is .*: restore the file"):
+        work(config(tmp_path), 3)
+
+
+def test_a_run_can_be_moved_and_renamed(tmp_path: Path) -> None:
+    work(config(tmp_path), 2)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "a").rename(tmp_path / "elsewhere" / "b")
+    assert work(config(tmp_path / "elsewhere", name="b"), 3) == 2
+
+
+def test_an_input_that_has_changed_is_refused_until_it_is_named(tmp_path: Path) -> None:
+    data = tmp_path / "questions.jsonl"
+    data.write_text("1")
+    settings = config(tmp_path, choice={"path": str(data)})
+    work(settings, 2)
+    data.write_text("2")
+    with pytest.raises(
+        UserError, match=r"has read another content of choice\.path: restore it, .* or confirm the change with changed=\[choice\.path\]"
+    ):
+        work(settings, 3)
+    named = config(tmp_path, choice={"path": str(data)}, changed=["choice.path"])
+    assert work(named, 3) == 2
+    changes = [json.loads(line) for line in (tmp_path / "a" / "changes.jsonl").read_text().splitlines()]
+    assert [(change["step"], change["key"]) for change in changes] == [(2, "choice.path")]
+    assert changes[0]["before"] != changes[0]["after"]
+    assert work(settings, 4) == 3, "the new content is the run's"
+    assert work(named, 5) == 4, "the same command again changes nothing"
+    assert len((tmp_path / "a" / "changes.jsonl").read_text().splitlines()) == 1
+    data.unlink()
+    with pytest.raises(UserError, match="another content of choice"):
+        work(settings, 6)
+
+
+def test_a_setting_can_be_changed_by_naming_it(tmp_path: Path) -> None:
+    work(config(tmp_path), 2)
+    longer = Inner(learning_rate=0.2)
+    with pytest.raises(UserError, match=r"changed=\[inner\.learning_rate\]"):
+        work(config(tmp_path, inner=longer), 3)
+    with pytest.raises(UserError, match=r"inner\.learning_rate=0\.1 instead of 0\.2"):
+        work(config(tmp_path, inner=longer, changed=["inner.max_steps"]), 3)
+    with pytest.raises(UserError, match="changed names 'iner', which is not a setting"):
+        work(config(tmp_path, inner=longer, changed=["iner"]), 3)
+    assert work(config(tmp_path, inner=longer, changed=["inner"]), 3) == 2
+    [change] = [json.loads(line) for line in (tmp_path / "a" / "changes.jsonl").read_text().splitlines()]
+    assert change == {"step": 2, "key": "inner.learning_rate", "before": 0.1, "after": 0.2}
+    assert yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())["inner"]["learning_rate"] == 0.2
+
+
+def test_a_requeued_command_goes_back_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keep = CheckpointConfig(keep=2)
+    work(config(tmp_path, checkpoint=keep), 4)
+    back = config(tmp_path, checkpoint=keep, resume_step=3)
+    assert work(back, 6) == 3
+    assert "resume_step=3 was applied before" not in capsys.readouterr().out
+    assert work(back, 8) == 6, "step 3 is gone, and the run went on"
+    assert "resume_step=3 was applied before: resuming from step 6" in capsys.readouterr().out
+    assert work(config(tmp_path, checkpoint=keep), 9) == 8
+    assert work(config(tmp_path, checkpoint=keep, resume_step=8), 9) == 8
+
+
+def test_what_came_after_the_step_that_a_run_goes_back_to_is_kept_each_time(tmp_path: Path) -> None:
+    everything = CheckpointConfig(keep=9)
+    work(config(tmp_path, checkpoint=everything), 3)
+    for _ in range(2):
+        work(config(tmp_path, checkpoint=everything, resume_step=2), 3)
+        work(config(tmp_path, checkpoint=everything), 3)
+    names = {path.name for path in (tmp_path / "a" / "checkpoints").iterdir()}
+    assert names == {"step_00000001", "step_00000002", "step_00000003", "step_00000003.abandoned", "step_00000003.abandoned-2"}
+    for number in (1, 2):
+        rows = (tmp_path / "a" / f"metrics.abandoned-{number}.jsonl").read_text()
+        assert json.loads(rows) == {"step": 3, "value": 6}
+
+
+def test_overwrite_and_resume_step_contradict_each_other(tmp_path: Path) -> None:
+    work(config(tmp_path), 2)
+    with pytest.raises(UserError, match="contradict each other"):
+        work(config(tmp_path, overwrite=True, resume_step=1), 2)
+
+
+def test_a_damaged_line_of_metrics_refuses_and_keeps_the_file(tmp_path: Path) -> None:
+    work(config(tmp_path), 4)
+    path = tmp_path / "a" / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    damaged = "".join([lines[0], lines[1][:5] + "\n", *lines[2:]])
+    path.write_text(damaged)
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2 is damaged"):
+        work(config(tmp_path), 5)
+    assert path.read_text() == damaged
+
+
+def test_overwrite_is_not_applied_again_when_slurm_requeues_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    work(config(tmp_path), 2)
+    anew = config(tmp_path, overwrite=True)
+    assert work(anew, 3) is None
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert work(anew, 5) == 3
+    monkeypatch.setenv("SLURM_JOB_ID", "18")
+    assert work(anew, 1) is None
+
+
+class Tracks:
+    """A tracker that remembers how it was made."""
+
+    made: list[dict[str, Any]] = []  # noqa: RUF012
+
+    def __init__(self, **arguments: Any) -> None:
+        self.made.append(arguments)
+
+    def log(self, metrics: Any, *, step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_the_id_of_a_tracked_run_is_random_and_kept_while_it_resumes(tmp_path: Path) -> None:
+    Tracks.made.clear()
+    work(config(tmp_path / "one"), 2, tracker=Tracks)
+    work(config(tmp_path / "one"), 3, tracker=Tracks)
+    (tmp_path / "one" / "a").rename(tmp_path / "one" / "b")
+    work(config(tmp_path / "one", name="b"), 4, tracker=Tracks)
+    work(config(tmp_path / "one", name="b", overwrite=True), 1, tracker=Tracks)
+    work(config(tmp_path / "one", name="b", resume_step=1), 2, tracker=Tracks)
+    (tmp_path / "one").rename(tmp_path / "two")  # the same path as in another container
+    work(config(tmp_path / "one", name="b"), 1, tracker=Tracks)
+    first, second, third, fourth, rewound, other = [made["run_id"] for made in Tracks.made]
+    assert first == second == third
+    assert len({first, fourth, rewound, other}) == 4
+
+
+def test_secrets_are_used_and_not_written(tmp_path: Path) -> None:
+    Tracks.made.clear()
+    key = Secret("sk-12345", "${oc.env:KEY}")
+    settings = config(tmp_path, choice={"key": key, "list": [key]})
+    work(settings, 2, tracker=Tracks)
+    with Run.open(settings) as run:
+        run.begin({"counter": Counter()})
+        run.finish({"choice": settings.choice}, report=ReportConfig("test"))
+    assert Tracks.made[0]["config"]["choice"] == {"key": "${oc.env:KEY}", "list": ["${oc.env:KEY}"]}
+    files = [path for path in (tmp_path / "a").rglob("*") if path.is_file()]
+    assert not [path for path in files if b"sk-12345" in path.read_bytes()]
+    assert yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())["choice"]["key"] == "${oc.env:KEY}"
+    with pytest.raises(UserError, match="choice.key=another value of the variable"):
+        work(config(tmp_path, choice={"key": Secret("other", key.shown), "list": [key]}), 3)
+
+
+def test_a_phase_before_the_training_resumes_and_leaves_no_checkpoint(tmp_path: Path) -> None:
+    def phase(stop_after: int, fingerprint: str = "f") -> int:
+        with Run.open(config(tmp_path, checkpoint=CheckpointConfig(every_steps=1))) as run:
+            counter = Counter()
+            state = {"counter": counter}
+            with run.phase("before", state, fingerprint=fingerprint) as restored:
+                for step in run.steps(5, state, first=restored + 1):
+                    counter.value += step.number
+                    if step.number == stop_after:
+                        raise UserError("stopped here")
+            assert counter.value == 15
+            assert run.checkpoint_steps == []
+        return restored
+
+    for _ in range(2):
+        with pytest.raises(UserError, match="stopped here"):
+            phase(4)
+    assert sorted(path.name for path in (tmp_path / "a" / "before").iterdir()) == ["step_00000002", "step_00000003"]
+    assert phase(0) == 3
+    assert not (tmp_path / "a" / "before").exists()
+    with pytest.raises(UserError, match="stopped here"):
+        phase(3)
+    assert phase(0, fingerprint="other") == 0, "work on other inputs starts from its first step"
+    with pytest.raises(UserError, match="stopped here"):
+        phase(3)
+    assert work(config(tmp_path, overwrite=True), 1) is None
+    assert not (tmp_path / "a" / "before").exists()
+
+
+def test_staged_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    with Run.open(config(tmp_path)) as run:
+        run.begin({})
+        with pytest.raises(RuntimeError), run.staging("pictures") as folder:
+            (folder / "1.png").write_text("half")
+            raise RuntimeError
+        assert not (run.directory / "pictures").exists()
+        with run.staging("pictures") as folder:
+            (folder / "1.png").write_text("whole")
+        assert [path.name for path in (run.directory / "pictures").iterdir()] == ["1.png"]

@@ -4,11 +4,12 @@ import json
 import math
 from pathlib import Path
 
+from triptych.own_files import OwnFiles
 from triptych.telemetry.tracking.jsonl import JsonlTracker, read_rows
 
 
 def test_each_step_is_one_object_and_timings_are_separate(tmp_path: Path) -> None:
-    tracker = JsonlTracker(tmp_path)
+    tracker = JsonlTracker(OwnFiles(tmp_path))
     tracker.log({"loss": 1.5, "timing/seconds": 0.1, "length/correct": math.nan}, step=1)
     tracker.log({"loss": 0.1 + 0.2}, step=2)
     tracker.close()
@@ -19,7 +20,7 @@ def test_each_step_is_one_object_and_timings_are_separate(tmp_path: Path) -> Non
 
 def test_a_resumed_file_equals_an_uninterrupted_one_to_the_byte(tmp_path: Path) -> None:
     def write(folder: Path, steps: range, resume_step: int | None) -> None:
-        tracker = JsonlTracker(folder, resume_step=resume_step)
+        tracker = JsonlTracker(OwnFiles(folder), resume_step=resume_step)
         for step in steps:
             tracker.log({"loss": 1 / (step + 3)}, step=step)
         tracker.close()
@@ -35,6 +36,6 @@ def test_a_resumed_file_equals_an_uninterrupted_one_to_the_byte(tmp_path: Path) 
 
 
 def test_a_fresh_start_empties_the_files(tmp_path: Path) -> None:
-    JsonlTracker(tmp_path).log({"loss": 1.0}, step=1)
-    JsonlTracker(tmp_path).close()
+    JsonlTracker(OwnFiles(tmp_path)).log({"loss": 1.0}, step=1)
+    JsonlTracker(OwnFiles(tmp_path)).close()
     assert read_rows(tmp_path / "metrics.jsonl") == []

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from triptych.errors import UserError
+from triptych.own_files import OwnFiles
 from triptych.telemetry.tracking.jsonl import JsonlTracker
 
 
@@ -47,7 +48,7 @@ def test_the_newest_offline_folder_of_a_resumed_run_holds_all_of_it(tmp_path: Pa
     from triptych.telemetry.tracking.wandb import WandbTracker
 
     def begin(resume_step: int | None, steps: range) -> None:
-        jsonl = JsonlTracker(tmp_path, resume_step=resume_step)
+        jsonl = JsonlTracker(OwnFiles(tmp_path), resume_step=resume_step)
         tracker = WandbTracker(directory=tmp_path, run_id="abc", name="a", config={})
         for step in steps:
             for each in (jsonl, tracker):

@@ -18,6 +18,7 @@ from captain_cinema.report.storyboard_page import render_storyboard_page
 from captain_cinema.sampling import Keyframe, KeyframeSampler, Reference, SamplingConfig
 from captain_cinema.video import Clip, VideoGenerator
 from triptych.errors import UserError
+from triptych.files import write_atomically
 from triptych.report import ReportConfig, Samples
 from triptych.run.provenance import provenance
 from triptych.run.session import Run
@@ -218,25 +219,35 @@ def _kept(board: Storyboard, film: FilmConfig, seed: int) -> tuple[Storyboard, d
 
 def _write(run: Run, film: FilmConfig, script: Script, studio: Studio, keyframes: Sequence[Keyframe], clips: Iterator[Clip]) -> None:
     board = script.board
-    for folder in ("keyframes", "clips"):
-        (run.directory / folder).mkdir(exist_ok=True)
+    with run.staging() as folder:
+        verdicts = _write_files(folder, film, script, studio, keyframes, clips)
+    _finish(run, board, keyframes, verdicts)
+
+
+def _write_files(
+    folder: Path, film: FilmConfig, script: Script, studio: Studio, keyframes: Sequence[Keyframe], clips: Iterator[Clip]
+) -> list[Mapping[str, bool]]:
+    """Writes all files of a film but the run's own; returns the verdicts on the shots."""
+    board = script.board
+    for name in ("keyframes", "clips"):
+        (folder / name).mkdir()
     made = provenance()
     signed = {"Software": f"triptych {made['commit']}", "Seed": str(board.seed)}
     for number, (shot, keyframe) in enumerate(zip(board.shots, keyframes, strict=True), start=1):
         texts = {**signed, "Title": board.title, "Description": shot.caption}
-        write_image(run.directory / _keyframe_file(number), to_bytes(keyframe.frame[None])[0], texts)
-    verdicts = _write_film(run, film, studio, board, keyframes, clips, signed)
+        write_image(folder / _keyframe_file(number), to_bytes(keyframe.frame[None])[0], texts)
+    verdicts = _write_film(folder, film, studio, board, keyframes, clips, signed)
     sheet = contact_sheet(
         [to_bytes(keyframe.frame[None], scale=film.scale)[0] for keyframe in keyframes], [shot.caption for shot in board.shots]
     )
-    write_image(run.directory / "contact_sheet.png", sheet, {**signed, "Title": board.title})
-    board.write(run.directory / "storyboard.json")
-    run.write_text("plan.txt", _plan_text(board, keyframes))
+    write_image(folder / "contact_sheet.png", sheet, {**signed, "Title": board.title})
+    board.write(folder / "storyboard.json")
+    write_atomically(folder / "plan.txt", _plan_text(board, keyframes))
     memory, sampling = studio.memory, studio.sampling
     page = render_storyboard_page(
         board,
         keyframes,
-        clips=[(run.directory / _clip_file(number)).read_bytes() for number in range(1, len(keyframes) + 1)],
+        clips=[(folder / _clip_file(number)).read_bytes() for number in range(1, len(keyframes) + 1)],
         verdicts=verdicts,
         references=script.references,
         patch=studio.model.space.pixels_per_token,
@@ -247,12 +258,12 @@ def _write(run: Run, film: FilmConfig, script: Script, studio: Studio, keyframes
             "commit": str(made["commit"]),
         },
     )
-    run.write_text("storyboard.html", page)
-    _finish(run, board, keyframes, verdicts)
+    write_atomically(folder / "storyboard.html", page)
+    return verdicts
 
 
 def _write_film(
-    run: Run,
+    folder: Path,
     film: FilmConfig,
     studio: Studio,
     board: Storyboard,
@@ -269,12 +280,12 @@ def _write_film(
         yield title_card(board.title, size)[None].expand(round(film.title_seconds * film.frames_per_second), -1, -1, -1)
         for index, clip in enumerate(clips):
             tags = {"title": board.shots[index].caption, **signed}
-            write_film(run.directory / _clip_file(index + 1), [clip.frames], frames_per_second=rate, metadata=tags)
+            write_film(folder / _clip_file(index + 1), [clip.frames], frames_per_second=rate, metadata=tags)
             animated = clip if studio.video.animates else None
             verdicts.append(studio.verifier(board, index, keyframes[index].frame, animated))
             yield clip.frames
 
-    write_film(run.directory / "film.mp4", shots(), frames_per_second=rate, metadata={"title": board.title, **signed})
+    write_film(folder / "film.mp4", shots(), frames_per_second=rate, metadata={"title": board.title, **signed})
     return verdicts
 
 

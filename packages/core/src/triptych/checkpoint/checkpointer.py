@@ -1,22 +1,23 @@
 """Atomic checkpoints: written to a temporary folder, hashed, then renamed."""
 
-import hashlib
-import json
+import itertools
 import re
 import shutil
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from triptych.checkpoint import Saveable, Writer
+from triptych.checkpoint.manifest import damage_of, remove_listed, write_manifest
 from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.files import describe_disk_error, is_disk_error, sync
 
 _COMPLETE = re.compile(r"step_(\d{8})")
-_MANIFEST = "manifest.json"
+_OWN = re.compile(r"step_\d{8}(\.(partial|replaced|removed|abandoned(-\d+)?))?")
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Checkpointer:
 
     A folder `step_00000010` is complete by construction: it was written as `step_00000010.partial`, every file
     was hashed (SHA-256) into `manifest.json` and synced to disk, and only then was the folder renamed. The latest
-    checkpoint is found from the folder names; there is no pointer file.
+    checkpoint is found from the folder names; there is no pointer file. What is not in a manifest is never removed.
 
     Args:
         directory: parent of the step folders; created at the first save.
@@ -151,15 +152,15 @@ class Checkpointer:
     def restore(self, state: Mapping[str, Saveable], step: int | None = None) -> int | None:
         """Loads the newest checkpoint, or that of `step`, into every component.
 
-        Every file is compared with the manifest before anything is loaded. Leftovers of interrupted saves are
-        removed; checkpoints newer than a chosen `step` are set aside as `step_XXXXXXXX.abandoned`.
+        Step, set of files and every file are compared with the manifest before anything is loaded. Leftovers of interrupted
+        saves are removed; checkpoints newer than a chosen `step` are set aside as `step_XXXXXXXX.abandoned`, `.abandoned-2` and so on.
 
         Returns:
             The step, or None where there is no checkpoint.
 
         Raises:
-            UserError: if the chosen step does not exist, or a file is missing, truncated or altered; the message
-                names the newest earlier checkpoint that is intact.
+            UserError: if the chosen step does not exist, lacks a component, is of another step than its name says, or a file is
+                missing, truncated, altered or too many; the message names the newest earlier checkpoint that is intact.
         """
         self.wait()
         with self._world.main_first() as is_main:
@@ -173,8 +174,27 @@ class Checkpointer:
                 self._verify(chosen)
                 self._tidy(chosen)
         for name, component in state.items():
+            if not (self.path(chosen) / name).is_dir():
+                raise UserError(
+                    f"checkpoint {self.path(chosen)} has no '{name}', another version of this command wrote it: "
+                    "resume with that version, or add overwrite=true to start over"
+                )
             component.load(self.path(chosen) / name)
         return chosen
+
+    def clear(self) -> None:
+        """Removes all checkpoints, the abandoned ones and leftovers too; other files, and edited ones, stay."""
+        self.wait()
+        if not self._directory.is_dir():
+            return
+        for folder in sorted(self._directory.iterdir()):
+            if folder.is_dir() and not folder.is_symlink() and _OWN.fullmatch(folder.name):
+                if folder.suffix == ".partial":
+                    shutil.rmtree(folder, ignore_errors=True)
+                else:
+                    self._remove(folder)
+        with suppress(OSError):  # other files
+            self._directory.rmdir()
 
     def choose(self, step: int | None, *, option: str = "resume_step") -> int | None:
         """The step of the newest complete checkpoint, or `step` itself if it has one; None where there is none.
@@ -196,21 +216,7 @@ class Checkpointer:
 
     def damage(self, step: int) -> str | None:
         """Damage of the checkpoint of `step`, in a few words that begin with the file; None if it is intact."""
-        folder = self.path(step)
-        try:
-            manifest = json.loads((folder / _MANIFEST).read_text())
-            expected = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return f"{_MANIFEST} is missing or unreadable"
-        for name, (num_bytes, digest) in expected.items():
-            path = folder / name
-            if not path.is_file():
-                return f"{name} is missing"
-            if path.stat().st_size != num_bytes:
-                return f"{name} has {path.stat().st_size} bytes instead of {num_bytes}"
-            if _sha256(path) != digest:
-                return f"{name} does not match its checksum"
-        return None
+        return damage_of(self.path(step), step)
 
     def _verify(self, chosen: int) -> None:
         damage = self.damage(chosen)
@@ -224,43 +230,40 @@ class Checkpointer:
 
     def _put_back(self) -> None:
         """Restores a checkpoint that was moved aside for its replacement, where a kill prevented the replacement."""
-        for replaced in self._directory.glob("*.replaced"):
+        for replaced in self._directory.glob("step_*.replaced"):
             if replaced.with_suffix("").exists():
-                shutil.rmtree(replaced, ignore_errors=True)
+                self._remove(replaced)
             else:
                 replaced.rename(replaced.with_suffix(""))
 
     def _tidy(self, chosen: int) -> None:
-        for leftover in (*self._directory.glob("*.partial"), *self._directory.glob("*.removed")):
+        for leftover in self._directory.glob("step_*.partial"):
             shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in self._directory.glob("step_*.removed"):
+            self._remove(leftover)
         for newer in (step for step in self.steps() if step > chosen):
-            aside = self._directory / f"step_{newer:08d}.abandoned"
-            shutil.rmtree(aside, ignore_errors=True)
-            self.path(newer).rename(aside)
+            self.path(newer).rename(_unused(self._directory / f"step_{newer:08d}.abandoned"))
 
     def _commit(self, step: int, partial: Path) -> None:
-        files = sorted(path for path in partial.rglob("*") if path.is_file())
-        entries = {}
-        for path in files:
-            sync(path)
-            entries[str(path.relative_to(partial))] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        (partial / _MANIFEST).write_text(json.dumps({"step": step, "files": entries}, indent=1))
-        sync(partial / _MANIFEST)
-        for folder in {path.parent for path in files} | {partial}:
-            sync(folder)
+        write_manifest(partial, step)
         final = self.path(step)
         replaced = final.with_name(f"{final.name}.replaced")
         if final.exists():
             final.rename(replaced)
         partial.rename(final)
         sync(self._directory)
-        shutil.rmtree(replaced, ignore_errors=True)
+        if replaced.exists():
+            self._remove(replaced)
 
     def _remove(self, folder: Path) -> None:
         # Renamed before it is emptied: a kill in between must not leave a partial folder under a complete name.
-        removed = folder.with_name(f"{folder.name}.removed")
-        folder.rename(removed)
-        shutil.rmtree(removed, ignore_errors=True)
+        removed = folder.with_suffix(".removed")
+        if folder != removed:
+            if removed.exists():
+                self._remove(removed)
+            folder.rename(removed)
+        if not remove_listed(removed):  # it holds files that no checkpoint has
+            removed.rename(_unused(removed.with_suffix(".kept")))
 
     def _first_failure(self, failure: str | None, group: Any) -> str | None:
         failures = self._world.gather_objects([failure], group=group)
@@ -285,9 +288,10 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _unused(path: Path) -> Path:
+    """The path, or with a number appended the first that does not exist."""
+    candidates = (path if number == 1 else path.with_name(f"{path.name}-{number}") for number in itertools.count(1))
+    return next(candidate for candidate in candidates if not candidate.exists())
 
 
 def _disk_failure(error: BaseException) -> str:

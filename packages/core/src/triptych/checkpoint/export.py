@@ -22,7 +22,8 @@ from triptych.checkpoint.checkpointer import Checkpointer
 from triptych.checkpoint.model_folder import CONFIG_FILE, write_part
 from triptych.distributed import World
 from triptych.errors import UserError
-from triptych.files import write_atomically
+from triptych.files import read_json, write_atomically
+from triptych.own_files import OwnFiles
 
 FILES = "model_files"
 """Subfolder of a run with the files that an exporter needs beside the weights."""
@@ -62,16 +63,15 @@ class Exportable:
     model: nn.Module
     write: Callable[[Path], None]
 
-    def leave(self, run: Path) -> None:
-        """Writes `model_files/` into the folder of a run, atomically."""
-        partial = run / f".{FILES}.partial"
+    def leave(self, own: OwnFiles) -> None:
+        """Writes `model_files/` into the folder of a run."""
+        partial = own.folder / f".{FILES}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         self.write(partial)
         index = {"exporter": self.exporter, "component": self.component, "weights": state_shapes(self.model)}
-        write_atomically(partial / _INDEX, json.dumps(index))
-        shutil.rmtree(run / FILES, ignore_errors=True)
-        partial.rename(run / FILES)
+        (partial / _INDEX).write_text(json.dumps(index))
+        own.install(partial, FILES)
 
 
 def state_shapes(model: nn.Module) -> dict[str, tuple[list[int], str]]:
@@ -96,7 +96,7 @@ def model_parts(model: nn.Module, parts: Mapping[str, tuple[nn.Module, Mapping[s
 
 def export_parts(files: Path, weights: Mapping[str, Tensor], output: Path) -> None:
     """The exporter `model_folder`: one safetensors file for each part, and all sizes in `config.json`."""
-    for part, entry in json.loads((files / _PARTS).read_text()).items():
+    for part, entry in read_json(files / _PARTS, "export a run that is complete").items():
         prefix = f"{entry['module']}." if entry["module"] else ""
         own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
         write_part(output, part, own, entry["sizes"])
@@ -110,7 +110,7 @@ def export(folder: Path, output: Path | None = None, step: int | None = None) ->
     Args:
         folder: of a run, or of a training whose stages are runs below it; parts of a model that no stage trained are taken
             from its `model/`.
-        output: the model folder; None for `export` below `folder`. An earlier export there is replaced, other content refused.
+        output: the model folder; None for `export` below `folder`. The files of an earlier export are replaced, other content refused.
         step: of the checkpoint; None for the newest.
 
     Returns:
@@ -122,7 +122,7 @@ def export(folder: Path, output: Path | None = None, step: int | None = None) ->
     runs = [folder] if (folder / FILES).is_dir() else [path.parent for path in sorted(folder.glob(f"*/{FILES}"))]
     if not runs:
         raise UserError(f"{folder} holds no run whose model can be exported: give the folder of a training")
-    indices = [json.loads((run / FILES / _INDEX).read_text()) for run in runs]
+    indices = [_read_index(run) for run in runs]
     if len(runs) > 1 and any(index["exporter"] != "model_folder" for index in indices):
         raise UserError(f"{folder} holds {len(runs)} runs: export one of them, such as {runs[0]}")
     if len(runs) > 1 and step is not None:
@@ -139,12 +139,20 @@ def export(folder: Path, output: Path | None = None, step: int | None = None) ->
             _add_parts(folder / "model", partial)
         steps = {run.name: at for run, at in found.items()}
         write_atomically(partial / _ORIGIN, json.dumps({"run": str(folder.resolve()), "steps": steps}, indent=1))
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
+        target.mkdir(exist_ok=True)
+        own = OwnFiles(target)
+        own.clear()
+        own.install(partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target, steps
+
+
+def _read_index(run: Path) -> Mapping[str, Any]:
+    index = read_json(run / FILES / _INDEX, "the run is damaged, export another one")
+    if not isinstance(index, dict) or set(index) != {"exporter", "component", "weights"}:
+        raise UserError(f"{run / FILES / _INDEX} does not describe a model: the run is damaged, export another one")
+    return index
 
 
 def _export_run(run: Path, index: Mapping[str, Any], output: Path, step: int | None) -> int:
@@ -171,8 +179,8 @@ def _add_parts(model: Path, output: Path) -> None:
     """Copies the parts of the model folder `model` that `output` does not have."""
     if not (model / CONFIG_FILE).is_file():
         return
-    known = json.loads((output / CONFIG_FILE).read_text())
-    for part, sizes in json.loads((model / CONFIG_FILE).read_text()).items():
+    known = read_json(output / CONFIG_FILE, "export again")
+    for part, sizes in read_json(model / CONFIG_FILE, "train the model again").items():
         source = model / f"{part}.safetensors"
         if part not in known and source.is_file():
             shutil.copyfile(source, output / source.name)

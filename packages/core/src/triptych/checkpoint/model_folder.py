@@ -1,6 +1,5 @@
 """Model folders: the weights of each part of a model, the sizes of all, and the command that trains them."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 
 from triptych.checkpoint.weights import fill_strictly, read_safetensors, write_safetensors
 from triptych.errors import UserError
-from triptych.files import write_atomically
+from triptych.files import read_json, sha256
+from triptych.own_files import OwnFiles
 
 CONFIG_FILE = "config.json"
 
@@ -20,12 +20,18 @@ SizesT = TypeVar("SizesT")
 
 
 def write_part(folder: Path, part: str, state: Mapping[str, Tensor], sizes: Mapping[str, Any]) -> None:
-    """Writes one part of a `ModelFolder` and adds its sizes to those of the others; each file atomically."""
+    """Writes one part of a `ModelFolder` and adds its sizes to those of the others; each file atomically.
+
+    Files of the same names that no command wrote are kept aside.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write_safetensors(folder / f"{part}.safetensors", state)
+    own = OwnFiles(folder)
+    partial = folder / f".{part}.partial"
+    write_safetensors(partial, state)
+    own.install(partial, f"{part}.safetensors")
     path = folder / CONFIG_FILE
-    known = json.loads(path.read_text()) if path.exists() else {}
-    write_atomically(path, json.dumps({**known, part: dict(sizes)}, indent=1))
+    known = read_json(path, "train the model again in another folder") if path.exists() else {}
+    own.write(CONFIG_FILE, json.dumps({**known, part: dict(sizes)}, indent=1))
 
 
 @dataclass(frozen=True)
@@ -99,10 +105,7 @@ class ModelFolder:
         path = self.path / CONFIG_FILE
         if not path.is_file():
             raise UserError(f"{self.path} holds no model (no {CONFIG_FILE}): train one with '{self.parts.train_command()}'; {self._hint}")
-        try:
-            sizes = json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(f"{path} cannot be read ({error}): train the model again") from error
+        sizes = read_json(path, "train the model again")
         if not isinstance(sizes, dict) or not all(isinstance(part, dict) for part in sizes.values()):
             raise UserError(f"{path} is not a table of the model's parts: train the model again")
         return sizes
@@ -149,4 +152,4 @@ class ModelFolder:
         path = self.path / f"{part}.safetensors"
         if not path.is_file():
             raise UserError(f"there are no weights at {path}: train them with '{self.parts.train_command(part)}'")
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return sha256(path)

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from triptych.errors import UserError
+from triptych.files import give_default_mode
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -25,10 +26,10 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Writes tensors atomically to a file that is readable by all users."""
+    """Writes tensors atomically to a file with the permissions of any new file."""
     partial = path.with_name(f".{path.name}.partial")
     save_file({key: value.detach().contiguous().cpu() for key, value in state.items()}, partial)
-    partial.chmod(0o644)  # safetensors creates it readable by its owner only
+    give_default_mode([partial])
     partial.replace(path)
 
 

@@ -1,11 +1,10 @@
 """`triptych runs` and `triptych tail`: the runs below a folder with their states, and the last metrics of one run."""
 
 import argparse
-import fcntl
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,10 @@ from triptych.checkpoint.export import FILES
 from triptych.commands.main import Verbs
 from triptych.distributed import World
 from triptych.errors import UserError
-from triptych.run.directory import LOCK
+from triptych.files import read_json, read_yaml
+from triptych.run.directory import RUN_FILES
+from triptych.run.identity import CONFIG_FILE, IDENTITY_FILE
+from triptych.run.lock import is_locked
 from triptych.telemetry.tracking.jsonl import read_rows
 
 
@@ -24,15 +26,20 @@ class RunState:
 
     Attributes:
         folder: the run's folder.
-        state: `running`, `finished`, or `dead at step N`, from which the same command resumes.
+        state: `running`, `finished`, `dead at step N`, from which the same command resumes, or `broken: ` and the reason.
         step: the last step in its metrics; None where there is none.
         summary: content of `summary.json`; empty unless the run is finished.
     """
 
     folder: Path
     state: str
-    step: int | None
-    summary: dict[str, Any]
+    step: int | None = None
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether a file of the run cannot be read."""
+        return self.state.startswith("broken")
 
 
 def find_runs(root: Path) -> list[RunState]:
@@ -46,34 +53,34 @@ def find_runs(root: Path) -> list[RunState]:
     found = []
     for folder, below, files in os.walk(root):  # ignores folders that a live run removes meanwhile
         below[:] = sorted(set(below) - {"checkpoints", "cache", FILES})
-        if {"config.yaml", "provenance.json"} <= set(files):
+        if set(files) & {*RUN_FILES, IDENTITY_FILE}:
             found.append(Path(folder))
     return [read_state(folder) for folder in sorted(found)]
 
 
 def read_state(folder: Path) -> RunState:
     """The state of one run, which is `running` while a process of this machine, or of its shared file system, holds its lock."""
-    rows = read_rows(folder / "metrics.jsonl")
-    summary = json.loads((folder / "summary.json").read_text()) if (folder / "summary.json").exists() else {}
-    if _is_locked(folder / LOCK):
+    try:
+        for name in (*sorted(RUN_FILES), IDENTITY_FILE):
+            if not (folder / name).is_file():
+                raise UserError(f"it has no {name}")
+        read_yaml(folder / CONFIG_FILE, "restore it")
+        rows = read_rows(folder / "metrics.jsonl")
+        summary = read_json(folder / "summary.json", "restore it") if (folder / "summary.json").exists() else {}
+        if not isinstance(summary, dict):
+            raise UserError(f"{folder / 'summary.json'} is no table")
+        steps = Checkpointer(folder / "checkpoints", World()).steps()
+        running = is_locked(folder)
+    except (UserError, OSError) as error:
+        reason = str(error).replace(f"{folder}/", "").split(": ")[0]
+        return RunState(folder, f"broken: {reason}")
+    if running:
         state = "running"
     elif summary:
         state = "finished"
     else:
-        steps = Checkpointer(folder / "checkpoints", World()).steps()
         state = f"dead at step {steps[-1]}" if steps else "dead before its first checkpoint"
     return RunState(folder, state, rows[-1]["step"] if rows else None, summary)
-
-
-def _is_locked(lock: Path) -> bool:
-    try:
-        with lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
 
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

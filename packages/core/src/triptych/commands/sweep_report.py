@@ -12,7 +12,7 @@ from typing import Any
 from triptych.commands.main import Verbs
 from triptych.commands.runs import find_runs, text_table
 from triptych.errors import UserError
-from triptych.files import write_atomically
+from triptych.own_files import OwnFiles
 from triptych.report import ReportConfig, Samples
 from triptych.report.render import render_report
 
@@ -78,7 +78,8 @@ def write_sweep(folder: Path, sweep: Sweep) -> Path:
     """Writes `sweep.csv` and `sweep.html` into the sweep's folder, and returns the page's path."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([sweep.columns, *sweep.rows])
-    write_atomically(folder / "sweep.csv", text.getvalue())
+    own = OwnFiles(folder)
+    own.write("sweep.csv", text.getvalue())
     finished = sum("finished" in row for row in sweep.rows)
     tables = [Samples("Members", tuple(sweep.columns), [tuple(row) for row in sweep.rows])]
     if sweep.means:
@@ -86,8 +87,7 @@ def write_sweep(folder: Path, sweep: Sweep) -> Path:
     config = ReportConfig(
         title=f"Sweep {folder.name}", headline={"members": str(len(sweep.rows)), "finished": str(finished)}, samples=tables
     )
-    write_atomically(folder / "sweep.html", render_report(folder / "no-run", config))
-    return folder / "sweep.html"
+    return own.write("sweep.html", render_report(folder / "no-run", config))
 
 
 def _mean_columns(sweep: Sweep) -> tuple[str, ...]:

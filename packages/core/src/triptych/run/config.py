@@ -12,6 +12,10 @@ NestedT = TypeVar("NestedT", bound="RunConfig")
 
 RESUME_MODES = ("auto", "never", "must")
 
+# Below output_root: names of folders that are no run's, and of what a run keeps in its own folder.
+_RESERVED = ("cache", "checkpoints", "model_files")
+_LONGEST_PART = 255  # bytes, of file systems
+
 
 @dataclass
 class RunConfig:
@@ -24,7 +28,10 @@ class RunConfig:
         resume: `auto` resumes from the newest checkpoint if there is one, `must` refuses to start without one,
             `never` refuses a folder that holds a run.
         resume_step: resume from this checkpoint instead of the newest; later results are set aside.
-        overwrite: delete the files of an earlier run of this name, and start over.
+        overwrite: start over; replaces the files that an earlier run of this name wrote, keeps edited ones aside, and leaves others.
+        changed: dotted keys of settings that differ from those of the run so far on purpose, such as `task.path`; logged at their step.
+        allowed_targets: packages, such as `mylab`, or dotted names from which a `_target_` may be taken besides the packages of this
+            command; null for all.
         device: `auto`, `cpu`, `cuda` or `cuda:<index>`.
         timeout_seconds: how long a process waits for another before the run ends with an error.
         checkpoint: when checkpoints are written and how many are kept.
@@ -43,6 +50,8 @@ class RunConfig:
     resume: str = "auto"
     resume_step: int | None = None
     overwrite: bool = False
+    changed: list[str] = field(default_factory=list)
+    allowed_targets: list[str] | None = None
     device: str = "auto"
     timeout_seconds: float = 1800.0
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -51,8 +60,9 @@ class RunConfig:
     peak_teraflops: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.name or Path(self.name).is_absolute() or ".." in Path(self.name).parts or self.name.strip() != self.name:
-            raise UserError(f"name is '{self.name}': choose a relative folder name without .. and surrounding spaces")
+        reason = refused_name(self.name)
+        if reason is not None:
+            raise UserError(f"name is {self.name!r}, which {reason}: choose a relative folder name")
         if self.resume not in RESUME_MODES:
             raise UserError(f"resume is '{self.resume}': choose one of {', '.join(RESUME_MODES)}")
         if self.peak_teraflops is not None and self.peak_teraflops <= 0:
@@ -62,3 +72,25 @@ class RunConfig:
         """A config of the run `<name of this run>/<name>`, with this run's settings where `settings` has no others."""
         own = {item.name: getattr(self, item.name) for item in fields(RunConfig)}
         return kind(**{**own, "name": f"{self.name}/{name}", **settings})
+
+
+def refused_name(name: str) -> str | None:
+    """What makes a run's name unusable, in words that follow "which"; None for a good one.
+
+    Example:
+        >>> refused_name("ablation/seed=1"), refused_name("a/../b"), refused_name("cache")
+        (None, 'leaves its folder', "has the reserved part 'cache'")
+    """
+    parts = Path(name).parts
+    if not parts or name.strip() != name:
+        return "is empty or has surrounding spaces"
+    if Path(name).is_absolute() or ".." in parts:
+        return "leaves its folder"
+    if not name.isprintable():
+        return "has a control character"
+    for part in parts:
+        if part in _RESERVED or part.startswith("."):
+            return f"has the reserved part '{part}'"
+        if len(part.encode(errors="surrogateescape")) > _LONGEST_PART:
+            return f"has a part of more than {_LONGEST_PART} bytes"
+    return None

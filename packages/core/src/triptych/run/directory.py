@@ -1,33 +1,31 @@
-"""The folder of one run: locked by one process, and compared with the config of each invocation."""
+"""The folder of one run: locked by one process, compared with the settings of each invocation, cleared of its own files only."""
 
-import fcntl
+import json
 import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from triptych.checkpoint.checkpointer import Checkpointer
+from triptych.distributed import World
 from triptych.errors import UserError
+from triptych.files import read_yaml
+from triptych.own_files import JOURNAL, OwnFiles
+from triptych.run.config import RunConfig
+from triptych.run.identity import CHANGES_FILE, CONFIG_FILE, IDENTITY_FILE, Change, Identity, differences, flatten, is_named, read_identity
+from triptych.run.lock import LOCK, FolderLock, is_locked
+from triptych.telemetry.logging import get_logger
+from triptych.telemetry.tracking.jsonl import read_rows
 
-LOCK = ".lock"
-"""File in a run's folder on which the process that writes there holds a lock."""
+_logger = get_logger("run")
 
-# Settings that may differ between two invocations of one run: they change no result.
-_NOT_IDENTITY = (
-    "resume",
-    "resume_step",
-    "overwrite",
-    "output_root",
-    "device",
-    "tracker",
-    "checkpoint",
-    "timeout_seconds",
-    "report",
-    "profile",
-    "peak_teraflops",
-)
+RUN_FILES = frozenset({CONFIG_FILE, "provenance.json"})
+"""Files by which the folder of a run is recognised."""
+
+_ATTEMPTS = 5  # another run may remove the folder, which it made, before it is locked
 
 
 class RunDirectory:
@@ -35,12 +33,16 @@ class RunDirectory:
 
     Args:
         path: the folder; created when it is claimed.
+
+    Attributes:
+        files: the files that commands wrote into it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.files = OwnFiles(path)
         self._created: list[Path] = []
-        self._lock_descriptor: int | None = None
+        self._lock = FolderLock(path)
 
     def claim(self) -> None:
         """Creates the folder and locks it.
@@ -48,53 +50,111 @@ class RunDirectory:
         Raises:
             UserError: if it cannot be written, or another process holds its lock.
         """
-        missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._created = missing
-            self._lock()
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be written ({error.strerror}): choose another output_root or name") from error
+        for attempt in range(1, _ATTEMPTS + 1):
+            missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._created = missing
+                self._lock.acquire()
+            except OSError as error:
+                if isinstance(error, FileNotFoundError) and attempt < _ATTEMPTS:
+                    continue
+                raise UserError(f"{self.path} cannot be written ({error.strerror}): choose another output_root or name") from error
+            return
 
-    def check_resumable(self, resolved: Mapping[str, Any], *, resume: str, has_checkpoint: bool, budget_keys: tuple[str, ...]) -> None:
-        """Refuses to resume without a checkpoint, or a run of another config.
+    def check_resumable(self, current: Identity, config: RunConfig, *, budget_keys: Sequence[str], steps: Sequence[int]) -> list[Change]:
+        """Refuses to resume without a checkpoint, or a run with other settings or inputs.
 
         Args:
-            resolved: the config of this invocation as plain values.
-            resume: see `RunConfig`.
-            has_checkpoint: whether the folder holds a complete checkpoint.
-            budget_keys: see `first_difference`.
+            current: of this invocation.
+            config: its settings.
+            budget_keys: see `differences`.
+            steps: of the complete checkpoints.
+
+        Returns:
+            The changes that `config.changed` names.
 
         Raises:
-            UserError: if the folder contradicts `resume`, or holds a run of another config.
+            UserError: if the folder contradicts `config.resume`, or holds a run that differs otherwise.
         """
-        if resume == "must" and not has_checkpoint:
+        if config.resume == "must" and not steps:
             raise UserError(f"resume=must but {self.path} holds no checkpoint: use resume=auto or another name")
-        holds_a_run = has_checkpoint or (self.path / "summary.json").exists()
-        if resume == "never" and holds_a_run:
+        holds_a_run = bool(steps) or (self.path / "summary.json").exists()
+        if config.resume == "never" and holds_a_run:
             raise UserError(f"resume=never but {self.path} holds a run: choose another name or add overwrite=true")
-        config = self.path / "config.yaml"
-        if holds_a_run and config.exists():
-            difference = first_difference(yaml.safe_load(config.read_text()), resolved, budget_keys=budget_keys)
-            if difference is not None:
-                raise UserError(f"{self.path} holds a run with {difference}: choose another name or add overwrite=true")
+        known = flatten(current.settings)
+        unknown = [name for name in config.changed if not any(is_named(key, [name]) for key in known)]
+        if unknown:
+            raise UserError(
+                f"changed names '{unknown[0]}', which is not a setting: give dotted keys, such as changed=[{next(iter(known))}]"
+            )
+        if not holds_a_run:
+            return []
+        meant = []
+        for change in differences(read_identity(self.path), current, budget_keys=budget_keys):
+            if not is_named(change.key, config.changed):
+                raise UserError(self._describe(change))
+            meant.append(change)
+        return meant
 
-    def check_replaceable(self, resolved: Mapping[str, Any]) -> None:
-        """Refuses to empty a folder that holds anything but an earlier run of this command.
+    def _describe(self, change: Change) -> str:
+        ways = f"choose another name, add overwrite=true, or confirm the change with changed=[{change.key}]"
+        if change.is_input:
+            return f"{self.path} holds a run that has read another content of {change.key}: restore it, {ways}"
+        return f"{self.path} holds a run with {change.key}={change.before} instead of {change.after}: {ways}"
+
+    def check_replaceable(self, settings: Mapping[str, Any]) -> None:
+        """Refuses to clear a folder that holds anything but an earlier run of this command, or another run below it.
 
         Raises:
             UserError: if it does.
         """
+        config = self.path / CONFIG_FILE
         content = [path for path in self.path.iterdir() if path.name != LOCK]
-        config = self.path / "config.yaml"
-        # A mistyped name must not delete unrelated files, nor an evaluation the training that it evaluates.
-        if content and not (config.exists() and set(yaml.safe_load(config.read_text())) == set(resolved)):
+        is_run = (self.path / JOURNAL).exists()
+        if config.exists():
+            # An evaluation must not replace the training that it evaluates. Settings of all commands may differ between versions.
+            shared = {item.name for item in fields(RunConfig)}
+            is_run = set(read_yaml(config, "choose another name")) - shared == set(settings) - shared
+        if content and not is_run:
             raise UserError(f"overwrite=true but {self.path} holds files that are not an earlier run of this command: choose another name")
+        for inner in _runs_below(self.path):
+            raise UserError(f"overwrite=true but {inner} is another run, inside {self.path}: choose another name")
 
-    def empty(self) -> None:
-        """Removes all but the lock."""
-        for path in (path for path in self.path.iterdir() if path.name != LOCK):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    def is_requeued(self) -> bool:
+        """Whether the earlier run belongs to the same Slurm job, which was started again; its command is repeated unchanged."""
+        if int(os.environ.get("SLURM_RESTART_COUNT", 0)) < 1 or not (self.path / IDENTITY_FILE).is_file():
+            return False
+        return read_identity(self.path).job == os.environ.get("SLURM_JOB_ID")
+
+    def clear(self) -> None:
+        """Removes what the earlier run wrote, and logs what was removed and what stays."""
+        # Checkpoints of the training and of phases before it; their manifests list their files.
+        for folder in sorted({self.path / "checkpoints", *(path.parents[1] for path in self.path.glob("*/step_*/*"))}):
+            Checkpointer(folder, World()).clear()
+        cleared = self.files.clear()
+        others = sorted(path.name for path in self.path.iterdir() if path.name != LOCK)
+        if cleared.removed or cleared.kept:
+            _logger.info("replaced           %d files of an earlier run in %s", len(cleared.removed), self.path)
+        if cleared.kept:
+            _logger.info("kept aside         %s", _listed(cleared.kept))
+        if set(others) - set(cleared.kept):
+            _logger.info("unchanged          %s", _listed([name for name in others if name not in cleared.kept]))
+
+    def write_identity(self, identity: Identity) -> None:
+        """Writes the two files of an identity."""
+        self.files.write(CONFIG_FILE, yaml.safe_dump(identity.settings, sort_keys=False))
+        self.files.write(IDENTITY_FILE, json.dumps(identity.record(), indent=1))
+
+    def log_changes(self, changes: Sequence[Change], step: int) -> None:
+        """Appends changes to `changes.jsonl`, with the step after which they apply."""
+        if not changes:
+            return
+        rows = read_rows(self.path / CHANGES_FILE)
+        rows += [{"step": step, "key": change.key, "before": change.before, "after": change.after} for change in changes]
+        self.files.write(CHANGES_FILE, "".join(json.dumps(row) + "\n" for row in rows))
+        for change in changes:
+            _logger.info("changed            %s, from step %d on", change.key, step + 1)
 
     def keep(self) -> None:
         """Marks the folder as used: `close` does not remove it."""
@@ -102,10 +162,7 @@ class RunDirectory:
 
     def release(self) -> None:
         """Releases the lock."""
-        if self._lock_descriptor is not None:
-            (self.path / LOCK).unlink(missing_ok=True)
-            os.close(self._lock_descriptor)
-            self._lock_descriptor = None
+        self._lock.release()
 
     def close(self) -> None:
         """Releases the lock, and removes the folders that `claim` made unless `keep` was called."""
@@ -116,38 +173,15 @@ class RunDirectory:
             except OSError:
                 break
 
-    def _lock(self) -> None:
-        # The kernel releases an flock when its process ends, so it cannot become stale.
-        descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise UserError(f"{self.path} is in use by a running process: wait for it or choose another name") from None
-        self._lock_descriptor = descriptor
+
+def _runs_below(folder: Path) -> Iterator[Path]:
+    """Folders below a run's folder that hold another run, or the lock of one."""
+    for path, below, files in os.walk(folder):
+        below[:] = sorted(set(below) - {"checkpoints"})
+        if Path(path) != folder and (set(files) >= RUN_FILES or is_locked(Path(path))):
+            yield Path(path)
 
 
-def first_difference(saved: Mapping[str, Any], current: Mapping[str, Any], *, budget_keys: tuple[str, ...] = ()) -> str | None:
-    """The first setting in which two resolved configs differ, as `key=saved instead of current`; None if none does.
-
-    Keys that change no result (paths, trackers, retention) are ignored; keys in `budget_keys` may grow.
-
-    Example:
-        >>> first_difference({"a": {"b": 1}}, {"a": {"b": 2}})
-        'a.b=1 instead of 2'
-    """
-    before, after = _flatten(saved), _flatten(current)
-    for key in (*after, *(key for key in before if key not in after)):
-        if key.split(".")[0] in _NOT_IDENTITY or before.get(key) == after.get(key):
-            continue
-        old, new = before.get(key), after.get(key)
-        if key in budget_keys and isinstance(old, int | float) and isinstance(new, int | float) and new > old:
-            continue
-        return f"{key}={old} instead of {new}"
-    return None
-
-
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(tree, Mapping) and tree:
-        return {key: value for name, branch in tree.items() for key, value in _flatten(branch, f"{prefix}{name}.").items()}
-    return {prefix.removesuffix("."): tree}
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -2,32 +2,35 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, Self
 
 import torch
-import yaml
 
 from triptych.checkpoint import Saveable
 from triptych.checkpoint.checkpointer import Checkpointer
 from triptych.checkpoint.export import Exportable
 from triptych.distributed import World
 from triptych.errors import UserError
-from triptych.files import write_atomically
+from triptych.files import read_json
 from triptych.report import ReportConfig
 from triptych.run.config import RunConfig
 from triptych.run.directory import RunDirectory
+from triptych.run.identity import NOT_IDENTITY, Change, Identity, read_identity
+from triptych.run.inputs import InputDigests, find_inputs
 from triptych.run.provenance import provenance
+from triptych.run.secret import without_secrets
 from triptych.run.signals import Interrupted, Interruption, unwatch, watch
 from triptych.seeding import GlobalRandomState, derive_seed
 from triptych.telemetry.flops import device_peak
 from triptych.telemetry.logging import get_logger, progress, setup_logging
 from triptych.telemetry.profiling import start_profiler
 from triptych.telemetry.tracking import Tracker, Trackers
-from triptych.telemetry.tracking.jsonl import JsonlTracker
+from triptych.telemetry.tracking.jsonl import JsonlTracker, read_rows
 from triptych.telemetry.tracking.terminal import TerminalTracker
 
 _logger = get_logger("run")
@@ -94,6 +97,44 @@ class Step:
         self._run.stop(self.number - 1)
 
 
+class LoopState:
+    """The step of a checkpoint, inside of it; refuses a checkpoint that stands under the name of another step.
+
+    Args:
+        step: of the checkpoint to save; None for one to load.
+        is_main: whether this rank writes.
+        fingerprint: see `Run.phase`.
+    """
+
+    _FILE = "loop.json"
+
+    def __init__(self, step: int | None, is_main: bool, fingerprint: str | None) -> None:
+        self._content = {"step": step, "fingerprint": fingerprint}
+        self._is_main = is_main
+
+    @classmethod
+    def fingerprint_in(cls, checkpoint: Path) -> str | None:
+        """The fingerprint in a checkpoint."""
+        path = checkpoint / "loop" / cls._FILE
+        return read_json(path, f"remove the folder {checkpoint}").get("fingerprint") if path.exists() else None
+
+    def save(self, directory: Path) -> None:
+        """Writes the step into `directory`."""
+        if self._is_main:
+            (directory / self._FILE).write_text(json.dumps(self._content))
+
+    def load(self, directory: Path) -> None:
+        """Compares the step with the name of the checkpoint's folder.
+
+        Raises:
+            UserError: if they differ.
+        """
+        step = read_json(directory / self._FILE, "choose another checkpoint by resume_step=")["step"]
+        name = f"step_{step:08d}"
+        if directory.parent.name != name:
+            raise UserError(f"{directory.parent} holds the state of step {step}: rename the folder back to {name}")
+
+
 class Run:
     """The folder `<output_root>/<name>` of one run, and everything that writes into it.
 
@@ -113,12 +154,15 @@ class Run:
         self.directory = Path(config.output_root) / config.name
         self._folder = RunDirectory(self.directory)
         self._config = config
-        self._resolved = _plain(config)
+        self._settings = _plain(config)  # with secrets
+        self._identity = Identity.of(self._settings, {})
+        self._changes: list[Change] = []
+        self._resume_step = config.resume_step
         self._budget_keys = budget_keys
         self._build_tracker = tracker
-        self._checkpointer = Checkpointer(
-            self.directory / "checkpoints", world, keep=config.checkpoint.keep, asynchronous=config.checkpoint.asynchronous
-        )
+        self._digests = InputDigests(self.cache_directory)
+        self._checkpointer = self._checkpoints_in("checkpoints")
+        self._fingerprint: str | None = None
         self._random_state = GlobalRandomState(world.rank)
         self._interruption = Interruption()
         self._profiler: torch.profiler.profile | None = None
@@ -129,10 +173,10 @@ class Run:
     @classmethod
     @contextmanager
     def open(cls, config: RunConfig, *, budget_keys: tuple[str, ...] = (), tracker: Callable[..., Tracker] | None = None) -> Iterator[Self]:
-        """Joins the other processes, claims the run's folder and checks that it belongs to this config.
+        """Joins the other processes, claims the run's folder and checks that it belongs to this config and these inputs.
 
-        Nothing is written or overwritten before `begin`, apart from the folder and its lock, and both are removed if
-        the run ends before `begin`.
+        Nothing is written or overwritten before `start` or `begin`, apart from the folder and its lock, and both are removed if
+        the run ends earlier.
 
         Args:
             config: the run's settings.
@@ -141,8 +185,8 @@ class Run:
                 `run_id`, `name` and `config`.
 
         Raises:
-            UserError: if the folder holds a run of another config (the first key that differs is named), belongs
-                to a process that is alive, cannot be written, or contradicts `resume`.
+            UserError: if the folder holds a run of another config or with other inputs (the first key that differs is named),
+                belongs to a process that is alive, cannot be written, or contradicts `resume`.
         """
         with World.join(config.device, timeout_seconds=config.timeout_seconds) as world:
             setup_logging(world.rank, world_size=world.size)
@@ -153,6 +197,7 @@ class Run:
                 with world.main_first() as is_main:
                     if is_main:
                         run._claim()
+                run._resume_step = world.broadcast_object(run._resume_step)
                 yield run
                 run.wait_for_checkpoint()
             finally:
@@ -184,11 +229,36 @@ class Run:
         """Whether an earlier invocation reached `step` and wrote its summary, and `resume_step` requests no earlier one."""
         steps = self.checkpoint_steps
         summary = (self.directory / "summary.json").exists()
-        return summary and bool(steps) and steps[-1] >= step and self._config.resume_step in (None, steps[-1])
+        return summary and bool(steps) and steps[-1] >= step and self._resume_step in (None, steps[-1])
 
     def is_due(self, step: int) -> bool:
         """Whether a checkpoint is to be written after `step`."""
         return step % self._config.checkpoint.every_steps == 0
+
+    def start(self, *, resumed_from: int | None = None, exportable: Exportable | None = None) -> None:
+        """Clears what an earlier run wrote if `overwrite` is set, and writes config, identity and provenance.
+
+        `begin` does it; only work before `begin` that writes into the folder, such as a `phase`, calls it. Called on every rank.
+
+        Args:
+            resumed_from: step of the checkpoint that was restored.
+            exportable: see `begin`.
+        """
+        with self.world.main_first() as is_main:
+            if is_main:
+                self._clear()
+                files = self._folder.files
+                files.remove(["summary.json", "report.html"])  # of an earlier invocation
+                self._folder.log_changes(self._changes, resumed_from or 0)
+                if resumed_from is not None:
+                    self._identity.rewound_to = self._config.resume_step
+                self._folder.write_identity(self._identity)
+                files.write("provenance.json", json.dumps(provenance(), indent=1))
+                if exportable is not None:
+                    exportable.leave(files)
+                self._digests.save()
+        self._changes, self._overwrites = [], False
+        self._folder.keep()
 
     def begin(self, state: Mapping[str, Saveable], *, columns: tuple[str, ...] = (), exportable: Exportable | None = None) -> int | None:
         """Restores the newest checkpoint into `state`, writes config and provenance, and starts the trackers.
@@ -204,28 +274,63 @@ class Run:
         if self._overwrites:
             with self.world.main_first() as is_main:
                 if is_main:
-                    self._folder.empty()
+                    self._clear()
             self._overwrites = False
-        step = self._checkpointer.restore(self._with_random_state(state), self._config.resume_step)
+        step = self._checkpointer.restore(self._complete(state, None), self._resume_step)
+        self.start(resumed_from=step, exportable=exportable)
         if self.world.is_main:
-            for result in ("summary.json", "report.html"):  # of an earlier invocation
-                (self.directory / result).unlink(missing_ok=True)
-            write_atomically(self.directory / "config.yaml", yaml.safe_dump(self._resolved, sort_keys=False))
-            write_atomically(self.directory / "provenance.json", json.dumps(provenance(), indent=1))
-            if exportable is not None:
-                exportable.leave(self.directory)
-            self._jsonl = JsonlTracker(self.directory, resume_step=step)
-            trackers: list[Tracker] = [TerminalTracker(columns)]
-            if self._build_tracker is not None:
-                run_id = f"{derive_seed(self.seed, str(self.directory.resolve())):016x}"
-                trackers.append(self._build_tracker(directory=self.directory, run_id=run_id, name=self._config.name, config=self._resolved))
-            self._trackers = Trackers(trackers)
-        self._folder.keep()
+            self._start_trackers(step, columns)
         if self._config.profile:
             self._profiler = start_profiler(self.directory / "profile", self.world.rank, self.device)
         if step is not None:
             _logger.info("resuming from step %d (%s)", step, self._checkpointer.path(step))
         return step
+
+    def _start_trackers(self, step: int | None, columns: tuple[str, ...]) -> None:
+        if step is not None and self._resume_step is not None:
+            self._keep_later_rows(step)
+        self._jsonl = JsonlTracker(self._folder.files, resume_step=step)
+        trackers: list[Tracker] = [TerminalTracker(columns)]
+        if self._build_tracker is not None:
+            identity = self._identity
+            name = without_secrets(self._config.name)
+            trackers.append(self._build_tracker(directory=self.directory, run_id=identity.id, name=name, config=identity.settings))
+        self._trackers = Trackers(trackers)
+
+    def _keep_later_rows(self, step: int) -> None:
+        """Copies the metrics after the step that `resume_step` goes back to, as their checkpoints are kept as well."""
+        later = [row for row in read_rows(self.directory / "metrics.jsonl") if row["step"] > step]
+        if later:
+            number = 1 + len(list(self.directory.glob("metrics.abandoned-*.jsonl")))
+            self._folder.files.write(f"metrics.abandoned-{number}.jsonl", "".join(json.dumps(row) + "\n" for row in later))
+
+    @contextmanager
+    def phase(self, name: str, state: Mapping[str, Saveable], *, fingerprint: str) -> Iterator[int]:
+        """Work before the training, with checkpoints of its own in the folder `name`, which are removed when the work is done.
+
+        Yields the step of the newest checkpoint after restoring it, or 0. Within the context `steps` writes these checkpoints.
+
+        Args:
+            name: of a subfolder.
+            state: the components of the checkpoints.
+            fingerprint: of everything that the work depends on; checkpoints of another fingerprint are removed.
+        """
+        self.start()
+        outer, self._checkpointer, self._fingerprint = self._checkpointer, self._checkpoints_in(name), fingerprint
+        inner = self._checkpointer
+        try:
+            with self.world.main_first() as is_main:
+                if is_main and inner.steps() and LoopState.fingerprint_in(inner.path(inner.steps()[-1])) != fingerprint:
+                    inner.clear()
+            yield inner.restore(self._complete(state, None)) or 0
+            inner.wait()
+            with self.world.main_first() as is_main:
+                if is_main:
+                    inner.clear()
+        finally:
+            with suppress(UserError):  # of a write; another error ends the work
+                inner.wait()
+            self._checkpointer, self._fingerprint = outer, None
 
     def pause_watchdog(self) -> None:
         """Stops the watchdog until the next `is_interrupted`: an evaluation may take longer than any step."""
@@ -333,7 +438,7 @@ class Run:
         """Commits `state` as the checkpoint of `step`, after the metrics up to it are on disk; see `Checkpointer.save`."""
         if self._jsonl is not None:
             self._jsonl.sync()
-        self._checkpointer.save(step, self._with_random_state(state))
+        self._checkpointer.save(step, self._complete(state, step))
 
     def wait_for_checkpoint(self) -> None:
         """Ends a loop: returns when its newest checkpoint is on disk, or raises the error of its write. Called on every rank.
@@ -346,33 +451,79 @@ class Run:
 
     def write_text(self, name: str, text: str) -> Path:
         """Writes a file of the run's folder atomically; returns its path."""
-        path = self.directory / name
         if self.world.is_main:
-            write_atomically(path, text)
-        return path
+            self._folder.files.write(name, text)
+        return self.directory / name
+
+    @contextmanager
+    def staging(self, name: str = "") -> Iterator[Path]:
+        """A temporary folder whose files move into the run's folder, or its subfolder `name`, when the body has ended; on rank 0.
+
+        A body that fails leaves nothing. Files of another origin under the same names are kept aside.
+        """
+        partial = self.directory / f".{name or 'run'}.partial"
+        shutil.rmtree(partial, ignore_errors=True)  # of a killed process
+        partial.mkdir()
+        try:
+            yield partial
+            self._folder.files.install(partial, name)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
     def finish(self, summary: Mapping[str, Any], *, report: ReportConfig) -> Path:
         """Writes `summary.json` and `report.html`, and returns the report's path."""
-        path = self.directory / "report.html"
         if self.world.is_main:
             # Imported lazily: the import of matplotlib takes half a second.
             from triptych.report.render import render_report
 
-            self.write_text("summary.json", json.dumps(_finite(summary), indent=1))
-            write_atomically(path, render_report(self.directory, report))
-        return path
+            self.write_text("summary.json", json.dumps(_finite(without_secrets(summary)), indent=1))
+            self.write_text("report.html", render_report(self.directory, report))
+        return self.directory / "report.html"
 
-    def _with_random_state(self, state: Mapping[str, Saveable]) -> dict[str, Saveable]:
-        return {**state, "random_state": self._random_state}
+    def _checkpoints_in(self, name: str) -> Checkpointer:
+        checkpoint = self._config.checkpoint
+        return Checkpointer(self.directory / name, self.world, keep=checkpoint.keep, asynchronous=checkpoint.asynchronous)
+
+    def _complete(self, state: Mapping[str, Saveable], step: int | None) -> dict[str, Saveable]:
+        """The state of a loop with its step, None before it is known, and the global random streams."""
+        return {"loop": LoopState(step, self.world.is_main, self._fingerprint), **state, "random_state": self._random_state}
+
+    def _clear(self) -> None:
+        if self._overwrites:
+            self._folder.clear()
+            self._overwrites = False
 
     def _claim(self) -> None:
+        """Locks the folder, digests the inputs, and checks both against an earlier invocation; on rank 0."""
         self._folder.claim()
+        settings = {key: value for key, value in self._settings.items() if key not in NOT_IDENTITY}
+        inputs = {key: self._digests.digest(path) for key, path in find_inputs(settings, run=self.directory).items()}
+        self._identity = Identity.of(self._settings, inputs)
+        asked = self._config.resume_step
+        if self._overwrites and self._folder.is_requeued():
+            _logger.info("overwrite=true was applied before this job was requeued: resuming")
+            self._overwrites = False
         if self._overwrites:
-            self._folder.check_replaceable(self._resolved)  # emptied by `begin`, after everything else has been checked
+            if asked is not None:
+                raise UserError(f"overwrite=true and resume_step={asked} contradict each other: give one of them")
+            self._folder.check_replaceable(self._settings)  # cleared by `begin`, after everything else has been checked
             return
-        self._folder.check_resumable(
-            self._resolved, resume=self._config.resume, has_checkpoint=bool(self.checkpoint_steps), budget_keys=self._budget_keys
-        )
+        steps = self.checkpoint_steps
+        if not steps and not (self.directory / "summary.json").exists():
+            self._folder.check_resumable(self._identity, self._config, budget_keys=self._budget_keys, steps=steps)
+            return  # an earlier invocation that died before its first checkpoint leaves no identity
+        saved = read_identity(self.directory)
+        current = self._identity.kept(saved, self._settings)
+        self._changes = self._folder.check_resumable(current, self._config, budget_keys=self._budget_keys, steps=steps)
+        if asked is not None and asked == saved.rewound_to and steps:
+            # A requeued job repeats its command.
+            _logger.info(
+                "resume_step=%d was applied before: resuming from step %d; to go back again, run once without it", asked, steps[-1]
+            )
+            asked = self._resume_step = None
+        self._checkpointer.choose(asked)
+        if asked is None:
+            self._identity = current  # else another curve begins
 
     def _close(self) -> None:
         unwatch()

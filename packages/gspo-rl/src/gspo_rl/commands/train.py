@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import shutil
 import sys
 from collections.abc import Mapping
 from contextlib import closing
@@ -108,7 +107,9 @@ def main(config: TrainConfig) -> float:
 
 
 def _conclude(config: TrainConfig, run: Run, trainer: GSPOTrainer, result: FitResult) -> None:
-    folder = _save_policy(run, trainer)
+    folder = run.directory / "policy"
+    with run.staging(folder.name) as partial:
+        trainer.policy.save(partial)
     for name, evaluation in (("before", result.before), ("after", result.after)):
         run.write_text(f"completions_{name}.jsonl", "".join(json.dumps(sample._asdict()) + "\n" for sample in evaluation.samples))
     summary = {
@@ -145,20 +146,11 @@ def _conclude(config: TrainConfig, run: Run, trainer: GSPOTrainer, result: FitRe
     _log_next_commands(config, run, folder)
 
 
-def _save_policy(run: Run, trainer: GSPOTrainer) -> Path:
-    folder, partial = run.directory / "policy", run.directory / ".policy.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    trainer.policy.save(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    return folder
-
-
 def _log_next_commands(config: TrainConfig, run: Run, folder: Path) -> None:
     """The commands that continue and evaluate this run: its own overrides with a larger budget, or those of the task."""
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
     if not config.optimizer.depends_on_total_steps and not is_member():
-        changed = ("trainer.max_steps=", "overwrite=", "resume_step=", "resume=")
+        changed = ("trainer.max_steps=", "overwrite=", "resume_step=", "resume=", "changed=")
         same = [shlex.quote(argument) for argument in arguments if not argument.startswith(changed)]
         processes = f" NPROC={run.world.size}" if run.world.size > 1 else ""
         longer = " ".join([*same, f"trainer.max_steps={2 * config.trainer.max_steps}"])

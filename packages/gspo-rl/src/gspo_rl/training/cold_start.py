@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,22 @@ from safetensors.torch import load_model, save_model
 from gspo_rl.data.batch import Batch, Completion, Prompt, collate
 from gspo_rl.models.policy import Policy
 from gspo_rl.tasks import DemonstratingTask, Task
+from triptych.checkpoint import Saveable
+from triptych.distributed import World
 from triptych.errors import UserError
-from triptych.files import write_atomically
-from triptych.optim import OptimizerConfig, build_adamw, learning_rate_at, set_learning_rate
+from triptych.files import give_default_mode, read_json, sha256, write_atomically
+from triptych.optim import OptimizerConfig, build_adamw, learning_rate_at
+from triptych.run.secret import without_secrets
 from triptych.run.session import Run
 from triptych.seeding import generator
+from triptych.strategy.ddp import DDPStrategy
 from triptych.telemetry.logging import get_logger
 from triptych.training.order import ShuffledOrder
 
 _logger = get_logger("cold_start")
+
+WEIGHTS = "model.safetensors"
+RECORD = "cold_start.json"
 
 
 @dataclass
@@ -53,13 +60,14 @@ def cold_start(policy: Policy, task: Task, config: ColdStartConfig, *, run: Run,
     """Trains `policy` in place on demonstrations, or reads the weights of an earlier run with the same inputs.
 
     Every rank trains a replica on the same batches, so that the weights do not depend on the number of ranks; then all read
-    the result of rank 0. Finished phases are kept below `<cache>/cold_start-<fingerprint>/`.
+    the result of rank 0. Finished phases are kept below `<cache>/cold_start-<fingerprint>/` with a checksum; an unfinished one
+    resumes from checkpoints in the run's folder.
 
     Args:
         policy: the policy with its initial weights.
         task: must be a `DemonstratingTask`.
         config: settings of the phase.
-        run: processes, signals, seed and cache; a signal ends the phase without a checkpoint.
+        run: processes, signals, seed and cache; a run that has not begun.
         identity: everything else that the result depends on (the settings of policy and task).
 
     Raises:
@@ -80,14 +88,31 @@ def cold_start(policy: Policy, task: Task, config: ColdStartConfig, *, run: Run,
     }
     fingerprint = hashlib.sha256(json.dumps(everything, sort_keys=True, default=str).encode()).hexdigest()[:16]
     folder = run.cache_directory / f"cold_start-{fingerprint}"
-    if all(run.world.gather_objects([folder.is_dir()])):  # the same decision on all ranks
+    with run.world.main_first() as is_main:
+        is_stored = is_main and _is_intact(folder)
+    if run.world.broadcast_object(is_stored):
         _logger.info("cold start: read from %s", folder)
     else:
-        _train(policy, demonstrations, config, run)
-        with run.world.main_first() as is_main:
-            if is_main:
-                _store(policy, folder, everything)
-    load_model(policy.model, folder / "model.safetensors", device=str(policy.device))
+        _train(policy, demonstrations, config, run, fingerprint, lambda: _store(policy, folder, without_secrets(everything)))
+    load_model(policy.model, folder / WEIGHTS, device=str(policy.device))
+
+
+def _is_intact(folder: Path) -> bool:
+    """Whether a finished phase is in the cache with the weights that were written; damaged ones are moved aside."""
+    if not folder.exists():
+        return False
+    try:
+        record = read_json(folder / RECORD, "the cold start is trained again")
+        expected = record.get("sha256") if isinstance(record, dict) else None
+        found = sha256(folder / WEIGHTS)
+    except (UserError, OSError):
+        expected, found = None, ""
+    if expected == found:
+        return True
+    aside = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".damaged", dir=folder.parent))
+    folder.rename(aside)
+    _logger.warning("cold start: %s does not match its checksum; it is kept as %s and the phase is trained again", folder, aside.name)
+    return False
 
 
 def _demonstrations(task: DemonstratingTask, config: ColdStartConfig, seed: int) -> list[tuple[Prompt, str]]:
@@ -105,28 +130,49 @@ def _weights_digest(policy: Policy) -> str:
     return digest.hexdigest()
 
 
-def _train(policy: Policy, demonstrations: Sequence[tuple[Prompt, str]], config: ColdStartConfig, run: Run) -> None:
+def _train(
+    policy: Policy,
+    demonstrations: Sequence[tuple[Prompt, str]],
+    config: ColdStartConfig,
+    run: Run,
+    fingerprint: str,
+    store: Callable[[], None],
+) -> None:
+    responses = _encode(policy, demonstrations)  # checked before anything is written
     schedule = OptimizerConfig(
         learning_rate=config.learning_rate, warmup_steps=config.warmup_steps, schedule="linear", weight_decay=config.weight_decay
     )
-    optimizer = build_adamw(policy.model, schedule)
-    for step in run.steps(config.steps, {}, title="cold start"):
-        start = (step.number - 1) * config.batch_size
-        batch = _collate(policy, demonstrations[start : start + config.batch_size])
-        scores = policy.scorer(batch.input_ids, batch.response_mask, 1.0)
-        loss = -scores.logprobs.sum() / batch.response_mask.sum()
-        if not torch.isfinite(loss):
-            raise UserError(f"the loss of the cold start is {loss.item()} at step {step.number}: lower cold_start.learning_rate")
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(policy.model.parameters(), schedule.max_grad_norm)
-        set_learning_rate(optimizer, learning_rate_at(step.number - 1, config.steps, schedule))
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    _logger.info("cold start: %d supervised steps, last loss %.3f", config.steps, loss.item())
+    # A replica on every rank: no communication.
+    alone = World(rank=run.world.rank, local_rank=run.world.local_rank, device=run.device)
+    strategy = DDPStrategy(alone, max_grad_norm=schedule.max_grad_norm)
+    scorer = strategy.prepare(policy.scorer, lambda model: build_adamw(model, schedule))
+    state: dict[str, Saveable] = {"model": strategy}
+    with run.phase("cold_start", state, fingerprint=fingerprint) as restored:
+        for step in run.steps(config.steps, state, first=restored + 1, title="cold start"):
+            start = (step.number - 1) * config.batch_size
+            batch = _collate(policy, responses[start : start + config.batch_size])
+            scores = scorer(batch.input_ids, batch.response_mask, 1.0)
+            loss = -scores.logprobs.sum() / batch.response_mask.sum()
+            strategy.backward(loss)
+            report = strategy.step(learning_rate_at(step.number - 1, config.steps, schedule))
+            if report.skipped or not torch.isfinite(loss):
+                raise UserError(
+                    f"the cold start diverges at step {step.number} (loss {loss.item():.3g}, gradient norm {report.grad_norm:.3g}): "
+                    "lower cold_start.learning_rate"
+                )
+            if step.number == config.steps:
+                _logger.info("cold start: %d supervised steps, last loss %.3f", config.steps, loss.item())
+        with run.world.main_first() as is_main:
+            if is_main:
+                store()
 
 
-def _collate(policy: Policy, demonstrations: Sequence[tuple[Prompt, str]]) -> Batch:
-    """Prompts with their demonstrations as responses."""
+def _encode(policy: Policy, demonstrations: Sequence[tuple[Prompt, str]]) -> list[Completion]:
+    """Prompts with their demonstrations as responses.
+
+    Raises:
+        UserError: if one is too long for the policy.
+    """
     responses = []
     for prompt, text in demonstrations:
         token_ids = torch.tensor(policy.encode_response(text))
@@ -137,6 +183,10 @@ def _collate(policy: Policy, demonstrations: Sequence[tuple[Prompt, str]]) -> Ba
             f"a prompt with its demonstration has {longest} tokens but the policy holds {policy.max_positions} positions: "
             "raise policy.max_positions or choose another task"
         )
+    return responses
+
+
+def _collate(policy: Policy, responses: Sequence[Completion]) -> Batch:
     zeros = torch.zeros(len(responses))  # rewards and advantages, unused here
     return collate(responses, zeros, zeros, pad_id=policy.pad_id).to(policy.device)
 
@@ -144,8 +194,10 @@ def _collate(policy: Policy, demonstrations: Sequence[tuple[Prompt, str]]) -> Ba
 def _store(policy: Policy, folder: Path, everything: Mapping[str, Any]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=folder.parent))
-    save_model(policy.model, str(partial / "model.safetensors"))
-    write_atomically(partial / "cold_start.json", json.dumps(everything, indent=1, default=str))
+    save_model(policy.model, str(partial / WEIGHTS))
+    partial.chmod(0o755)  # a temporary folder is its owner's only
+    give_default_mode([partial / WEIGHTS])
+    write_atomically(partial / RECORD, json.dumps({**everything, "sha256": sha256(partial / WEIGHTS)}, indent=1, default=str))
     try:
         partial.rename(folder)
     except OSError:

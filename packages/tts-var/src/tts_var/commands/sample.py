@@ -18,6 +18,7 @@ from triptych.evaluation.runner import evaluate_sharded
 from triptych.report import ReportConfig, Samples
 from triptych.run.config import RunConfig
 from triptych.run.provenance import provenance
+from triptych.run.secret import without_secrets
 from triptych.run.session import Run
 from triptych.telemetry.logging import get_logger
 from tts_var.data.prompts import read_prompts
@@ -29,6 +30,9 @@ from tts_var.scorers import Verdict
 from tts_var.search import Search, SearchResult
 
 _logger = get_logger("sample")
+
+PICTURES = "pictures"
+"""Subfolder of a run with the images."""
 
 
 @dataclass
@@ -111,14 +115,14 @@ def _conclude(
 ) -> None:
     settings = {**asdict(config.search), "model": choice_name(config.generator)}
     made = {key: value for key, value in provenance().items() if key in ("commit", "versions")}
-    metadata = {"seed": config.seed, "search": settings, "generator": config.generator, "made": made}
-    folder = run.directory / "pictures"
-    folder.mkdir(exist_ok=True)
-    rows = [_write_images(folder, metadata, index, *pair) for index, pair in enumerate(zip(results, verdicts, strict=True))]
+    generator = without_secrets(config.generator)
+    metadata = {"seed": config.seed, "search": settings, "generator": generator, "made": made}
+    with run.staging(PICTURES) as folder:
+        rows = [_write_images(folder, metadata, index, *pair) for index, pair in enumerate(zip(results, verdicts, strict=True))]
     run.write_text("samples.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     if config.page_prompts:
         shown = {key: json.dumps(value) if isinstance(value, list) else str(value) for key, value in settings.items()}
-        shown |= {"seed": str(config.seed), "generator": json.dumps(config.generator)}
+        shown |= {"seed": str(config.seed), "generator": json.dumps(generator)}
         title = f"Search: {config.name}"
         first, parts = results[: config.page_prompts], [verdict.parts for verdict in verdicts[: config.page_prompts]]
         run.write_text("search.html", render_search_page(title, first, model.scales, verdicts=parts, settings=shown))
@@ -131,7 +135,7 @@ def _conclude(
     run.finish(summary, report=ReportConfig(title=f"Samples: {config.name}", headline=headline, samples=samples))
     for result, text in zip(results, texts, strict=True):
         _logger.info("%-44s %s", result.prompt, text)
-    _logger.info("images             %s", folder)
+    _logger.info("images             %s", run.directory / PICTURES)
     if config.page_prompts:
         _logger.info("search             %s", run.directory / "search.html")
 
@@ -151,8 +155,8 @@ def _write_images(folder: Path, metadata: Mapping[str, Any], index: int, result:
     return {
         "prompt": result.prompt,
         "seed": metadata["seed"],
-        "file": f"{folder.name}/{names[0]}",
-        "others": [f"{folder.name}/{name}" for name in names[1:]],
+        "file": f"{PICTURES}/{names[0]}",
+        "others": [f"{PICTURES}/{name}" for name in names[1:]],
         "reward": result.reward,
         "rewards": list(result.rewards),
         "lineage": list(result.lineage),

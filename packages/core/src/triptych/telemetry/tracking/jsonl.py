@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from triptych.files import write_atomically
+from triptych.errors import UserError
+from triptych.own_files import OwnFiles
 from triptych.telemetry.tracking import TIMING_PREFIX
 
 
@@ -18,18 +19,22 @@ class JsonlTracker:
     file as an uninterrupted one.
 
     Args:
-        directory: the run's folder.
+        own: the files of the run's folder.
         resume_step: step of the restored checkpoint; later lines, and a last line truncated by a kill, are
             dropped. None starts empty files.
+
+    Raises:
+        UserError: if a line before the last one is damaged; both files stay as they are.
     """
 
-    def __init__(self, directory: Path, *, resume_step: int | None = None) -> None:
+    def __init__(self, own: OwnFiles, *, resume_step: int | None = None) -> None:
+        self._own = own
         self._files: dict[str, IO[str]] = {}
-        for name in ("metrics", "timings"):
-            path = directory / f"{name}.jsonl"
-            kept = [] if resume_step is None else [row for row in read_rows(path) if row["step"] <= resume_step]
-            write_atomically(path, "".join(_line(row) for row in kept))
-            self._files[name] = path.open("a", encoding="utf-8")
+        names = ("metrics", "timings")
+        kept = {name: [] if resume_step is None else read_rows(own.folder / f"{name}.jsonl") for name in names}
+        for name in names:
+            lines = [_line(row) for row in kept[name] if resume_step is not None and row["step"] <= resume_step]
+            self._files[name] = own.open_log(f"{name}.jsonl", "".join(lines)).open("a", encoding="utf-8")
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Appends one line to each file; the keys keep their order, `step` comes first."""
@@ -46,23 +51,39 @@ class JsonlTracker:
             os.fsync(file.fileno())
 
     def close(self) -> None:
-        """Closes both files."""
-        for file in self._files.values():
+        """Closes both files, which count as edited if they change afterwards."""
+        for name, file in self._files.items():
             file.close()
+            self._own.close_log(f"{name}.jsonl")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file written by this tracker; stops at a line that a kill truncated."""
-    if not path.exists():
+    """The objects of a JSON-lines file written by this tracker, without a last line that a kill truncated; empty for no file.
+
+    Raises:
+        UserError: if the file cannot be read, or a line is damaged; only a last line without its end may be.
+    """
+    try:
+        # Not splitlines: JSON allows U+2028 and its like inside a string.
+        *lines, rest = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except FileNotFoundError:
         return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            break
-        rows.append(row)
-    return rows
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions and its disk") from error
+    rows = [_row(line) for line in lines]
+    if None in rows:
+        raise UserError(f"{path}, line {1 + rows.index(None)} is damaged: restore the file, or move it away together with its checkpoints")
+    last = _row(rest)
+    return [row for row in [*rows, last] if row is not None]
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """The object of a line; None if it is no row with a step."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -1,0 +1,106 @@
+"""Inputs: which settings name files, and digests that follow every change of their content."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from triptych.run import inputs as module
+from triptych.run.inputs import CACHE_FILE, InputDigests, find_inputs
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_settings_that_name_existing_files_or_folders_are_inputs(here: Path) -> None:
+    for name in ("questions.jsonl", "prompts", "train", "model/weights.safetensors", "deep/gspo/a.txt"):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_text("x")
+    settings: dict[str, Any] = {
+        "task": {"_target_": "deep/gspo", "path": "questions.jsonl", "held_out_path": "absent.jsonl", "split": "train"},
+        "policy": {"path": "model", "name": "model"},
+        "prompts": "prompts",
+        "user": {"data": "./questions.jsonl", "anything": "deep/gspo", "number": 3, "none": None},
+        "references": [{"path": "questions.jsonl"}, {"path": ""}],
+        "texts": ["a" * 5000, "null\0", "a/b; c/d", "."],
+        "keyframes_from": str(here / "deep"),
+    }
+    assert find_inputs(settings, run=here / "outputs" / "a") == {
+        "task.path": Path("questions.jsonl"),
+        "policy.path": Path("model"),
+        "prompts": Path("prompts"),
+        "user.data": Path("./questions.jsonl"),
+        "user.anything": Path("deep/gspo"),
+        "references.0.path": Path("questions.jsonl"),
+        "keyframes_from": here / "deep",
+    }
+
+
+def test_the_own_folder_of_a_run_is_no_input(here: Path) -> None:
+    (here / "outputs" / "film").mkdir(parents=True)
+    (here / "outputs" / "film" / "storyboard.json").write_text("{}")
+    settings = {"keyframes_from": "outputs/film", "storyboard": "outputs/film/storyboard.json"}
+    assert find_inputs(settings, run=Path("outputs/film")) == {}
+    assert set(find_inputs(settings, run=Path("outputs/other"))) == set(settings)
+
+
+def test_digests_of_files_and_folders_follow_names_and_contents(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a").write_text("1")
+    (folder / "sub" / "b").write_text("2")
+    digests = InputDigests()
+    first = digests.digest(folder)
+    assert digests.digest(folder) == first
+    (folder / ".hidden").write_text("ignored")
+    assert digests.digest(folder) == first
+    seen = {first}
+    for change in (
+        lambda: (folder / "a").write_text("2"),
+        lambda: (folder / "sub" / "b").rename(folder / "sub" / "c"),
+        lambda: (folder / "new").touch(),
+        lambda: (folder / "a").unlink(),
+    ):
+        change()
+        seen.add(digests.digest(folder))
+    assert len(seen) == 5
+    assert (
+        digests.digest(tmp_path / "model" / "sub" / "c") == "d4735e3a265e16eee03f59718b9b5d03019c07d8b6c51f90da3a666eec13ab35"
+    )  # sha256sum
+
+
+def test_a_large_file_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, cache = tmp_path / "weights", tmp_path / "cache"
+    path.write_text("1")
+    hashed: list[Path] = []
+    digest = module.sha256
+    monkeypatch.setattr(module, "sha256", lambda file: hashed.append(file) or digest(file))
+    fresh = InputDigests(cache)
+    fresh.digest(path)
+    fresh.save()
+    assert not (cache / CACHE_FILE).exists(), "a file that was just written may be written again within the resolution of its time"
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 60)
+    for expected in (2, 2):
+        digests = InputDigests(cache)
+        first = digests.digest(path)
+        digests.save()
+        assert len(hashed) == expected
+    before = path.stat()
+    path.write_text("2")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # same size, same time of modification
+    assert InputDigests(cache).digest(path) != first
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"a": 1}', "[" * 100_000])
+def test_a_damaged_cache_is_ignored(tmp_path: Path, content: str) -> None:
+    (tmp_path / CACHE_FILE).write_text(content)
+    (tmp_path / "a").write_text("1")
+    assert InputDigests(tmp_path).digest(tmp_path / "a") == InputDigests().digest(tmp_path / "a")
+    assert json.dumps(InputDigests(tmp_path)._known) == "{}"
