@@ -26,7 +26,7 @@ OPTIONAL := $(foreach package,$(PACKAGES),-e $(package)[dev-optional])
 LAUNCH = $(if $(filter 1,$(NPROC)),$(BIN)/python -m,$(BIN)/python -m triptych.commands.launch --standalone --nproc-per-node=$(NPROC) -m)
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test smoke faults test-slurm bench results strip-runs docs format clean
+.PHONY: help install check test smoke faults test-slurm bench results strip-runs docs wheels format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  %-16s %s\n", $$1, $$2 }'
@@ -70,11 +70,15 @@ docs: $(STAMP) ## build the documentation as HTML in docs/_build
 	@$(BIN)/sphinx-build -q -W docs docs/_build
 	@echo "docs/_build/index.html"
 
+wheels: $(STAMP) ## build the source distribution of every package in dist/, and its wheel from that
+	@for package in $(PACKAGES); do $(BIN)/python -m build --outdir dist $$package > dist.log 2>&1 || { cat dist.log >&2; exit 1; }; done
+	@rm dist.log; ls dist/*.whl
+
 format: $(STAMP) ## format the code and apply the fixes of ruff
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-clean: ## remove the environment and caches; outputs/ stays
+clean: ## remove the environment and caches; outputs/ and dist/ stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build
 
 # The stamp is written last, so the next target resumes an interrupted installation.

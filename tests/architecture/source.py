@@ -149,9 +149,10 @@ def cycle(pairs: set[tuple[str, str]]) -> list[str]:
     return next((found for name in sorted(below) if (found := walk(name, []))), [])
 
 
-def declared(key: str) -> dict[str, str]:
-    """Entries of `[tool.triptych.<key>]` in the pyprojects of all packages."""
-    return {name: value for project in PROJECTS.values() for name, value in project["tool"].get("triptych", {}).get(key, {}).items()}
+def optional() -> dict[str, str]:
+    """The optional libraries by the name of their import, with the one module that needs each; without plugins, which no module imports."""
+    groups = [project["project"].get("entry-points", {}).get("triptych.optional", {}) for project in PROJECTS.values()]
+    return {name: value.split(":")[0] for group in groups for name, value in group.items() if "." not in name}
 
 
 def configs() -> dict[Path, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from architecture.source import CORE, FOLDERS, MODULES, PANELS, configs, cycle, declared, edges, is_standard, targets
+from architecture.source import CORE, FOLDERS, MODULES, PANELS, configs, cycle, edges, is_standard, optional, targets
 from projects import PROJECTS, ROOT
 
 # From the ground up; modules on one floor do not import one another. The package's own file exports from anywhere.
@@ -219,7 +219,7 @@ def test_hydra_and_printing_live_in_commands(name: str) -> None:
 
 
 def test_importing_every_module_changes_no_global_state() -> None:
-    names = sorted(set(MODULES) - set(declared("optional").values()))
+    names = sorted(set(MODULES) - set(optional().values()))
     code = (
         "import logging, os, random, socket, sys, torch\n"
         "def refuse(*arguments): raise OSError('an import reached for the network')\n"
@@ -262,7 +262,7 @@ def test_a_clean_interpreter_loads_no_more_than_it_needs(statement: str, absent:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_an_optional_library_is_imported_at_the_top_of_its_one_module(name: str) -> None:
-    homes = declared("optional")
+    homes = optional()
     for imported, at_top in MODULES[name].imports:
         home = homes.get(imported.split(".")[0])
         assert home is None or (name == home and at_top), f"{name} imports {imported}"
@@ -275,7 +275,7 @@ def test_no_import_is_tried(name: str) -> None:
     assert not [inner for node in tries for inner in ast.walk(node) if isinstance(inner, ast.Import | ast.ImportFrom)]
 
 
-@pytest.mark.parametrize("home", sorted(declared("optional").values()))
+@pytest.mark.parametrize("home", sorted(optional().values()))
 def test_a_config_names_what_an_optional_library_brings(home: str) -> None:
     assert home in MODULES
     assert any(target.startswith(f"{home}.") for config in configs().values() for target in targets(config))

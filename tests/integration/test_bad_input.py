@@ -71,7 +71,6 @@ def test_a_single_wrong_argument_is_refused_with_its_remedy(command: Command, na
         (["trainer.prompts_per_step=5"], ["trainer.prompts_per_step is 5"]),
         (["resume=must"], ["resume=must"]),
         (["device=cuda:7"], ["device is 'cuda:7'"]),
-        (["cold_start.learning_rate=1e30", "cold_start.steps=8"], ["loss of the cold start is"]),
         (["-m", "trainer.group_size=2,1"], ["trainer.group_size is 1", "member trainer.group_size=1; none was started"]),
         (["-m", "objective.clip_low=3e-4,0.2", "seed=0,1"], ["can never fire", "member objective.clip_low=0.2 seed=0; none was started"]),
         (["-m", "strategy=ddp,ddq"], ["unknown choice strategy/ddq"]),
@@ -85,6 +84,11 @@ def test_a_wrong_command_is_refused_in_one_line_and_writes_no_file(
     refused(command("train_gspo", *arguments, quick="policy=pretrained" not in arguments), *expected)
     left = {path.name for path in tmp_path.iterdir()} - {"out.txt", "err.txt"}
     assert not left, f"half-written: {left}"
+
+
+def test_a_cold_start_that_diverges_is_refused(command: Command, tmp_path: Path) -> None:
+    refused(command("train_gspo", "cold_start.learning_rate=1e30", "cold_start.steps=8"), "the cold start diverges at step 2")
+    assert not (tmp_path / "outputs" / "cache").exists()
 
 
 def test_a_broken_line_of_a_file_is_named(command: Command, tmp_path: Path) -> None:

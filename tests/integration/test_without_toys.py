@@ -47,9 +47,9 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def test_every_other_module_imports_and_every_public_name_exists(scratch: Path) -> None:
-    from architecture.source import declared
+    from architecture.source import optional
 
-    code = IMPORT_ALL % (sorted(declared("optional").values()), str(scratch))
+    code = IMPORT_ALL % (sorted(optional().values()), str(scratch))
     done = subprocess.run([sys.executable, "-c", code], env=environment(scratch), cwd=scratch, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -20,26 +20,34 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_nearest_folder_with_shared_configs_is_found(checkout: Path) -> None:
-    assert find_configs() == checkout / "configs"
+    assert find_configs("triptych") == checkout / "configs"
     (checkout / "inner" / "configs" / "shared").mkdir()
     (checkout / "inner" / "configs" / "shared" / "run.yaml").touch()
-    assert find_configs() == checkout / "inner" / "configs"
+    assert find_configs("triptych") == checkout / "inner" / "configs"
 
 
 def test_the_environment_takes_precedence(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (checkout / "elsewhere").mkdir()
     monkeypatch.setenv("TRIPTYCH_CONFIGS", "../elsewhere")
-    assert find_configs() == checkout / "elsewhere"
+    assert find_configs("triptych") == checkout / "elsewhere"
     monkeypatch.setenv("TRIPTYCH_CONFIGS", str(checkout / "absent"))
     with pytest.raises(UserError, match="TRIPTYCH_CONFIGS is '.*absent', which is not a folder: set it to"):
-        find_configs()
+        find_configs("triptych")
+
+
+def test_outside_of_a_checkout_the_copy_in_the_package_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRIPTYCH_CONFIGS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    packaged = find_configs("triptych")
+    assert packaged.parent.name == "triptych"
+    assert (packaged / "shared" / "run.yaml").is_file()
 
 
 def test_without_a_folder_of_configs_the_message_gives_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRIPTYCH_CONFIGS", raising=False)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="no configs/ folder in .* or above it: run from a checkout or set TRIPTYCH_CONFIGS"):
-        find_configs()
+    with pytest.raises(UserError, match="no configs/ folder in .* or above it, nor in json: run from a checkout or set TRIPTYCH_CONFIGS"):
+        find_configs("json")
 
 
 def test_accepted_groups_are_those_of_the_defaults_list(tmp_path: Path) -> None:

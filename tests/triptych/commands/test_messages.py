@@ -87,7 +87,7 @@ def raised_from(error: Exception, cause: BaseException) -> Exception:
         ),
         (
             ModuleNotFoundError("No module named 'absent'", name="absent"),
-            "the library 'absent' is not installed: install it (the package's extra of that name), or choose another option",
+            "the library 'absent' is not installed: install it, or choose another option",
         ),
     ],
     ids=["user", "cause", "full disk", "torch", "library"],

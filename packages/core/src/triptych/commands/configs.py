@@ -1,6 +1,7 @@
 """Search path of configs: a command composes those of its panel and the shared ones, and lists the groups that it accepts."""
 
 import os
+from importlib.resources import files
 from pathlib import Path
 
 import yaml
@@ -15,8 +16,11 @@ from triptych.errors import UserError
 SHARED = "shared"
 
 
-def find_configs() -> Path:
-    """The folder of configs: `$TRIPTYCH_CONFIGS`, else `configs/` in the working directory or the nearest above it.
+def find_configs(package: str) -> Path:
+    """The folder of configs: `$TRIPTYCH_CONFIGS`, else `configs/` in the working directory or the nearest above it, else the package's.
+
+    Args:
+        package: import name of the package of a command, whose wheel has a copy of its configs and of the shared ones.
 
     Raises:
         UserError: if there is none.
@@ -30,7 +34,10 @@ def find_configs() -> Path:
     for folder in (here, *here.parents):
         if (folder / "configs" / SHARED / "run.yaml").is_file():
             return folder / "configs"
-    raise UserError(f"no configs/ folder in {here} or above it: run from a checkout or set TRIPTYCH_CONFIGS")
+    packaged = Path(str(files(package))) / "configs"
+    if (packaged / SHARED / "run.yaml").is_file():
+        return packaged
+    raise UserError(f"no configs/ folder in {here} or above it, nor in {package}: run from a checkout or set TRIPTYCH_CONFIGS")
 
 
 def accepted_groups(primary: Path) -> set[str]:
@@ -69,22 +76,23 @@ class CommandSearchPath(SearchPathPlugin):
     """Adds the folders of a command to Hydra's search path.
 
     Attributes:
-        panel, name: of the command whose configs are composed, set by `use_configs`.
+        panel, name, package: of the command whose configs are composed, set by `use_configs`.
     """
 
     panel = ""
     name = ""
+    package = ""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Adds the panel's folder and the shared one; see `SearchPathPlugin`."""
-        configs = find_configs()
+        configs = find_configs(self.package)
         groups = ",".join(sorted(accepted_groups(configs / self.panel / f"{self.name}.yaml")))
         for folder in (self.panel, SHARED):
             search_path.append(provider="triptych", path=f"triptych://{configs / folder}#{groups}")
 
 
-def use_configs(panel: str, name: str) -> None:
-    """Makes Hydra compose the configs of one command."""
+def use_configs(panel: str, name: str, package: str) -> None:
+    """Makes Hydra compose the configs of one command; `package` is the import name of its package."""
     Plugins.instance().register(_CommandConfigs)
     Plugins.instance().register(CommandSearchPath)
-    CommandSearchPath.panel, CommandSearchPath.name = panel, name
+    CommandSearchPath.panel, CommandSearchPath.name, CommandSearchPath.package = panel, name, package

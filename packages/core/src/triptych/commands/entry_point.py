@@ -4,6 +4,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, Generic, TypeVar, cast
 
 import hydra
@@ -15,11 +16,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from triptych.commands.arguments import explaining_arguments
 from triptych.commands.configs import use_configs
+from triptych.commands.environment import mark_secrets
+from triptych.commands.help import print_help, wants_help
 from triptych.commands.messages import is_first_to_report, quote_text, refuse
 from triptych.commands.sweep import is_member, is_sweep, lost_member, member_name, prepare_sweep, show_devices
 from triptych.errors import UserError
 from triptych.run.config import RunConfig
 from triptych.run.signals import Interrupted
+from triptych.run.targets import CORE, check_targets
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
 
@@ -33,6 +37,7 @@ class Command(Generic[ConfigT]):
         panel: folder of its configs.
         name: of its primary config.
         schema: dataclass of its settings.
+        package: import name of the package that has it.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class Command(Generic[ConfigT]):
         self.panel = panel
         self.name = name
         self.schema = schema
+        self.package = str(function.__globals__["__package__"]).split(".")[0]
         self._function = function
         self._check = check
         self._shows_traceback = False
@@ -54,7 +60,7 @@ class Command(Generic[ConfigT]):
     def register(self) -> None:
         """Makes Hydra compose this command's configs: its dataclass under `schema_name`, its panel's folder and the shared folder."""
         ConfigStore.instance().store(name=self.schema_name, node=self.schema)
-        use_configs(self.panel, self.name)
+        use_configs(self.panel, self.name, self.package)
 
     def __call__(self) -> None:
         """Runs the command with the arguments in `sys.argv`."""
@@ -64,8 +70,11 @@ class Command(Generic[ConfigT]):
         os.environ["HYDRA_FULL_ERROR"] = "1"
         try:
             self.register()
+            if wants_help():
+                print_help(self)
+                return
             if is_sweep():
-                prepare_sweep(self.name, self._check)
+                prepare_sweep(self.name, self._check_member)
             else:
                 sys.argv[1:] = [quote_text(argument, self.schema) for argument in sys.argv[1:]]
             # Hydra names the job after the function.
@@ -86,13 +95,13 @@ class Command(Generic[ConfigT]):
     def _run(self, config: DictConfig) -> Any:
         try:
             settings = cast(ConfigT, OmegaConf.to_object(config))
+            mark_secrets(config, settings)
             if is_member():
                 # A sweep member is named by its overrides, so that a requeued member finds its own folder.
                 member = member_name(HydraConfig.get().job.override_dirname)
                 object.__setattr__(settings, "name", f"{settings.name}/{member}")
             with explaining_arguments(config):
-                if self._check is not None:
-                    self._check(settings)
+                self._check_member(settings)
                 show_devices()
                 return self._function(settings)
         except Interrupted as interrupted:
@@ -102,6 +111,12 @@ class Command(Generic[ConfigT]):
         except Exception as error:
             # Reported here and not in `__call__`, because Hydra would print a line of its own before raising it there.
             refuse(error, self.schema, self._shows_traceback)
+
+    def _check_member(self, settings: ConfigT) -> None:
+        """Refuses code that is not allowed, and what the command itself refuses; nothing is instantiated before."""
+        check_targets(asdict(settings), {CORE, self.package}, settings.allowed_targets)
+        if self._check is not None:
+            self._check(settings)
 
 
 def entry_point(

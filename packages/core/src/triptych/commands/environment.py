@@ -1,0 +1,82 @@
+"""Settings that come from environment variables (`${oc.env:X}`): found in the config, and marked as secrets in the settings."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.resolvers import oc
+
+from triptych.run.secret import Secret
+
+Path = tuple[str | int, ...]
+
+
+def mark_secrets(config: DictConfig, settings: Any) -> None:
+    """Replaces every text in `settings` that depends on an environment variable by a `Secret` of the same text.
+
+    Numbers stay as they are: they are hyperparameters, such as a seed from a job array.
+
+    Args:
+        config: composed, with its interpolations.
+        settings: the dataclass, mappings and lists made of it.
+    """
+    with _recording_reads() as reads:
+        found = list(_dependent(config, (), reads))
+    for path, interpolation in found:
+        holder = settings
+        for key in path[:-1]:
+            holder = _get(holder, key)
+        value = _get(holder, path[-1])
+        if isinstance(value, str):
+            _set(holder, path[-1], Secret(value, interpolation))
+
+
+@contextmanager
+def _recording_reads() -> Iterator[list[str]]:
+    """A list that receives the name of every environment variable that an interpolation reads."""
+    reads: list[str] = []
+
+    def read(key: str, *default: Any) -> Any:
+        reads.append(key)
+        return oc.env(key, *default)
+
+    OmegaConf.register_new_resolver("oc.env", read, replace=True)
+    try:
+        yield reads
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+
+
+def _dependent(node: Any, path: Path, reads: list[str]) -> Iterator[tuple[Path, str]]:
+    """Paths of the values that read a variable, with their interpolations."""
+    if node is None or node._is_missing():
+        return
+    if node._is_interpolation():
+        interpolation = str(node._value())
+        reads.clear()
+        node = node._maybe_dereference_node()
+        if reads:
+            yield path, interpolation
+            return
+    if isinstance(node, DictConfig) and not node._is_none():
+        for key in node:
+            yield from _dependent(node._get_node(key), (*path, str(key)), reads)
+    elif isinstance(node, ListConfig) and not node._is_none():
+        for index in range(len(node)):
+            yield from _dependent(node._get_node(index), (*path, index), reads)
+
+
+def _get(holder: Any, key: str | int) -> Any:
+    if isinstance(holder, list):
+        return holder[int(key)]
+    return holder[key] if isinstance(holder, dict) else getattr(holder, str(key))
+
+
+def _set(holder: Any, key: str | int, value: Any) -> None:
+    if isinstance(holder, dict):
+        holder[key] = value
+    elif isinstance(holder, list):
+        holder[int(key)] = value
+    else:
+        object.__setattr__(holder, str(key), value)  # a frozen dataclass as well

@@ -1,0 +1,56 @@
+"""Optional libraries: which extra of which package installs them.
+
+A package declares each in the entry-point group `triptych.optional`: name of the import -> the one module that needs it, with
+the extra in brackets, such as `wandb = "package.module [wandb]"`.
+"""
+
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.util import find_spec
+from typing import NamedTuple
+
+GROUP = "triptych.optional"
+
+
+class OptionalLibrary(NamedTuple):
+    """A library that an extra installs.
+
+    Attributes:
+        name: of its import.
+        module: that needs it.
+        extra: such as `triptych-core[wandb]`.
+    """
+
+    name: str
+    module: str
+    extra: str
+
+    @property
+    def command(self) -> str:
+        """The command that installs it."""
+        return f"pip install '{self.extra}'"
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether it can be imported."""
+        try:
+            return find_spec(self.name) is not None
+        except ModuleNotFoundError:  # its parent package
+            return False
+
+
+def optional_libraries() -> list[OptionalLibrary]:
+    """The optional libraries that the installed packages declare, by name."""
+    found = [
+        OptionalLibrary(entry.name, entry.module, f"{entry.dist.name}[{entry.extras[0]}]")
+        for entry in entry_points(group=GROUP)
+        if entry.dist is not None and entry.extras
+    ]
+    return sorted(found)
+
+
+def installed_version(distribution: str) -> str | None:
+    """Version of an installed distribution; None if it is not installed."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
