@@ -89,3 +89,18 @@ def test_torchrun_takes_precedence_in_a_slurm_step(monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(name, value)
     with World.join("cpu") as world:
         assert (world.rank, world.size) == (0, 1)
+
+
+def test_a_number_of_processes_without_a_rank_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the process would take itself for rank 0 and wait for the others for ever."""
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(UserError, match="WORLD_SIZE is 2 without RANK: start all processes with torchrun or srun, or unset it"),
+        World.join("cpu"),
+    ):
+        pass
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(UserError, match="WORLD_SIZE is 2 without MASTER_ADDR"), World.join("cpu"):
+        pass

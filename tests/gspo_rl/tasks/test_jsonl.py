@@ -58,7 +58,7 @@ def test_the_last_number_may_have_separators_a_sign_and_an_exponent() -> None:
 
 @pytest.mark.parametrize(
     ("broken", "message"),
-    [('{"question": "x", ', "line 37 is not a JSON object"), ({"question": "x"}, "line 37 lacks"), ({"question": "x", "answer": "none"}, "line 37 has the answer"),
+    [('{"question": "x", ', "line 37 is not JSON"), ({"question": "x"}, "line 37 lacks"), ({"question": "x", "answer": "none"}, "line 37 has the answer"),
      ([1], "line 37 lacks")],
 )  # fmt: skip
 def test_a_broken_line_is_refused_with_its_number(tmp_path: Path, broken: Any, message: str) -> None:

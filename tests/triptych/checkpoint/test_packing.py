@@ -98,8 +98,8 @@ def damage_provenance(run: Path) -> None:
     [
         (remove_part, "has no decoder.safetensors: train it first"),
         (remove_config, r"second/config.yaml is missing: .*second is not a finished run"),
-        (remove_summary, r"first/summary.json cannot be read: finish the run first"),
-        (damage_provenance, r"first/provenance.json cannot be read"),
+        (remove_summary, r"first/summary.json: finish the run first"),
+        (damage_provenance, r"first/provenance.json is not JSON"),
     ],
 )
 def test_an_unfinished_training_is_refused_and_writes_no_file(
@@ -136,7 +136,7 @@ def test_an_evaluation_of_other_weights_is_refused(tmp_path: Path, trained: Mode
 
 def test_a_folder_that_is_not_packed_has_no_record(tmp_path: Path) -> None:
     write_run(tmp_path / "evaluation", seed=7, summary={}, path=str(tmp_path))
-    with pytest.raises(UserError, match=r"record.json cannot be read"):
+    with pytest.raises(UserError, match=r"there is no file .*record.json"):
         add_evaluation(tmp_path, tmp_path / "evaluation", key="generator", shipped=tmp_path)
 
 

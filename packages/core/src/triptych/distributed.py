@@ -48,9 +48,16 @@ class World:
             timeout_seconds: how long a collective waits for a missing rank.
 
         Raises:
-            UserError: if `device` names CUDA and there is none, or is no device at all.
+            UserError: if `device` names CUDA and there is none, or is no device at all, or the environment has a number of
+                processes without the rank of this one.
         """
         read_slurm()
+        needed = ["RANK"] if dist.is_initialized() else ["RANK", "MASTER_ADDR", "MASTER_PORT"]
+        missing = [name for name in needed if name not in os.environ]
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and missing:
+            raise UserError(
+                f"WORLD_SIZE is {os.environ['WORLD_SIZE']} without {missing[0]}: start all processes with torchrun or srun, or unset it"
+            )
         rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         local_rank = int(os.environ.get("LOCAL_RANK", 0))
         resolved = _resolve_device(device, local_rank)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.errors import UserError
-from triptych.files import write_atomically
+from triptych.files import read_json, write_atomically
 
 VERSION = 1
 DEFAULT_SECONDS = 1.5
@@ -111,12 +111,7 @@ def read_storyboard(path: Path) -> Storyboard:
     Raises:
         UserError: if the file cannot be read, has another version, or holds an invalid value.
     """
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"storyboard {path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}") from error
-    except ValueError as error:
-        raise UserError(f"storyboard {path} is not JSON ({error})") from error
+    tree = read_json(path, "give the storyboard.json of a film")
     try:
         return _storyboard(tree)
     except UserError as error:

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from triptych.checkpoint.model_folder import CONFIG_FILE, ModelFolder, ModelParts
 from triptych.checkpoint.weights import read_safetensors, write_safetensors
 from triptych.errors import UserError
-from triptych.files import write_atomically
+from triptych.files import read_json, read_yaml, write_atomically
 
 RECORD_FILE = "record.json"
 SHIPPED_MODELS = "triptych.shipped_models"
@@ -51,16 +50,18 @@ def pack(run: Path, model: ModelFolder, target: Path) -> dict[str, Any]:
     Args:
         run: folder of the run, `outputs/<name>`; each stage is a run below it.
         model: the model that the run wrote.
-        target: the folder to write; existing files of the same names are replaced.
+        target: the folder to write; the files of a model that was packed there before are replaced.
 
     Raises:
-        UserError: if a part of the model or its run is missing.
+        UserError: if a part of the model or its run is missing, or the folder has other content.
     """
     sizes = model.sizes()
     made = {stage: _made(run / stage) for stage in model.parts.stages}
     missing = [part for part in model.parts.stage_of if not model.has(part)]
     if missing:
         raise UserError(f"{model.path} has no {missing[0]}.safetensors: train it first")
+    if target.is_dir() and any(target.iterdir()) and not (target / RECORD_FILE).is_file():
+        raise UserError(f"{target} holds files that are not a packed model: choose another folder")
     target.mkdir(parents=True, exist_ok=True)
     written = {}
     for part in model.parts.stage_of:
@@ -87,7 +88,7 @@ def add_evaluation(target: Path, evaluation: Path, *, key: str, shipped: Path) -
     """
     record = _json(target / RECORD_FILE)
     made = _made(evaluation)
-    path = yaml.safe_load((evaluation / "config.yaml").read_text())[key]["path"]
+    path = read_yaml(evaluation / "config.yaml", "evaluate again")[key]["path"]
     evaluated = shipped if path is None else Path(path)
     if evaluated.resolve() != target.resolve():
         raise UserError(f"{evaluation} is an evaluation of {evaluated}: evaluate with {key}.path={target}")
@@ -101,14 +102,14 @@ def _made(run: Path) -> dict[str, Any]:
     if not config.is_file():
         raise UserError(f"{config} is missing: {run} is not a finished run, train or evaluate first")
     return {
-        "seed": yaml.safe_load(config.read_text())["seed"],
+        "seed": read_yaml(config, "train or evaluate again")["seed"],
         "summary": _json(run / "summary.json"),
         "provenance": _json(run / "provenance.json"),
     }
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: finish the run first") from error
+    found = read_json(path, "finish the run first")
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is no table: finish the run first")
+    return found

@@ -7,7 +7,7 @@ from typing import Any
 
 from triptych.commands.main import Verbs
 from triptych.errors import UserError
-from triptych.files import write_atomically
+from triptych.files import read_json, write_atomically
 
 
 def record(runs: list[Path], claim: Path) -> Path:
@@ -26,13 +26,13 @@ def record(runs: list[Path], claim: Path) -> Path:
         UserError: if a run is not finished.
     """
     path = claim / "results.json"
-    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    results: dict[str, Any] = read_json(path, "restore it") if path.exists() else {}
     for run in runs:
         if not (run / "summary.json").exists():
             raise UserError(f"{run} holds no summary.json: give the folder of a finished run")
         results[run.name] = {
-            "summary": json.loads((run / "summary.json").read_text()),
-            "provenance": json.loads((run / "provenance.json").read_text()),
+            "summary": read_json(run / "summary.json", "give the folder of a finished run"),
+            "provenance": read_json(run / "provenance.json", "give the folder of a finished run"),
         }
     claim.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(dict(sorted(results.items())), indent=1) + "\n")

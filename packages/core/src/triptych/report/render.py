@@ -1,9 +1,9 @@
 """`report.html`: one page without a script or an outside resource, made from the files of a run."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from triptych.files import read_json
 from triptych.report import Chart, Figure, ReportConfig
 from triptych.report.charts import HOVER, render_chart
 from triptych.report.page import environment
@@ -57,7 +57,7 @@ def _over_steps(chart: Chart, rows: list[dict[str, Any]]) -> Figure:
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    tree = json.loads(path.read_text(encoding="utf-8"))
+    tree: dict[str, Any] = read_json(path, "run the command again")
     assert isinstance(tree, dict)
     return tree
 

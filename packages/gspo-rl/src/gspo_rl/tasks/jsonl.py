@@ -1,6 +1,5 @@
 """A task from a JSON-lines file of questions and answers."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 from gspo_rl.data.batch import Completion, Prompt
 from gspo_rl.tasks.grading import MATCHES, grade, last_number
 from triptych.errors import UserError
+from triptych.files import parse_json
 from triptych.seeding import derive_seed
 
 
@@ -85,10 +85,7 @@ def _read(path: Path, match: str) -> list[Prompt]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number} is not a JSON object ({error}): fix or remove the line") from None
+        row = parse_json(line, f"{path}, line {number}", "fix or remove the line")
         if not isinstance(row, dict) or not isinstance(row.get("question"), str) or not isinstance(row.get("answer"), str | int | float):
             raise UserError(f"{path}, line {number} lacks the text 'question' or the text or number 'answer': fix or remove the line")
         answer = str(row["answer"])

@@ -1,6 +1,5 @@
 """Strict loading of released weights: sizes are inferred from the shapes, unused or missing tensors are errors."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from triptych.checkpoint.weights import fill_strictly, read_safetensors
 from triptych.errors import UserError
+from triptych.files import read_json
 from tts_var.models.autoencoder import AutoencoderConfig, BinaryTokenizer, VectorTokenizer
 from tts_var.models.infinity import InfinityConfig, InfinityTransformer
 from tts_var.models.quantizers import VectorQuantizer
@@ -179,8 +179,9 @@ def _read_shards(folder: Path) -> State:
     indexes = sorted(folder.glob("*.index.json"))
     if len(indexes) != 1:
         raise UserError(f"{folder} contains {len(indexes)} index files: a folder of shards needs exactly one *.index.json")
+    index = read_json(indexes[0], "download the checkpoint again")
     try:
-        names = sorted(set(json.loads(indexes[0].read_text())["weight_map"].values()))
+        names = sorted(set(index["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{indexes[0]} is not an index of shards: it needs a 'weight_map'") from error
     state: State = {}

@@ -56,7 +56,8 @@ class WandbTracker:
         except wandb.errors.Error as error:
             raise UserError(f"W&B could not start in mode {mode} ({error}): use tracker.mode=offline or run 'wandb login'") from error
 
-        if mode == "offline":
+        # An online run that W&B does not know yet may have rows as well: those before the step that `resume_step` went back to.
+        if mode == "offline" or not self._run.resumed:
             timings = {row["step"]: row for row in read_rows(directory / "timings.jsonl")}
             for row in read_rows(directory / "metrics.jsonl"):
                 self.log({key: value for key, value in (row | timings.get(row["step"], {})).items() if key != "step"}, step=row["step"])
