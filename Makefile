@@ -7,6 +7,7 @@
 PYTHON ?= python3
 NPROC ?= 1
 KILLS ?= 50
+FOLDER_OPERATIONS ?= 60
 ARGS ?=
 
 # On shared cores two threads per process are slower than one; set this variable on a machine with many cores.
@@ -51,6 +52,7 @@ faults: $(STAMP) ## kill and hang real runs, fill the disk; KILLS=50 kills at ra
 	@$(BIN)/python -m pytest -m faults tests/faults
 	@$(BIN)/python -m pytest -m faults tests
 	@$(BIN)/python tests/faults/campaign.py $(KILLS)
+	@$(BIN)/python tests/faults/campaign_folders.py $(FOLDER_OPERATIONS)
 
 test-slurm: $(STAMP) ## test sweeps, preemption and two tasks on a Slurm cluster inside this machine (root on Debian; installs it)
 	@tests/slurm/cluster.sh install || echo "note: without Slurm its tests are skipped" >&2

@@ -1,8 +1,8 @@
-"""Random operations on a folder of runs: start, kill, rename, edit, start again. No file of a person may be lost or changed.
+"""Random operations on a folder of runs: start, kill, rename, edit, start again. No file of the user may be lost or changed.
 
     python tests/faults/campaign_folders.py [operations] [seed]
 
-Files of a person are foreign files anywhere below the folder, edited results of runs, and copies of checkpoints; each is hashed
+Files of the user are foreign files anywhere below the folder, edited results of runs, and copies of checkpoints; each is hashed
 before and after every operation. An edited file may have been renamed `<stem>.kept<suffix>`: its content must still be there.
 Prints the counts, and exits with 1 at the first difference.
 """
@@ -54,7 +54,7 @@ PROGRAM = textwrap.dedent(
                 counter.value += step.number
                 step.metrics["value"] = float(counter.value)
                 time.sleep(0.01)
-            with run.staging("pictures") as folder:
+            with run.staging("images") as folder:
                 for index in range(3):
                     (folder / f"{index}.txt").write_text(f"{seed} {index}")
             run.write_text("storyboard.json", json.dumps({"seed": run.seed}))
@@ -65,11 +65,11 @@ PROGRAM = textwrap.dedent(
         sys.exit(143)
     """
 )
-EDITABLE = ("storyboard.json", "report.html", "summary.json", "pictures/1.txt")
+EDITABLE = ("storyboard.json", "report.html", "summary.json", "images/1.txt")
 
 
 class Campaign:
-    """The folder, and the texts in it that a person wrote."""
+    """The folder, and the texts in it that the user wrote."""
 
     def __init__(self, root: Path, rng: random.Random) -> None:
         self.root = root
@@ -109,7 +109,7 @@ class Campaign:
         self.counts[{0: "finished", 1: "refused", 143: "terminated"}.get(process.returncode, "killed")] += 1
 
     def edit(self) -> None:
-        """An own file of a run, edited by a person; an earlier edit of the same file is that person's to lose."""
+        """An own file of a run, edited by the user, who may overwrite an earlier edit."""
         files = [path / name for path in self.runs() for name in EDITABLE if (path / name).is_file()]
         if files:
             path = self.rng.choice(files)
@@ -164,7 +164,7 @@ def main() -> int:
                 return 1
         kept = len(list(Path(name).rglob("*.kept*")))
         done = ", ".join(f"{count} {what}" for what, count in sorted(campaign.counts.items()))
-        print(f"{num_operations} operations (seed {seed}: {done}; {len(campaign.mine)} files of a person, {kept} kept aside): 0 differ")
+        print(f"{num_operations} operations (seed {seed}: {done}; {len(campaign.mine)} files of the user, {kept} kept aside): 0 differ")
     return 0
 
 

@@ -6,7 +6,7 @@ import pickle
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from triptych.run.secret import Secret, leaves, secret_digests, without_secrets
+from triptych.run.secret import Secret, leaves, mask_secrets, secret_digests, without_secrets
 
 KEY = Secret("sk-12345", "${oc.env:KEY}")
 
@@ -38,6 +38,13 @@ def test_digests_find_a_changed_value_and_differ_between_runs() -> None:
     assert first == secret_digests({"a": [KEY]}, b"run 1")
     assert first != secret_digests({"a": [KEY]}, b"run 2")
     assert first != secret_digests({"a": [Secret("other", KEY.shown)]}, b"run 1")
+
+
+def test_a_page_shows_no_secret_in_the_middle_of_a_text_either() -> None:
+    odd = Secret('a<b>"c&d', "${oc.env:ODD}")
+    short = Secret("no", "${oc.env:ANSWER}")
+    page = mask_secrets("<p>Evaluation of sk-12345/model a&lt;b&gt;&quot;c&amp;d nowhere</p>", {"a": [KEY, odd, short]})
+    assert page == "<p>Evaluation of ${oc.env:KEY}/model ${oc.env:ODD} nowhere</p>"
 
 
 def test_leaves_are_found_at_any_depth() -> None:

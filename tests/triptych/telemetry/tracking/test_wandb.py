@@ -70,3 +70,35 @@ def test_the_newest_offline_folder_of_a_resumed_run_holds_all_of_it(tmp_path: Pa
     rows = [{".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in history} for history in histories]
     assert [(row["_step"], row["loss"]) for row in rows] == [(step, 10.0 + step) for step in range(1, 6)]
     assert all(row["timing/seconds"] == 1.0 for row in rows)
+
+
+def test_a_resumed_run_continues_its_curve_and_an_overwritten_one_begins_another(tmp_path: Path) -> None:
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    from triptych.run.config import RunConfig
+    from triptych.run.session import Run
+    from triptych.telemetry.tracking.wandb import WandbTracker
+
+    class Nothing:
+        def save(self, directory: Path) -> None: ...
+
+        def load(self, directory: Path) -> None: ...
+
+    def ids() -> list[str]:
+        """In order of their folders, `offline-run-<time>-<id>`."""
+        return [path.name.rsplit("-", 1)[1] for path in sorted((tmp_path / "a" / "wandb").glob("offline-run-*"))]
+
+    def work(steps: range, **changes: Any) -> None:
+        with Run.open(RunConfig(name="a", output_root=str(tmp_path), device="cpu", **changes), tracker=WandbTracker) as run:
+            run.begin({"nothing": Nothing()})
+            for step in steps:
+                run.log({"loss": 1.0}, step=step)
+                run.checkpoint(step, {"nothing": Nothing()})
+        time.sleep(1.1)  # folder names of W&B have a resolution of one second
+
+    work(range(1, 3))
+    work(range(3, 4))
+    work(range(1, 2), overwrite=True)
+    first, resumed, overwritten = ids()
+    assert first == resumed
+    assert overwritten != first
+    assert len(first) == 16

@@ -1,14 +1,17 @@
 """Optional libraries: which extra of which package installs them.
 
 A package declares each in the entry-point group `triptych.optional`: name of the import -> the one module that needs it, with
-the extra in brackets, such as `wandb = "package.module [wandb]"`.
+the extra in brackets, such as `wandb = "package.module:Name [wandb]"`.
 """
 
+import re
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from typing import NamedTuple
 
 GROUP = "triptych.optional"
+
+_EXTRA = re.compile(r"\[([\w-]+)\]$")
 
 
 class OptionalLibrary(NamedTuple):
@@ -40,11 +43,11 @@ class OptionalLibrary(NamedTuple):
 
 def optional_libraries() -> list[OptionalLibrary]:
     """The optional libraries that the installed packages declare, by name."""
-    found = [
-        OptionalLibrary(entry.name, entry.module, f"{entry.dist.name}[{entry.extras[0]}]")
-        for entry in entry_points(group=GROUP)
-        if entry.dist is not None and entry.extras
-    ]
+    found = []
+    for entry in entry_points(group=GROUP):
+        extra = _EXTRA.search(entry.value)  # `EntryPoint.extras` splits names at hyphens
+        if extra is not None and entry.dist is not None:
+            found.append(OptionalLibrary(entry.name, entry.module, f"{entry.dist.name}[{extra[1]}]"))
     return sorted(found)
 
 

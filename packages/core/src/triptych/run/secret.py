@@ -2,8 +2,11 @@
 
 import hashlib
 import hmac
+import html
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+_SHORTEST = 6
 
 
 class Secret(str):
@@ -59,6 +62,19 @@ def secret_digests(tree: Any, key: bytes) -> dict[str, str]:
     return {
         path: hmac.new(key, value.encode(), hashlib.sha256).hexdigest()[:16] for path, value in leaves(tree) if isinstance(value, Secret)
     }
+
+
+def mask_secrets(page: str, tree: Any) -> str:
+    """An HTML page in which the secrets of settings are replaced by their interpolations, also where they are part of a text.
+
+    Args:
+        page: HTML, with escaped texts.
+        tree: settings. Values of fewer than 6 characters are not searched for: they occur by chance.
+    """
+    for _, value in leaves(tree):
+        if isinstance(value, Secret) and len(value) >= _SHORTEST:
+            page = page.replace(html.escape(value), html.escape(value.shown))
+    return page
 
 
 def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

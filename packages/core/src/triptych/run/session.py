@@ -23,7 +23,7 @@ from triptych.run.directory import RunDirectory
 from triptych.run.identity import NOT_IDENTITY, Change, Identity, read_identity
 from triptych.run.inputs import InputDigests, find_inputs
 from triptych.run.provenance import provenance
-from triptych.run.secret import without_secrets
+from triptych.run.secret import mask_secrets, without_secrets
 from triptych.run.signals import Interrupted, Interruption, unwatch, watch
 from triptych.run.targets import CORE, outside_targets, package_of
 from triptych.seeding import GlobalRandomState, derive_seed
@@ -483,8 +483,12 @@ class Run:
             from triptych.report.render import render_report
 
             self.write_text("summary.json", json.dumps(_finite(without_secrets(summary)), indent=1))
-            self.write_text("report.html", render_report(self.directory, report))
+            self.write_text("report.html", mask_secrets(render_report(self.directory, report), self._hidden()))
         return self.directory / "report.html"
+
+    def _hidden(self) -> dict[str, Any]:
+        """The settings without those that are the run's folder, which everyone sees."""
+        return {key: value for key, value in self._settings.items() if key not in ("name", "output_root")}
 
     def _checkpoints_in(self, name: str) -> Checkpointer:
         checkpoint = self._config.checkpoint

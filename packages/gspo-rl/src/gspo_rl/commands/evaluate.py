@@ -17,6 +17,7 @@ from triptych.commands.entry_point import entry_point
 from triptych.commands.messages import choice_name
 from triptych.report import ReportConfig, Samples
 from triptych.run.config import RunConfig
+from triptych.run.secret import without_secrets
 from triptych.run.session import Run
 from triptych.telemetry.logging import get_logger
 
@@ -70,7 +71,7 @@ def _conclude(config: EvaluateConfig, run: Run, result: EvaluationResult, second
     summary = {
         "name": config.name,
         "seed": config.seed,
-        "policy": config.policy.get("path", choice_name(config.policy)),
+        "policy": without_secrets(config.policy.get("path", choice_name(config.policy))),
         "task": choice_name(config.task),
         "split": config.evaluation.split,
         "num_prompts": len(result.per_prompt),
