@@ -1,5 +1,7 @@
 """Accuracy and pass@k of a policy on held-out prompts."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Self
@@ -64,6 +66,7 @@ class EvaluationResult:
         mean_length: mean length of the sampled responses in tokens.
         per_prompt: fraction of correct samples of each prompt.
         samples: the first few prompts with a completion.
+        prompts_digest: SHA-256 of all prompts and answers; two evaluations are paired only if it is equal.
     """
 
     accuracy: Interval
@@ -72,6 +75,7 @@ class EvaluationResult:
     mean_length: float
     per_prompt: tuple[float, ...]
     samples: list[Sample] = field(default_factory=list)
+    prompts_digest: str = ""
 
     def metrics(self) -> dict[str, float]:
         """The metrics that are logged during training."""
@@ -95,6 +99,7 @@ class EvaluationResult:
             mean_length=tree["mean_length"],
             per_prompt=tuple(tree["per_prompt"]),
             samples=[Sample(*sample) for sample in tree["samples"]],
+            prompts_digest=tree["prompts_digest"],
         )
 
 
@@ -153,7 +158,12 @@ def evaluate(
         mean_length=sum(sum(lengths) for _, lengths, _, _ in graded) / (len(graded) * config.num_samples),
         per_prompt=tuple(per_prompt.tolist()),
         samples=[sample for _, _, _, sample in graded[:num_shown]],
+        prompts_digest=_digest([all_prompts[index] for index in range(num_prompts)]),
     )
+
+
+def _digest(prompts: Sequence[Prompt]) -> str:
+    return hashlib.sha256(json.dumps([(prompt.text, prompt.answer) for prompt in prompts]).encode()).hexdigest()
 
 
 def _grade(

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from gspo_rl.trainer import FitResult
-from triptych.evaluation.statistics import paired_difference
+from triptych.evaluation.statistics import Interval, paired_difference
 from triptych.report import Chart, ReportConfig, Samples
 from triptych.seeding import generator
 
@@ -18,19 +18,21 @@ def summarize(result: FitResult, rows: Sequence[Mapping[str, Any]], *, seed: int
         result: of `GSPOTrainer.fit`.
         rows: of metrics.jsonl.
         seed: of the bootstrap.
-        confidence: of the interval of the gain, which is paired by prompt.
+        confidence: of the interval of the gain, which is paired by prompt; None where the prompts were changed in between.
     """
     before, after = result.before, result.after
-    scores = (torch.tensor(evaluation.per_prompt, dtype=torch.float64) for evaluation in (before, after))
-    gain = paired_difference(*scores, generator=generator(seed, "gain"), confidence=confidence)
+    gain: Interval | None = None
+    if before.prompts_digest == after.prompts_digest:
+        scores = (torch.tensor(evaluation.per_prompt, dtype=torch.float64) for evaluation in (before, after))
+        gain = paired_difference(*scores, generator=generator(seed, "gain"), confidence=confidence)
     clip_fractions = [row["clip_fraction/tokens"] for row in rows if "clip_fraction/tokens" in row]
     return {
         "accuracy_before": before.accuracy.mean,
         "accuracy_before_interval": before.accuracy[1:],
         "accuracy_after": after.accuracy.mean,
         "accuracy_after_interval": after.accuracy[1:],
-        "accuracy_gain": gain.mean,
-        "accuracy_gain_interval": gain[1:],
+        "accuracy_gain": None if gain is None else gain.mean,
+        "accuracy_gain_interval": None if gain is None else gain[1:],
         "greedy_before": before.greedy.mean,
         "greedy_after": after.greedy.mean,
         "pass_at_k_before": {str(k): value.mean for k, value in before.pass_at.items()},
@@ -55,8 +57,12 @@ def training_report(title: str, note: str, result: FitResult, *, num_minibatches
     before, after = result.before, result.after
     rows = [
         (old.prompt, old.answer, f"{old.completion}\n(reward {old.reward:g})", f"{new.completion}\n(reward {new.reward:g})")
-        for old, new in zip(before.samples, after.samples, strict=True)
+        for old, new in zip(before.samples, after.samples, strict=False)
+        if old.prompt == new.prompt
     ]
+    notes = [note]
+    if before.prompts_digest != after.prompts_digest:
+        notes.append("The held-out prompts were changed during the training: the accuracies before and after are of different prompts.")
     return ReportConfig(
         title=title,
         headline={
@@ -66,7 +72,7 @@ def training_report(title: str, note: str, result: FitResult, *, num_minibatches
             "training": f"{result.train_seconds:.0f} s",
             "tokens per second": f"{result.tokens_per_second:.0f}",
         },
-        notes=[note],
+        notes=notes,
         charts=[*reward_charts(), *ratio_charts(num_minibatches, clip), *policy_charts()],
         samples=[Samples("Held-out prompts, before and after", ("prompt", "answer", "before", "after"), rows)],
     )
