@@ -24,7 +24,8 @@ from triptych.checkpoint.export import Exportable
 from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.optim import OptimizerConfig, build_adamw, learning_rate_at
-from triptych.run.session import Evaluations, Run, Step
+from triptych.run.session import Run
+from triptych.run.step import Evaluations, Step
 from triptych.seeding import derive_seed
 from triptych.strategy import Strategy
 from triptych.training.guard import DivergenceGuard

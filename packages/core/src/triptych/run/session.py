@@ -5,9 +5,9 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, Self
+from typing import Any, NoReturn, Self
 
 import torch
 
@@ -16,15 +16,16 @@ from triptych.checkpoint.checkpointer import Checkpointer
 from triptych.checkpoint.export import Exportable
 from triptych.distributed import World
 from triptych.errors import UserError
-from triptych.files import read_json
 from triptych.report import ReportConfig
 from triptych.run.config import RunConfig
 from triptych.run.directory import RunDirectory
 from triptych.run.identity import NOT_IDENTITY, Change, Identity, read_identity
 from triptych.run.inputs import InputDigests, find_inputs
+from triptych.run.loop_state import LoopState
 from triptych.run.provenance import provenance
 from triptych.run.secret import mask_secrets, without_secrets
 from triptych.run.signals import Interrupted, Interruption, unwatch, watch
+from triptych.run.step import Evaluations, Guard, Step
 from triptych.run.targets import CORE, outside_targets, package_of
 from triptych.seeding import GlobalRandomState, derive_seed
 from triptych.telemetry.flops import device_peak
@@ -35,105 +36,6 @@ from triptych.telemetry.tracking.jsonl import JsonlTracker, read_rows
 from triptych.telemetry.tracking.terminal import TerminalTracker
 
 _logger = get_logger("run")
-
-
-class Guard(Protocol):
-    """Contract of guards, which decide whether the weights of a run may be saved.
-
-    Attributes:
-        is_sound: false after a step whose update was skipped; a due checkpoint is then postponed to a later step.
-    """
-
-    @property
-    def is_sound(self) -> bool:
-        """See the class."""
-        ...
-
-    def check(self, step: int) -> None:
-        """Called before weights are saved or evaluated.
-
-        Raises:
-            UserError: if a weight is not finite.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class Evaluations:
-    """Evaluations during a training.
-
-    Attributes:
-        evaluate: evaluates and returns metrics; called on every rank.
-        every_steps: after each multiple of this many steps, and after the last step; 0 for the last step only.
-    """
-
-    evaluate: Callable[[], Mapping[str, float]]
-    every_steps: int = 0
-
-
-class Step:
-    """One step of `Run.steps`.
-
-    Attributes:
-        number: 1-based.
-        metrics: logged at the end of the step; nothing is logged while it is empty.
-    """
-
-    def __init__(self, number: int, run: "Run", state: Mapping[str, Saveable], guard: Guard | None) -> None:
-        self.number = number
-        self.metrics: dict[str, float] = {}
-        self._run = run
-        self._state = state
-        self._guard = guard
-
-    def stop(self) -> NoReturn:
-        """Saves the state inside the step as the checkpoint of the previous step, and ends the run; see `Run.is_interrupted`.
-
-        Raises:
-            Interrupted: always.
-        """
-        if self._guard is not None and not self._guard.is_sound:
-            self._guard.check(self.number)
-        self._run.checkpoint(self.number - 1, self._state)
-        self._run.stop(self.number - 1)
-
-
-class LoopState:
-    """The step of a checkpoint, inside of it; refuses a checkpoint that stands under the name of another step.
-
-    Args:
-        step: of the checkpoint to save; None for one to load.
-        is_main: whether this rank writes.
-        fingerprint: see `Run.phase`.
-    """
-
-    _FILE = "loop.json"
-
-    def __init__(self, step: int | None, is_main: bool, fingerprint: str | None) -> None:
-        self._content = {"step": step, "fingerprint": fingerprint}
-        self._is_main = is_main
-
-    @classmethod
-    def fingerprint_in(cls, checkpoint: Path) -> str | None:
-        """The fingerprint in a checkpoint."""
-        path = checkpoint / "loop" / cls._FILE
-        return read_json(path, f"remove the folder {checkpoint}").get("fingerprint") if path.exists() else None
-
-    def save(self, directory: Path) -> None:
-        """Writes the step into `directory`."""
-        if self._is_main:
-            (directory / self._FILE).write_text(json.dumps(self._content))
-
-    def load(self, directory: Path) -> None:
-        """Compares the step with the name of the checkpoint's folder.
-
-        Raises:
-            UserError: if they differ.
-        """
-        step = read_json(directory / self._FILE, "choose another checkpoint by resume_step=")["step"]
-        name = f"step_{step:08d}"
-        if directory.parent.name != name:
-            raise UserError(f"{directory.parent} holds the state of step {step}: rename the folder back to {name}")
 
 
 class Run:
