@@ -12,11 +12,13 @@ import pytest
 import yaml
 
 from triptych.checkpoint.checkpointer import CheckpointConfig
+from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.report import ReportConfig
 from triptych.run.config import RunConfig
 from triptych.run.secret import Secret
 from triptych.run.session import Run
+from triptych.testing import run_distributed
 
 
 @dataclass
@@ -338,6 +340,34 @@ def test_a_damaged_line_of_metrics_refuses_and_keeps_the_file(tmp_path: Path) ->
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 2 is damaged"):
         work(config(tmp_path), 5)
     assert path.read_text() == damaged
+    assert (tmp_path / "a" / "summary.json").exists(), "a refused run keeps the results"
+
+
+def _work_on(world: World, root: Path, settings: dict[str, Any]) -> tuple[int | None, list[int]]:
+    os.environ.update(RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.rank))
+    os.environ.update(SLURM_JOB_ID="17", SLURM_RESTART_COUNT=str(settings.pop("restarts", 0)))
+    options = config(root, **settings)
+    with Run.open(options) as run:
+        before = run.checkpoint_steps
+        counter = Counter()
+        resumed = run.begin({"counter": counter})
+        for step in range((resumed or 0) + 1, (resumed or 0) + 3):
+            run.log({"value": step}, step=step)
+            run.checkpoint(step, {"counter": counter})
+        return resumed, before
+
+
+def test_all_ranks_agree_on_what_is_resumed_and_what_is_replaced(tmp_path: Path) -> None:
+    def both(**settings: Any) -> tuple[int | None, list[int]]:
+        one, other = run_distributed(_work_on, world_size=2, args=(tmp_path, settings))
+        assert one == other
+        return one
+
+    assert both() == (None, [])
+    assert both(overwrite=True) == (None, [])
+    assert both(overwrite=True, restarts=1) == (2, [1, 2])
+    assert both(resume_step=3) == (3, [3, 4])
+    assert both(resume_step=3) == (5, [4, 5]), "it was applied"
 
 
 def test_overwrite_is_not_applied_again_when_slurm_requeues_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

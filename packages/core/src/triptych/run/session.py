@@ -102,7 +102,7 @@ class Run:
                 with world.main_first() as is_main:
                     if is_main:
                         run._claim()
-                run._resume_step = world.broadcast_object(run._resume_step)
+                run._resume_step, run._overwrites = world.broadcast_object((run._resume_step, run._overwrites))
                 yield run
                 run.wait_for_checkpoint()
             finally:
@@ -186,8 +186,9 @@ class Run:
             self._overwrites = False
         step = self._checkpointer.restore(self._complete(state, None), self._resume_step)
         self.start(resumed_from=step, exportable=exportable)
-        if self.world.is_main:
-            self._start_trackers(step, columns)
+        with self.world.main_first() as is_main:
+            if is_main:
+                self._start_trackers(step, columns)
         if self._config.profile:
             self._profiler = start_profiler(self.directory / "profile", self.world.rank, self.device)
         if step is not None:
@@ -423,8 +424,11 @@ class Run:
         steps = self.checkpoint_steps
         if not steps and not (self.directory / "summary.json").exists():
             self._folder.check_resumable(self._identity, self._config, budget_keys=self._budget_keys, steps=steps)
+            self._checkpointer.choose(asked)
             return  # an earlier invocation that died before its first checkpoint leaves no identity
         saved = read_identity(self.directory)
+        for name in ("metrics.jsonl", "timings.jsonl"):
+            read_rows(self.directory / name)  # damaged ones are refused before anything is written
         current = self._identity.kept(saved, self._settings)
         self._changes = self._folder.check_resumable(current, self._config, budget_keys=self._budget_keys, steps=steps)
         if asked is not None and asked == saved.rewound_to and steps:
