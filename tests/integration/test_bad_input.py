@@ -115,22 +115,6 @@ def test_a_policy_without_a_tokenizer_is_refused(command: Command, tmp_path: Pat
     refused(command("evaluate_gspo", "policy.path=model"), "policy.path is 'model'")
 
 
-def test_a_folder_without_configs_is_refused(tmp_path: Path) -> None:
-    done = subprocess.run(["python3", "-c", "pass"], check=True, cwd=tmp_path)
-    assert done.returncode == 0
-    from triptych.commands.configs import find_configs
-    from triptych.errors import UserError
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path)
-        patch.delenv("TRIPTYCH_CONFIGS", raising=False)
-        with pytest.raises(UserError, match="no configs/ folder"):
-            find_configs()
-        patch.setenv("TRIPTYCH_CONFIGS", str(tmp_path / "none"))
-        with pytest.raises(UserError, match="not a folder"):
-            find_configs()
-
-
 def test_changed_settings_damaged_checkpoints_and_divergence_are_refused(command: Command, tmp_path: Path) -> None:
     """One finished run, then every failure on resume."""
     options = ["name=a", "checkpoint.every_steps=1", "checkpoint.keep=9"]

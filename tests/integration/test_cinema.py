@@ -125,7 +125,7 @@ def test_references_are_part_of_the_memory(command: Callable, model: Path, tmp_p
         (["storyline=everyone waits"], ["names no character", "name one of ada"]),
         (["storyline="], ["storyline is empty"]),
         (["title_seconds=100"], ["title_seconds 100"]),
-        (["storyboard=nowhere.json"], ["nowhere.json cannot be read"]),
+        (["storyboard=nowhere.json"], ["there is no file nowhere.json"]),
         (["redraw=[1]"], ["set keyframes_from"]),
         (["references=[{path: text.png, caption: ada, tags: [ada]}]"], ["text.png is not a readable image"]),
         (["memory.budget_tokens=20"], ["one full frame has"]),
