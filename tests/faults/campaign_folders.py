@@ -140,7 +140,10 @@ class Campaign:
         checkpoints = sorted((run / "checkpoints").glob("step_*"))
         if checkpoints and self.rng.random() < 0.4:
             copied = self.rng.choice(checkpoints)
-            shutil.copytree(copied, run / "checkpoints" / f"my_{copied.name}_{self.rng.randrange(1000)}")
+            place = self.rng.choice(
+                [run / "checkpoints" / f"my_{copied.name}", run / "backup" / copied.name, run / "checkpoints" / "old" / copied.name]
+            )
+            shutil.copytree(copied, place.parent / f"{self.rng.randrange(1000)}" / place.name)
             for path in copied.rglob("*.json"):
                 self.mine.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), f"copy of {copied.name}")
             self.counts["copied"] += 1

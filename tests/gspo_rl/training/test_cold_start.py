@@ -163,11 +163,11 @@ def test_an_interrupted_phase_resumes_to_the_same_weights(tmp_path: Path, monkey
     monkeypatch.setattr(DDPStrategy, "step", preempt)
     with pytest.raises(Interrupted, match="after step 47: rerun the same command to resume"):
         run(interrupted, tmp_path)
-    assert sorted(path.name for path in (tmp_path / "run" / "cold_start").iterdir()) == ["step_00000040", "step_00000047"]
+    assert sorted(path.name for path in (tmp_path / "run" / ".phase-cold_start").iterdir()) == ["step_00000040", "step_00000047"]
     run(resumed, tmp_path)
     assert len(counted) == CONFIG.steps, "no step is repeated"
     assert torch.equal(weights(whole), weights(resumed))
-    assert not (tmp_path / "run" / "cold_start").exists()
+    assert not (tmp_path / "run" / ".phase-cold_start").exists()
 
 
 def test_two_ranks_give_the_weights_of_one(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Run folders: what may be replaced, what stays, and the states that are refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,24 @@ def test_overwrite_replaces_own_files_and_keeps_the_rest(tmp_path: Path, capsys:
     assert "kept aside         storyboard.kept.json" in said
     assert "unchanged          checkpoints, notes.md" in said
     assert "replaced           5 files of an earlier run" in said
+
+
+def test_a_copy_of_checkpoints_is_the_users(tmp_path: Path) -> None:
+    class Nothing:
+        def save(self, directory: Path) -> None: ...
+
+        def load(self, directory: Path) -> None: ...
+
+    with Run.open(RunConfig(name="a", output_root=str(tmp_path), device="cpu")) as opened:
+        opened.begin({"nothing": Nothing()})
+        opened.checkpoint(7, {"nothing": Nothing()})
+    folder = tmp_path / "a"
+    for copied in (folder / "backup", folder / "checkpoints" / "backup"):
+        shutil.copytree(folder / "checkpoints", copied)
+    run(tmp_path, overwrite=True)
+    for copied in (folder / "backup", folder / "checkpoints" / "backup"):
+        assert (copied / "step_00000007" / "manifest.json").is_file()
+    assert not (folder / "checkpoints" / "step_00000007").exists()
 
 
 def test_a_folder_with_another_run_or_a_held_lock_below_is_not_replaced(tmp_path: Path) -> None:

@@ -442,16 +442,16 @@ def test_a_phase_before_the_training_resumes_and_leaves_no_checkpoint(tmp_path: 
     for _ in range(2):
         with pytest.raises(UserError, match="stopped here"):
             phase(4)
-    assert sorted(path.name for path in (tmp_path / "a" / "before").iterdir()) == ["step_00000002", "step_00000003"]
+    assert sorted(path.name for path in (tmp_path / "a" / ".phase-before").iterdir()) == ["step_00000002", "step_00000003"]
     assert phase(0) == 3
-    assert not (tmp_path / "a" / "before").exists()
+    assert not (tmp_path / "a" / ".phase-before").exists()
     with pytest.raises(UserError, match="stopped here"):
         phase(3)
     assert phase(0, fingerprint="other") == 0, "work on other inputs starts from its first step"
     with pytest.raises(UserError, match="stopped here"):
         phase(3)
     assert work(config(tmp_path, overwrite=True), 1) is None
-    assert not (tmp_path / "a" / "before").exists()
+    assert not (tmp_path / "a" / ".phase-before").exists()
 
 
 def test_staged_files_appear_together_or_not_at_all(tmp_path: Path) -> None:

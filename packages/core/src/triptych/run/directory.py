@@ -25,6 +25,9 @@ _logger = get_logger("run")
 RUN_FILES = frozenset({CONFIG_FILE, "provenance.json"})
 """Files by which the folder of a run is recognised."""
 
+PHASE = ".phase-"
+"""Prefix of the folders with the checkpoints of phases before a training."""
+
 _ATTEMPTS = 5  # another run may remove the folder, which it made, before it is locked
 
 
@@ -129,8 +132,8 @@ class RunDirectory:
 
     def clear(self) -> None:
         """Removes what the earlier run wrote, and logs what was removed and what stays."""
-        # Checkpoints of the training and of phases before it; their manifests list their files.
-        for folder in sorted({self.path / "checkpoints", *(path.parents[1] for path in self.path.glob("*/step_*/*"))}):
+        # Their manifests list their files. A copy of checkpoints in a folder of another name is the user's.
+        for folder in (self.path / "checkpoints", *sorted(self.path.glob(f"{PHASE}*"))):
             Checkpointer(folder, World()).clear()
         cleared = self.files.clear()
         others = sorted(path.name for path in self.path.iterdir() if path.name != LOCK)

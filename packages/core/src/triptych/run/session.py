@@ -18,7 +18,7 @@ from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.report import ReportConfig
 from triptych.run.config import RunConfig
-from triptych.run.directory import RunDirectory
+from triptych.run.directory import PHASE, RunDirectory
 from triptych.run.identity import NOT_IDENTITY, Change, Identity, read_identity
 from triptych.run.inputs import InputDigests, find_inputs
 from triptych.run.loop_state import LoopState
@@ -215,17 +215,17 @@ class Run:
 
     @contextmanager
     def phase(self, name: str, state: Mapping[str, Saveable], *, fingerprint: str) -> Iterator[int]:
-        """Work before the training, with checkpoints of its own in the folder `name`, which are removed when the work is done.
+        """Work before the training, with checkpoints of its own in the folder `.phase-<name>`, which are removed when the work is done.
 
         Yields the step of the newest checkpoint after restoring it, or 0. Within the context `steps` writes these checkpoints.
 
         Args:
-            name: of a subfolder.
+            name: of the phase.
             state: the components of the checkpoints.
             fingerprint: of everything that the work depends on; checkpoints of another fingerprint are removed.
         """
         self.start()
-        outer, self._checkpointer, self._fingerprint = self._checkpointer, self._checkpoints_in(name), fingerprint
+        outer, self._checkpointer, self._fingerprint = self._checkpointer, self._checkpoints_in(f"{PHASE}{name}"), fingerprint
         inner = self._checkpointer
         try:
             with self.world.main_first() as is_main:
