@@ -106,6 +106,10 @@ class OwnFiles:
         path = self.folder / name
         return path.is_file() and not path.is_symlink() and sha256(path) in self._digests().get(name, [])
 
+    def has_written(self, name: str) -> bool:
+        """Whether a command has written a file under this name, which may be gone."""
+        return name in self._digests()
+
     def remove(self, names: Sequence[str]) -> Cleared:
         """Removes own files, keeps edited ones aside, and removes the folders that are empty then."""
         removed, kept = [], []

@@ -15,6 +15,9 @@ from triptych.checkpoint.manifest import damage_of, remove_listed, write_manifes
 from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.files import describe_disk_error, is_disk_error, sync
+from triptych.telemetry.logging import get_logger
+
+_logger = get_logger("checkpoint")
 
 _COMPLETE = re.compile(r"step_(\d{8})")
 _OWN = re.compile(r"step_\d{8}(\.(partial|replaced|removed|abandoned(-\d+)?))?")
@@ -147,7 +150,10 @@ class Checkpointer:
             self._abandon(step, partial, failure, group)
         if self._world.is_main:
             for old in self.steps()[: -self._keep]:
-                self._remove(self.path(old))
+                try:
+                    self._remove(self.path(old))
+                except OSError as error:  # on rank 0 alone, and the new checkpoint is committed
+                    _logger.warning("checkpoint %s could not be removed (%s)", self.path(old), describe_disk_error(error))
 
     def restore(self, state: Mapping[str, Saveable], step: int | None = None) -> int | None:
         """Loads the newest checkpoint, or that of `step`, into every component.

@@ -210,7 +210,11 @@ class Run:
         """Copies the metrics after the step that `resume_step` goes back to, as their checkpoints are kept as well."""
         later = [row for row in read_rows(self.directory / "metrics.jsonl") if row["step"] > step]
         if later:
-            number = 1 + len(list(self.directory.glob("metrics.abandoned-*.jsonl")))
+            number = 1
+            while (self.directory / f"metrics.abandoned-{number}.jsonl").exists() or self._folder.files.has_written(
+                f"metrics.abandoned-{number}.jsonl"
+            ):
+                number += 1
             self._folder.files.write(f"metrics.abandoned-{number}.jsonl", "".join(json.dumps(row) + "\n" for row in later))
 
     @contextmanager
@@ -451,10 +455,12 @@ class Run:
             self._checkpointer.wait()  # after any other error, let the write in progress finish
         except UserError as error:
             _logger.warning("%s", error)
-        self._trackers.close()
-        if self._jsonl is not None:
-            self._jsonl.close()
-        self._folder.close()
+        try:
+            self._trackers.close()
+            if self._jsonl is not None:
+                self._jsonl.close()
+        finally:
+            self._folder.close()
 
 
 def _plain(config: Any) -> dict[str, Any]:
