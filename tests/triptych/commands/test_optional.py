@@ -2,9 +2,8 @@
 
 import pytest
 
-from triptych.commands import optional
 from triptych.commands.messages import missing_library
-from triptych.commands.optional import OptionalLibrary, installed_version, optional_libraries
+from triptych.commands.optional import OptionalLibrary, optional_libraries
 
 
 def test_the_declared_libraries_name_their_extra() -> None:
@@ -32,9 +31,3 @@ def test_whether_a_library_is_installed() -> None:
     assert not OptionalLibrary("unheard_of", "m", "x[y]").is_installed
     assert not OptionalLibrary("unheard_of.inner", "m", "x[y]").is_installed
     assert OptionalLibrary("a", "m", "x[y]").command == "pip install 'x[y]'"
-
-
-def test_versions_of_distributions() -> None:
-    assert installed_version("torch") is not None
-    assert installed_version("unheard-of") is None
-    assert optional.GROUP == "triptych.optional"

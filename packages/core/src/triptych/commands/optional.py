@@ -5,7 +5,7 @@ the extra in brackets, such as `wandb = "package.module:Name [wandb]"`.
 """
 
 import re
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -49,11 +49,3 @@ def optional_libraries() -> list[OptionalLibrary]:
         if extra is not None and entry.dist is not None:
             found.append(OptionalLibrary(entry.name, entry.module, f"{entry.dist.name}[{extra[1]}]"))
     return sorted(found)
-
-
-def installed_version(distribution: str) -> str | None:
-    """Version of an installed distribution; None if it is not installed."""
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None

@@ -65,11 +65,14 @@ class RunDirectory:
                 raise UserError(f"{self.path} cannot be written ({error.strerror}): choose another output_root or name") from error
             return
 
-    def check_resumable(self, current: Identity, config: RunConfig, *, budget_keys: Sequence[str], steps: Sequence[int]) -> list[Change]:
+    def check_resumable(
+        self, saved: Identity | None, current: Identity, config: RunConfig, *, budget_keys: Sequence[str], steps: Sequence[int]
+    ) -> list[Change]:
         """Refuses to resume without a checkpoint, or a run with other settings or inputs.
 
         Args:
-            current: of this invocation.
+            saved: of the run in the folder; None if it holds none.
+            current: of this invocation, see `Identity.kept`.
             config: its settings.
             budget_keys: see `differences`.
             steps: of the complete checkpoints.
@@ -82,8 +85,7 @@ class RunDirectory:
         """
         if config.resume == "must" and not steps:
             raise UserError(f"resume=must but {self.path} holds no checkpoint: use resume=auto or another name")
-        holds_a_run = bool(steps) or (self.path / "summary.json").exists()
-        if config.resume == "never" and holds_a_run:
+        if config.resume == "never" and saved is not None:
             raise UserError(f"resume=never but {self.path} holds a run: choose another name or add overwrite=true")
         known = flatten(current.settings)
         unknown = [name for name in config.changed if not any(is_named(key, [name]) for key in known)]
@@ -91,10 +93,10 @@ class RunDirectory:
             raise UserError(
                 f"changed names '{unknown[0]}', which is not a setting: give dotted keys, such as changed=[{next(iter(known))}]"
             )
-        if not holds_a_run:
+        if saved is None:
             return []
         meant = []
-        for change in differences(read_identity(self.path), current, budget_keys=budget_keys):
+        for change in differences(saved, current, budget_keys=budget_keys):
             if not is_named(change.key, config.changed):
                 raise UserError(self._describe(change))
             meant.append(change)

@@ -151,7 +151,8 @@ class Run:
         """
         with self.world.main_first() as is_main:
             if is_main:
-                self._clear()
+                if self._overwrites:
+                    self._folder.clear()
                 files = self._folder.files
                 files.remove(["summary.json", "report.html"])  # of an earlier invocation
                 self._folder.log_changes(self._changes, resumed_from or 0)
@@ -180,10 +181,7 @@ class Run:
             The step of the restored checkpoint, or None for a fresh start.
         """
         if self._overwrites:
-            with self.world.main_first() as is_main:
-                if is_main:
-                    self._clear()
-            self._overwrites = False
+            self.start()  # the new identity follows the cleared one at once: a kill leaves a run that can be overwritten again
         step = self._checkpointer.restore(self._complete(state, None), self._resume_step)
         self.start(resumed_from=step, exportable=exportable)
         with self.world.main_first() as is_main:
@@ -405,11 +403,6 @@ class Run:
         """The state of a loop with its step, None before it is known, and the global random streams."""
         return {"loop": LoopState(step, self.world.is_main, self._fingerprint), **state, "random_state": self._random_state}
 
-    def _clear(self) -> None:
-        if self._overwrites:
-            self._folder.clear()
-            self._overwrites = False
-
     def _claim(self) -> None:
         """Locks the folder, digests the inputs, and checks both against an earlier invocation; on rank 0."""
         self._folder.claim()
@@ -426,16 +419,14 @@ class Run:
             self._folder.check_replaceable(self._settings)  # cleared by `begin`, after everything else has been checked
             return
         steps = self.checkpoint_steps
-        if not steps and not (self.directory / "summary.json").exists():
-            self._folder.check_resumable(self._identity, self._config, budget_keys=self._budget_keys, steps=steps)
-            self._checkpointer.choose(asked)
-            return  # an earlier invocation that died before its first checkpoint leaves no identity
-        saved = read_identity(self.directory)
+        # The identity of an invocation that died before its first checkpoint binds nothing.
+        saved = read_identity(self.directory) if steps or (self.directory / "summary.json").exists() else None
+        current = self._identity if saved is None else self._identity.kept(saved, self._settings)
+        self._changes = self._folder.check_resumable(saved, current, self._config, budget_keys=self._budget_keys, steps=steps)
         for name in ("metrics.jsonl", "timings.jsonl"):
-            read_rows(self.directory / name)  # damaged ones are refused before anything is written
-        current = self._identity.kept(saved, self._settings)
-        self._changes = self._folder.check_resumable(current, self._config, budget_keys=self._budget_keys, steps=steps)
-        if asked is not None and asked == saved.rewound_to and steps:
+            if saved is not None:
+                read_rows(self.directory / name)  # damaged ones are refused before anything is written
+        if saved is not None and asked is not None and asked == saved.rewound_to and steps:
             # A requeued job repeats its command.
             _logger.info(
                 "resume_step=%d was applied before: resuming from step %d; to go back again, run once without it", asked, steps[-1]
