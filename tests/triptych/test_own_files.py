@@ -51,7 +51,7 @@ def test_clear_removes_own_files_and_empty_folders_only(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"frames/notes.txt": "mine", "frames/2.kept.png": "retouched"}
     assert (tmp_path / "foreign").is_dir()
     assert not (tmp_path / "clips").exists()
-    assert not (tmp_path / JOURNAL).exists()
+    assert (tmp_path / JOURNAL).read_text() == "", "it marks the folder as one of a run"
     assert OwnFiles(tmp_path).clear() == ([], []), "nothing is known any more"
 
 

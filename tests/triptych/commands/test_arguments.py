@@ -47,7 +47,7 @@ def _things(monkeypatch: pytest.MonkeyPatch) -> None:
         {"size": 3, "rate": 2, "name": None, "sides": [1, 2], "flag": True},
         {"size": "${number}", "rate": 1e-3},
         {"size": "???"},
-        {"path": 3, "shape": "wide", "free": {"a": 1}, "unknown": "x"},
+        {"path": 3, "shape": "wide", "free": {"a": 1}},
     ],
 )
 def test_matching_and_non_plain_arguments_pass(arguments: dict[str, object]) -> None:
@@ -70,3 +70,8 @@ def test_a_wrong_type_is_named_with_its_path(arguments: dict[str, object], messa
     with pytest.raises(UserError) as error:
         check_arguments(OmegaConf.merge(node(**arguments), {"number": "four"}))
     assert message in str(error.value)
+
+
+def test_an_argument_that_the_target_does_not_have_is_named() -> None:
+    with pytest.raises(UserError, match=r"unknown setting part\.sise: part has size, rate, name, "):
+        check_arguments(node(size=1, sise=2))

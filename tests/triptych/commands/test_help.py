@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize
@@ -10,6 +11,8 @@ from omegaconf import OmegaConf
 
 from projects import commands
 from triptych.commands.help import documentation, settings_of
+from triptych.run.config import RunConfig
+from triptych.run.targets import is_allowed
 
 
 @dataclass
@@ -58,6 +61,16 @@ def test_meanings_are_read_from_docstrings() -> None:
     assert documentation(Derived)["first"] == "another meaning."
     assert documentation(Derived)["left"] == "two at once."
     assert documentation(function) == {"path": "of a file.", "rate": "in units."}
+
+
+def test_code_that_is_not_allowed_is_not_imported_for_its_docstring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "evil_code.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    tree = {"tracker": {"_target_": "evil_code.run", "rate": 1}}
+    found = list(settings_of(RunConfig, tree, may_import=lambda target: is_allowed(target, {"triptych"}, ["mylab"])))
+    assert [(setting.key, setting.text) for setting in found[1:]] == [("tracker.rate", "an argument of evil_code.run")]
+    with pytest.raises(SystemExit):
+        list(settings_of(RunConfig, tree))
 
 
 # Choices without a default of their own.

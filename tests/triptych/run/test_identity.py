@@ -40,6 +40,20 @@ def test_an_input_is_its_content_and_not_its_path() -> None:
     assert list(differences(before, both)) == [Change("task.path", "a.jsonl", "/data/a.jsonl", is_input=False)]
 
 
+def test_an_equal_input_may_move_in_a_list_and_by_a_variable() -> None:
+    before = Identity({"files": ["a", "b"], "other": []}, inputs={"files.0": "111"})
+    moved = Identity({"files": ["/data/a", "b"], "other": []}, inputs={"files.0": "111"})
+    assert list(differences(before, moved)) == []
+    assert [change.key for change in differences(before, Identity(moved.settings, inputs={"files.0": "222"}))] == ["files"]
+    assert [change.key for change in differences(before, Identity(before.settings, inputs={"files.0": "222"}))] == ["files.0"]
+    assert [change.key for change in differences(before, Identity({"files": ["a", "b"], "other": None}, inputs=before.inputs))] == ["other"]
+    settings = {"path": Secret("/scratch/a", "${oc.env:DATA}")}
+    saved = Identity.of(settings, {"path": "111"})
+    elsewhere = {"path": Secret("/home/a", "${oc.env:DATA}")}
+    assert list(differences(saved, Identity.of(elsewhere, {"path": "111"}).kept(saved, elsewhere))) == []
+    assert [change.key for change in differences(saved, Identity.of(elsewhere, {"path": "222"}).kept(saved, elsewhere))] == ["path", "path"]
+
+
 def test_a_variable_with_another_value_is_a_difference_that_does_not_show_it() -> None:
     settings = {"seeds": {"a": Secret("12345", "${oc.env:SEED}")}}
     saved = Identity.of(settings, {})

@@ -104,3 +104,20 @@ def test_a_damaged_cache_is_ignored(tmp_path: Path, content: str) -> None:
     (tmp_path / "a").write_text("1")
     assert InputDigests(tmp_path).digest(tmp_path / "a") == InputDigests().digest(tmp_path / "a")
     assert json.dumps(InputDigests(tmp_path)._known) == "{}"
+
+
+def test_what_runs_write_below_an_input_folder_does_not_change_it(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("1")
+    digests = InputDigests(skip=[tmp_path / "outputs"])
+    first = digests.digest(tmp_path)
+    (tmp_path / "outputs" / "a").mkdir(parents=True)
+    (tmp_path / "outputs" / "a" / "metrics.jsonl").write_text("1")
+    assert digests.digest(tmp_path) == first
+    assert digests.digest(tmp_path / "outputs" / "a") != InputDigests().digest(tmp_path), "named itself, it is an input"
+    (tmp_path / "data").write_text("2")
+    assert digests.digest(tmp_path) != first
+
+
+def test_a_pipe_is_not_read(here: Path) -> None:
+    os.mkfifo(here / "pipe.jsonl")
+    assert find_inputs({"path": "pipe.jsonl"}, run=here / "a") == {}

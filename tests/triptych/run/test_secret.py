@@ -43,8 +43,9 @@ def test_digests_find_a_changed_value_and_differ_between_runs() -> None:
 def test_a_page_shows_no_secret_in_the_middle_of_a_text_either() -> None:
     odd = Secret('a<b>"c&d', "${oc.env:ODD}")
     short = Secret("no", "${oc.env:ANSWER}")
-    page = mask_secrets("<p>Evaluation of sk-12345/model a&lt;b&gt;&quot;c&amp;d nowhere</p>", {"a": [KEY, odd, short]})
-    assert page == "<p>Evaluation of ${oc.env:KEY}/model ${oc.env:ODD} nowhere</p>"
+    longer = Secret("sk-12345-67", "${oc.env:LONGER}")
+    page = mask_secrets("<p>Evaluation of sk-12345/model a&lt;b&gt;&quot;c&amp;d nowhere sk-12345-67</p>", {"a": [KEY, odd, short, longer]})
+    assert page == "<p>Evaluation of ${oc.env:KEY}/model ${oc.env:ODD} nowhere ${oc.env:LONGER}</p>"
 
 
 def test_leaves_are_found_at_any_depth() -> None:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,14 @@ import yaml
 from triptych.checkpoint.checkpointer import CheckpointConfig
 from triptych.distributed import World
 from triptych.errors import UserError
+from triptych.own_files import OwnFiles
 from triptych.report import ReportConfig
 from triptych.run.config import RunConfig
+from triptych.run.directory import RunDirectory
+from triptych.run.lock import is_locked
 from triptych.run.secret import Secret
 from triptych.run.session import Run
+from triptych.run.signals import Interrupted
 from triptych.testing import run_distributed
 
 
@@ -464,3 +470,117 @@ def test_staged_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
         with run.staging("pictures") as folder:
             (folder / "1.png").write_text("whole")
         assert [path.name for path in (run.directory / "pictures").iterdir()] == ["1.png"]
+
+
+def test_a_change_may_name_an_input_in_a_list_or_a_setting_that_is_gone(tmp_path: Path) -> None:
+    data = tmp_path / "questions.jsonl"
+    data.write_text("1")
+    settings = config(tmp_path, choice={"files": [str(data)], "old": 1})
+    work(settings, 2)
+    data.write_text("2")
+    with pytest.raises(UserError, match=r"changed=\[choice\.files\.0\]"):
+        work(settings, 3)
+    assert work(config(tmp_path, choice={"files": [str(data)], "old": 1}, changed=["choice.files.0"]), 3) == 2
+    assert work(config(tmp_path, choice={"files": [str(data)]}, changed=["choice.old"]), 4) == 3
+
+
+def test_a_kill_while_a_run_is_overwritten_leaves_one_that_can_be_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work(config(tmp_path), 2)
+    (tmp_path / "a" / "notes.md").write_text("mine")
+
+    def killed(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "write_identity", killed)
+        with pytest.raises(KeyboardInterrupt):
+            work(config(tmp_path, overwrite=True), 2)
+    assert not (tmp_path / "a" / "config.yaml").exists()
+    assert work(config(tmp_path, overwrite=True), 1) is None
+    assert (tmp_path / "a" / "notes.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("method", ["write_identity", "log_changes"])
+def test_rows_after_the_step_that_a_run_goes_back_to_survive_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    work(config(tmp_path), 3)
+
+    def killed(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    back = config(tmp_path, resume_step=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, method, killed)
+        with pytest.raises(KeyboardInterrupt):
+            work(back, 3)
+    work(back, 3)
+    assert json.loads((tmp_path / "a" / "metrics.abandoned-1.jsonl").read_text())["step"] == 3
+
+
+def test_timings_after_the_step_that_a_run_goes_back_to_are_kept_as_well(tmp_path: Path) -> None:
+    with Run.open(config(tmp_path)) as run:
+        run.begin({"counter": Counter()})
+        for step in (1, 2):
+            run.log({"timing/step": 0.5}, step=step)
+            run.checkpoint(step, {"counter": Counter()})
+    work(config(tmp_path, resume_step=1), 1)
+    assert json.loads((tmp_path / "a" / "timings.abandoned-1.jsonl").read_text()) == {"step": 2, "timing/step": 0.5}
+
+
+def test_a_damaged_checkpoint_of_a_phase_is_not_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def phase(stop_after: int) -> int:
+        with Run.open(config(tmp_path, checkpoint=CheckpointConfig(every_steps=1))) as run:
+            state = {"counter": Counter()}
+            with run.phase("before", state, fingerprint="f") as restored:
+                for step in run.steps(5, state, first=restored + 1):
+                    if step.number == stop_after:
+                        raise UserError("stopped here")
+        return restored
+
+    folder = tmp_path / "a" / ".phase-before"
+    for damaged, expected in (([3], 2), ([2, 3], 0)):
+        with pytest.raises(UserError, match="stopped here"):
+            phase(4)
+        for step in damaged:
+            (folder / f"step_{step:08d}" / "counter" / "value.json").write_text("7")
+        assert phase(0) == expected
+        assert "is damaged (counter/value.json does not match its checksum) and not used" in capsys.readouterr().out
+    with pytest.raises(UserError, match="stopped here"):
+        phase(4)
+    for step in (2, 3):
+        (folder / f"step_{step:08d}" / "loop" / "loop.json").write_text("[1]")
+    assert phase(0) == 0
+
+
+def test_an_input_folder_that_contains_the_run_is_equal_at_the_next_start(tmp_path: Path) -> None:
+    (tmp_path / "data.txt").write_text("1")
+    settings = config(tmp_path / "outputs", choice={"path": str(tmp_path)})
+    work(settings, 2)
+    assert work(settings, 3) == 2
+
+
+def test_digests_are_kept_if_the_start_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data.txt").write_text("1")
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 60)
+    with (
+        pytest.raises(UserError, match="no such model"),
+        Run.open(config(tmp_path / "outputs", choice={"path": str(tmp_path / "data.txt")})),
+    ):
+        raise UserError("no such model")
+    assert str(tmp_path / "data.txt") in (tmp_path / "outputs" / "cache" / "digests.json").read_text()
+
+
+def test_the_lock_is_held_until_everything_is_written(tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    class Slow(Tracks):
+        def close(self) -> None:
+            seen.append(is_locked(tmp_path / "a"))
+
+    with pytest.raises(Interrupted), Run.open(config(tmp_path), tracker=Slow) as run:
+        run.begin({"counter": Counter()})
+        run._interruption.signal_number = signal.SIGTERM
+        run.log({"value": 1}, step=1)
+        run.stop(1)
+    assert seen == [True]
+    assert OwnFiles(tmp_path / "a").is_own("metrics.jsonl"), "the journal has the last checksum"

@@ -119,7 +119,7 @@ class World:
         """
         if self.size == 1:
             return tensor
-        gathered: Tensor = _AllGather.apply(self, tensor)
+        gathered: Tensor = _AllGather.apply(self, tensor)  # type: ignore[no-untyped-call, unused-ignore]  # typed since torch 2.15
         return gathered
 
     def gather_objects(self, objects: list[Any], *, group: dist.ProcessGroup | None = None) -> list[Any]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,11 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's content, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def first_unused(candidates: Iterable[Path]) -> Path:
+    """The first of the paths under which nothing exists, not even a dangling link."""
+    return next(path for path in candidates if not path.exists() and not path.is_symlink())
 
 
 def give_default_mode(paths: list[Path]) -> None:

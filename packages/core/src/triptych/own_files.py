@@ -1,6 +1,7 @@
 """The files that commands have written into a folder: a journal of their checksums, so that nothing else is replaced or removed."""
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from triptych.errors import UserError
-from triptych.files import give_default_mode, sha256, sync, write_atomically
+from triptych.files import first_unused, give_default_mode, sha256, sync, write_atomically
 
 JOURNAL = ".files.jsonl"
 """Name of the journal: one JSON object per written file, with its path in the folder and its SHA-256."""
@@ -106,10 +107,6 @@ class OwnFiles:
         path = self.folder / name
         return path.is_file() and not path.is_symlink() and sha256(path) in self._digests().get(name, [])
 
-    def has_written(self, name: str) -> bool:
-        """Whether a command has written a file under this name, which may be gone."""
-        return name in self._digests()
-
     def remove(self, names: Sequence[str]) -> Cleared:
         """Removes own files, keeps edited ones aside, and removes the folders that are empty then."""
         removed, kept = [], []
@@ -124,9 +121,9 @@ class OwnFiles:
         return Cleared(removed, kept)
 
     def clear(self) -> Cleared:
-        """Removes everything that commands wrote here, see `remove`, and forgets it."""
+        """Removes everything that commands wrote here, see `remove`, and forgets it; an empty journal stays."""
         cleared = self.remove(sorted(self._digests()))
-        (self.folder / JOURNAL).unlink(missing_ok=True)
+        write_atomically(self.folder / JOURNAL, "")
         self._known = None
         return cleared
 
@@ -147,13 +144,8 @@ class OwnFiles:
 
     def _keep_aside(self, name: str) -> str:
         path = self.folder / name
-        number = 1
-        while True:
-            mark = ".kept" if number == 1 else f".kept-{number}"
-            aside = path.with_name(f"{path.stem}{mark}{path.suffix}")
-            if not aside.exists() and not aside.is_symlink():
-                break
-            number += 1
+        marks = (".kept" if number == 1 else f".kept-{number}" for number in itertools.count(1))
+        aside = first_unused(path.with_name(f"{path.stem}{mark}{path.suffix}") for mark in marks)
         path.rename(aside)
         return aside.relative_to(self.folder).as_posix()
 

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from hydra.utils import instantiate
 from omegaconf import MISSING
 
 from captain_cinema.conditioning import MemoryPolicy
 from captain_cinema.evaluation import MemoryBenchmark
 from captain_cinema.sampling import KeyframeSampler, SamplingConfig
+from triptych.commands.build import build
 from triptych.commands.entry_point import entry_point
 from triptych.errors import UserError
 from triptych.evaluation.runner import EvaluationRunner
@@ -57,18 +57,18 @@ class EvaluateConfig(RunConfig):
 
 def _check(config: EvaluateConfig) -> None:
     """Checks the settings of the benchmark before a model is loaded."""
-    instantiate(config.evaluation)
+    build(config.evaluation)
 
 
 @entry_point("cinema", "evaluate", EvaluateConfig, check=_check)
 def main(config: EvaluateConfig) -> None:
     """Evaluates every memory with one set of weights and writes `summary.json` and the report."""
     chosen = config.only or list(config.memories)
-    tracker = None if config.tracker is None else instantiate(config.tracker)
+    tracker = None if config.tracker is None else build(config.tracker)
     with Run.open(config, tracker=tracker) as run:
-        benchmark: MemoryBenchmark = instantiate(config.evaluation)
-        model = instantiate(config.model, device=run.device)
-        video = instantiate(config.video, device=run.device)
+        benchmark: MemoryBenchmark = build(config.evaluation)
+        model = build(config.model, device=run.device)
+        video = build(config.video, device=run.device)
 
         def evaluate(name: str) -> dict[str, Any]:
             sampler = KeyframeSampler(model, config.memories[name], config.sampling, image_size=benchmark.image_size)

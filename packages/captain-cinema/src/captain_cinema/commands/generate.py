@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from hydra.utils import instantiate
 from omegaconf import MISSING
 
 from captain_cinema.conditioning import MemoryPolicy
 from captain_cinema.movie.film import FilmConfig, Studio, make_film, read_script
 from captain_cinema.sampling import SamplingConfig
+from triptych.commands.build import build
 from triptych.commands.entry_point import entry_point
 from triptych.run.config import RunConfig
 from triptych.run.session import Run
@@ -52,15 +52,15 @@ def main(config: FilmRun) -> None:
 
 def generate(config: FilmRun) -> None:
     """Makes one film; rank 0 samples, the other ranks wait."""
-    script = read_script(config, instantiate(config.planner), seed=config.seed)
-    tracker = None if config.tracker is None else instantiate(config.tracker)
+    script = read_script(config, build(config.planner), seed=config.seed)
+    tracker = None if config.tracker is None else build(config.tracker)
     with Run.open(config, tracker=tracker) as run:
         studio = Studio(
-            model=instantiate(config.model, device=run.device),
+            model=build(config.model, device=run.device),
             memory=config.memory,
             sampling=config.sampling,
-            video=instantiate(config.video, device=run.device),
-            verifier=instantiate(config.verifier),
+            video=build(config.video, device=run.device),
+            verifier=build(config.verifier),
         )
         make_film(run, config, script, studio)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import MISSING
 
 from captain_cinema.commands.generate import FilmRun, generate
@@ -22,6 +21,7 @@ from captain_cinema.training.keyframe_stage import KeyframeLossConfig, KeyframeS
 from captain_cinema.training.video_stage import VideoLossConfig, VideoStage
 from captain_cinema.video.diffusion import ClipConditioning
 from triptych.checkpoint.model_folder import ModelFolder
+from triptych.commands.build import build
 from triptych.commands.entry_point import entry_point
 from triptych.errors import UserError
 from triptych.optim import OptimizerConfig, learning_rate_at
@@ -181,23 +181,23 @@ def check_parts(config: TrainConfig) -> None:
     Raises:
         UserError: if one is invalid.
     """
-    instantiate(config.probe)
+    build(config.probe)
     with torch.device("meta"):
-        keyframes, video = instantiate(config.keyframes.model), instantiate(config.video.model)
+        keyframes, video = build(config.keyframes.model), build(config.video.model)
     if "keyframes" in config.stages and "video" in config.stages and config.video.from_keyframes:
         try:
             video.check_start(keyframes)
         except UserError as error:
             raise UserError(f"video.model starts from keyframes.model: {error}, or set video.from_keyframes=false") from error
     if config.film.storyline is not None:
-        read_script(config.film, instantiate(config.film.planner), seed=config.seed)
+        read_script(config.film, build(config.film.planner), seed=config.seed)
 
 
 @entry_point("cinema", "train", TrainConfig, check=check_parts)
 def main(config: TrainConfig) -> None:
     """Trains the requested stages, probes the memory and generates a film; finished stages are skipped."""
     builders = {"keyframes": _keyframes, "video": _video}
-    tracker = None if config.tracker is None else instantiate(config.tracker)
+    tracker = None if config.tracker is None else build(config.tracker)
     with training_processes(config):
         for name in config.stages:
             with Run.open(_stage_run(config, name), tracker=tracker) as run:
@@ -206,7 +206,7 @@ def main(config: TrainConfig) -> None:
                     name,
                     partial(builders[name], config),
                     _folder(config),
-                    lambda world, norm: instantiate(config.strategy, world, max_grad_norm=norm),
+                    lambda world, norm: build(config.strategy, world, max_grad_norm=norm),
                     max_steps=config.keyframes.num_steps if name == "keyframes" else config.video.trainer.max_steps,
                 )
         _film(config)
@@ -248,7 +248,7 @@ def _film(config: TrainConfig) -> None:
 
 def _keyframes(config: TrainConfig) -> StagePlan:
     settings = config.keyframes
-    model = instantiate(settings.model)
+    model = build(settings.model)
 
     def learning_rate(step: int) -> float:
         # One decay over all stages of the curriculum; each stage is a new task, so the rate warms up again.
@@ -257,12 +257,12 @@ def _keyframes(config: TrainConfig) -> StagePlan:
         return warm * settings.curriculum[index].learning_rate_scale * learning_rate_at(step, settings.num_steps, settings.optimizer)
 
     def finish() -> StageFindings:
-        probe: Probe = instantiate(config.probe)
+        probe: Probe = build(config.probe)
         found = probe(model, config.memories, config.sampling)
         return StageFindings(found.summary, {key: f"{value:.2f}" for key, value in found.headline.items()})
 
     return StagePlan(
-        KeyframeStage(model, instantiate(config.data), config.memories, settings.curriculum, settings.loss, seed=config.seed),
+        KeyframeStage(model, build(config.data), config.memories, settings.curriculum, settings.loss, seed=config.seed),
         {"keyframes": (model, model_sizes(settings.model))},
         TrainerConfig(settings.trainer.batch_size, settings.trainer.log_every, settings.num_steps),
         settings.optimizer,
@@ -275,7 +275,7 @@ def _keyframes(config: TrainConfig) -> StagePlan:
 
 def _video(config: TrainConfig) -> StagePlan:
     settings = config.video
-    model = instantiate(settings.model)
+    model = build(settings.model)
     if settings.from_keyframes:
         folder = _folder(config)
         if not folder.has("keyframes"):
@@ -283,9 +283,9 @@ def _video(config: TrainConfig) -> StagePlan:
                 f"{folder.path} holds no keyframe model for the video model to start from: "
                 "give stages=[keyframes,video], or video.from_keyframes=false"
             )
-        model.start_from(instantiate(_trained(config.film.model, config)))
+        model.start_from(build(_trained(config.film.model, config)))
     return StagePlan(
-        VideoStage(model, instantiate(settings.data), settings.conditioning, settings.loss, seed=config.seed),
+        VideoStage(model, build(settings.data), settings.conditioning, settings.loss, seed=config.seed),
         {"video": (model, model_sizes(settings.model))},
         settings.trainer,
         settings.optimizer,

@@ -14,7 +14,7 @@ from triptych.checkpoint import Saveable, Writer
 from triptych.checkpoint.manifest import damage_of, remove_listed, write_manifest
 from triptych.distributed import World
 from triptych.errors import UserError
-from triptych.files import describe_disk_error, is_disk_error, sync
+from triptych.files import describe_disk_error, first_unused, is_disk_error, sync
 from triptych.telemetry.logging import get_logger
 
 _logger = get_logger("checkpoint")
@@ -296,8 +296,7 @@ def _existing(path: Path) -> Path:
 
 def _unused(path: Path) -> Path:
     """The path, or with a number appended the first that does not exist."""
-    candidates = (path if number == 1 else path.with_name(f"{path.name}-{number}") for number in itertools.count(1))
-    return next(candidate for candidate in candidates if not candidate.exists())
+    return first_unused(path if number == 1 else path.with_name(f"{path.name}-{number}") for number in itertools.count(1))
 
 
 def _disk_failure(error: BaseException) -> str:

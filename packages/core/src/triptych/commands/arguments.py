@@ -1,5 +1,6 @@
 """Type errors in the arguments of `_target_` nodes, found by comparison with the annotations of the target."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import make_dataclass
@@ -36,12 +37,18 @@ def explaining_arguments(config: DictConfig) -> Iterator[None]:
 
 
 def check_arguments(config: DictConfig) -> None:
-    """Refuses numbers and strings of another type than their parameter; other types are left to the target.
+    """Refuses an argument that its target does not have, and numbers and strings of another type than their parameter.
+
+    Other types are left to the target.
 
     Raises:
         UserError: naming the first such argument.
     """
     for path, node in _choices(config, ""):
+        names = _parameter_names(node["_target_"])
+        for key in map(str, node):
+            if names is not None and not key.startswith("_") and key not in names:
+                raise UserError(f"unknown setting {path}{key}: {path.removesuffix('.')} has {', '.join(names) or 'no settings'}")
         parameters = _plain_parameters(node["_target_"])
         for key in (str(key) for key in node if key in parameters and not OmegaConf.is_missing(node, key)):
             try:
@@ -60,6 +67,17 @@ def _choices(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
             yield path, node
         for key in map(str, node):
             yield from _choices(node._get_node(key), f"{path}{key}.")
+
+
+def _parameter_names(target: str) -> list[str] | None:
+    """Names of the parameters of a target; None if it takes any, or is not known."""
+    try:
+        parameters = inspect.signature(get_object(target)).parameters.values()
+    except Exception:
+        return None
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return [parameter.name for parameter in parameters]
 
 
 def _plain_parameters(target: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -9,7 +10,7 @@ from omegaconf.resolvers import oc
 
 from triptych.run.secret import Secret
 
-Path = tuple[str | int, ...]
+Path = tuple[Any, ...]
 
 
 def mark_secrets(config: DictConfig, settings: Any) -> None:
@@ -27,9 +28,21 @@ def mark_secrets(config: DictConfig, settings: Any) -> None:
         holder = settings
         for key in path[:-1]:
             holder = _get(holder, key)
-        value = _get(holder, path[-1])
-        if isinstance(value, str):
-            _set(holder, path[-1], Secret(value, interpolation))
+        _set(holder, path[-1], _marked(_get(holder, path[-1]), interpolation))
+
+
+def _marked(value: Any, interpolation: str) -> Any:
+    """The value with all texts in it as secrets; an interpolation may also make a whole table."""
+    if isinstance(value, str):
+        return Secret(value, interpolation)
+    if isinstance(value, dict):
+        return {key: _marked(item, interpolation) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_marked(item, interpolation) for item in value]
+    if is_dataclass(value):
+        for item in fields(value):
+            _set(value, item.name, _marked(getattr(value, item.name), interpolation))
+    return value
 
 
 @contextmanager
@@ -61,22 +74,18 @@ def _dependent(node: Any, path: Path, reads: list[str]) -> Iterator[tuple[Path, 
             return
     if isinstance(node, DictConfig) and not node._is_none():
         for key in node:
-            yield from _dependent(node._get_node(key), (*path, str(key)), reads)
+            yield from _dependent(node._get_node(key), (*path, key), reads)
     elif isinstance(node, ListConfig) and not node._is_none():
         for index in range(len(node)):
             yield from _dependent(node._get_node(index), (*path, index), reads)
 
 
-def _get(holder: Any, key: str | int) -> Any:
-    if isinstance(holder, list):
-        return holder[int(key)]
-    return holder[key] if isinstance(holder, dict) else getattr(holder, str(key))
+def _get(holder: Any, key: Any) -> Any:
+    return holder[key] if isinstance(holder, dict | list) else getattr(holder, str(key))
 
 
-def _set(holder: Any, key: str | int, value: Any) -> None:
-    if isinstance(holder, dict):
+def _set(holder: Any, key: Any, value: Any) -> None:
+    if isinstance(holder, dict | list):
         holder[key] = value
-    elif isinstance(holder, list):
-        holder[int(key)] = value
     else:
         object.__setattr__(holder, str(key), value)  # a frozen dataclass as well

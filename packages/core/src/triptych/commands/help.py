@@ -5,7 +5,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Any, Protocol, get_args, get_type_hints
 
@@ -16,6 +16,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from triptych.commands.configs import accepted_groups, find_configs
+from triptych.run.targets import CORE, is_allowed
 
 _HELP = {"--help", "-h"}
 _REFERENCE = re.compile(r"[Ss]ee `(\w+)`")
@@ -74,7 +75,12 @@ def print_help(command: Documented) -> None:
     lines += ["Choices (group=option):"]
     lines += [line for group, options in choices for line in _row(group, ", ".join(options), 26, width)]
     lines += ["", "Settings (key=value), as they are with these choices:"]
-    for setting in settings_of(command.schema, OmegaConf.to_container(config, resolve=False)):
+    packages = {CORE, command.package}
+    for setting in settings_of(
+        command.schema,
+        OmegaConf.to_container(config, resolve=False),
+        may_import=lambda target: is_allowed(target, packages, config.allowed_targets),
+    ):
         lines += [
             f"  {setting.key}={setting.value}",
             *textwrap.wrap(setting.text, width - 8, initial_indent=" " * 8, subsequent_indent=" " * 8),
@@ -82,13 +88,16 @@ def print_help(command: Documented) -> None:
     print("\n".join(lines))
 
 
-def settings_of(schema: type[Any], tree: Any, prefix: str = "") -> Iterator[Setting]:
+def settings_of(
+    schema: type[Any], tree: Any, prefix: str = "", *, may_import: Callable[[str], bool] = lambda target: True
+) -> Iterator[Setting]:
     """All settings of a command in the order of its config.
 
     Args:
         schema: dataclass of the settings.
         tree: composed config as nested mappings, lists and scalars.
         prefix: dotted key of the node above, with a dot.
+        may_import: whether the code of a `_target_` may be imported for its docstring.
     """
     documented = documentation(schema)
     hints = get_type_hints(schema)
@@ -99,26 +108,26 @@ def settings_of(schema: type[Any], tree: Any, prefix: str = "") -> Iterator[Sett
             is_table = getattr(hints[name], "__origin__", None) is dict  # several settings of one kind, by name
             inner = value.items() if is_table else [("", value)]
             for part, branch in inner:
-                yield from settings_of(kind, branch, f"{key}.{part}." if part else f"{key}.")
+                yield from settings_of(kind, branch, f"{key}.{part}." if part else f"{key}.", may_import=may_import)
         elif isinstance(value, Mapping) and "_target_" in value:
-            yield from _choice_settings(value, key, documented.get(name, ""))
+            yield from _choice_settings(value, key, documented.get(name, ""), may_import)
         else:
             yield Setting(key, _written(value), documented.get(name, ""))
 
 
-def _choice_settings(node: Mapping[str, Any], key: str, text: str) -> Iterator[Setting]:
+def _choice_settings(node: Mapping[str, Any], key: str, text: str, may_import: Callable[[str], bool]) -> Iterator[Setting]:
     """The settings of a node with a `_target_`, explained by the docstring of the target."""
     target = str(node["_target_"])
     yield Setting(f"{key}._target_", target, text)
     try:
-        documented = documentation(get_object(target))
+        documented = documentation(get_object(target)) if may_import(target) else {}
     except Exception:  # an optional library is absent
         documented = {}
     for name, value in node.items():
         if str(name).startswith("_"):
             continue
         if isinstance(value, Mapping) and "_target_" in value:
-            yield from _choice_settings(value, f"{key}.{name}", documented.get(name, ""))
+            yield from _choice_settings(value, f"{key}.{name}", documented.get(name, ""), may_import)
         else:
             yield Setting(f"{key}.{name}", _written(value), documented.get(name, f"an argument of {target}"))
 

@@ -87,12 +87,12 @@ class RunDirectory:
             raise UserError(f"resume=must but {self.path} holds no checkpoint: use resume=auto or another name")
         if config.resume == "never" and saved is not None:
             raise UserError(f"resume=never but {self.path} holds a run: choose another name or add overwrite=true")
-        known = flatten(current.settings)
+        known = [*flatten(current.settings), *current.inputs, *current.environment]
+        if saved is not None:
+            known += [*flatten(saved.settings), *saved.inputs]
         unknown = [name for name in config.changed if not any(is_named(key, [name]) for key in known)]
         if unknown:
-            raise UserError(
-                f"changed names '{unknown[0]}', which is not a setting: give dotted keys, such as changed=[{next(iter(known))}]"
-            )
+            raise UserError(f"changed names '{unknown[0]}', which is not a setting: give dotted keys, such as changed=[{known[0]}]")
         if saved is None:
             return []
         meant = []
@@ -138,7 +138,7 @@ class RunDirectory:
         for folder in (self.path / "checkpoints", *sorted(self.path.glob(f"{PHASE}*"))):
             Checkpointer(folder, World()).clear()
         cleared = self.files.clear()
-        others = sorted(path.name for path in self.path.iterdir() if path.name != LOCK)
+        others = sorted(path.name for path in self.path.iterdir() if path.name not in (LOCK, JOURNAL))
         if cleared.removed or cleared.kept:
             _logger.info("replaced           %d files of an earlier run in %s", len(cleared.removed), self.path)
         if cleared.kept:

@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,23 +119,35 @@ def differences(saved: Identity, current: Identity, *, budget_keys: Sequence[str
         budget_keys: dotted keys whose numbers may grow.
     """
     same_input = {key for key in current.inputs if saved.inputs.get(key) == current.inputs[key]}
-    before, after = flatten(saved.settings), flatten(current.settings)
+    before, after = (flatten(_without(identity.settings, same_input)) for identity in (saved, current))
+    named = []
     for key in (*after, *(key for key in before if key not in after)):
         old, new = before.get(key), after.get(key)
-        if key.split(".")[0] in NOT_IDENTITY or old == new or key in same_input:
+        if key.split(".")[0] in NOT_IDENTITY or old == new:
             continue
         if key in budget_keys and isinstance(old, int | float) and isinstance(new, int | float) and new > old:
             continue
+        named.append(key)
         yield Change(key, old, new, is_input=False)
     for kind, olds, news in (("inputs", saved.inputs, current.inputs), ("environment", saved.environment, current.environment)):
         for key in (*news, *(key for key in olds if key not in news)):
-            # A setting with another value is reported above.
-            if key.split(".")[0] in NOT_IDENTITY or olds.get(key) == news.get(key) or before.get(key) != after.get(key):
+            if key.split(".")[0] in NOT_IDENTITY or olds.get(key) == news.get(key) or is_named(key, named):
+                continue
+            if key in same_input:  # found at another path, from a variable
                 continue
             if kind == "environment":
                 yield Change(key, "another value of the variable", "its present value", is_input=False)
             else:
                 yield Change(key, olds.get(key), news.get(key), is_input=True)
+
+
+def _without(tree: Any, keys: Collection[str], prefix: str = "") -> Any:
+    """The tree with None in place of the values under some dotted keys."""
+    if isinstance(tree, Mapping):
+        return {name: _without(branch, keys, f"{prefix}{name}.") for name, branch in tree.items()}
+    if isinstance(tree, list):
+        return [_without(item, keys, f"{prefix}{index}.") for index, item in enumerate(tree)]
+    return None if prefix.removesuffix(".") in keys else tree
 
 
 def is_named(key: str, changed: Sequence[str]) -> bool:

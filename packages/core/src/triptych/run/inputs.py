@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ class InputDigests:
 
     Args:
         cache: folder of the cache; None for none.
+        skip: folders that are not hashed where they lie in an input folder, such as the run's own.
     """
 
-    def __init__(self, cache: Path | None = None) -> None:
+    def __init__(self, cache: Path | None = None, *, skip: Collection[Path] = ()) -> None:
+        self._skip = frozenset(path.resolve() for path in skip)
         self._path = None if cache is None else cache / CACHE_FILE
         self._known = _read(self._path)
         self._is_changed = False
@@ -35,13 +37,13 @@ class InputDigests:
         Args:
             path: an existing file or folder.
         """
-        files = list(_files(path)) if path.is_dir() else [path]
+        files = list(_files(path.resolve(), self._skip)) if path.is_dir() else [path.resolve()]
         seen = hashlib.sha256()
         newest = 0
         for file in files:
             status = file.stat()
             newest = max(newest, status.st_mtime_ns, status.st_ctime_ns)
-            name = file.relative_to(path).as_posix()
+            name = file.relative_to(path.resolve()).as_posix()
             seen.update(json.dumps([name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]).encode())
         key, fingerprint = str(path.resolve()), seen.hexdigest()
         if self._known.get(key, {}).get("seen") == fingerprint:
@@ -49,7 +51,7 @@ class InputDigests:
         if path.is_dir():
             whole = hashlib.sha256()
             for file in files:
-                whole.update(json.dumps([file.relative_to(path).as_posix(), sha256(file)]).encode())
+                whole.update(json.dumps([file.relative_to(path.resolve()).as_posix(), sha256(file)]).encode())
             found = whole.hexdigest()
         else:
             found = sha256(path)
@@ -93,18 +95,19 @@ def _is_path(key: str, value: str) -> bool:
     if "/" not in value and not Path(value).suffix and not names[-1].endswith(_PATH_KEYS):
         return False
     try:
-        return bool(value) and Path(value).exists()
+        # Not a pipe, which can be read only once.
+        return bool(value) and (Path(value).is_file() or Path(value).is_dir())
     except (OSError, ValueError):  # too long for a path, or with a null character
         return False
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path, skip: Collection[Path]) -> Iterator[Path]:
     """Files below a folder, without hidden files and folders."""
     for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
+        if path.name.startswith(".") or path in skip:
             continue
         if path.is_dir():
-            yield from _files(path)
+            yield from _files(path, skip)
         elif path.is_file():
             yield path
 

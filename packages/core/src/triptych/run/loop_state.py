@@ -24,9 +24,12 @@ class LoopState:
 
     @classmethod
     def fingerprint_in(cls, checkpoint: Path) -> str | None:
-        """The fingerprint in a checkpoint."""
-        path = checkpoint / "loop" / cls._FILE
-        return read_json(path, f"remove the folder {checkpoint}").get("fingerprint") if path.exists() else None
+        """The fingerprint in a checkpoint; None if it holds none."""
+        try:
+            content = read_json(checkpoint / "loop" / cls._FILE, "")
+        except UserError:
+            return None
+        return content.get("fingerprint") if isinstance(content, dict) else None
 
     def save(self, directory: Path) -> None:
         """Writes the step into `directory`."""

@@ -71,9 +71,9 @@ def mask_secrets(page: str, tree: Any) -> str:
         page: HTML, with escaped texts.
         tree: settings. Values of fewer than 6 characters are not searched for: they occur by chance.
     """
-    for _, value in leaves(tree):
-        if isinstance(value, Secret) and len(value) >= _SHORTEST:
-            page = page.replace(html.escape(value), html.escape(value.shown))
+    secrets = [value for _, value in leaves(tree) if isinstance(value, Secret) and len(value) >= _SHORTEST]
+    for secret in sorted(secrets, key=len, reverse=True):  # one may be a part of another
+        page = page.replace(html.escape(secret), html.escape(secret.shown))
     return page
 
 

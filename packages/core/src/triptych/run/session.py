@@ -1,5 +1,6 @@
 """One run: its folder, identity, trackers and checkpoints, opened and closed together."""
 
+import itertools
 import json
 import math
 import shutil
@@ -16,6 +17,7 @@ from triptych.checkpoint.checkpointer import Checkpointer
 from triptych.checkpoint.export import Exportable
 from triptych.distributed import World
 from triptych.errors import UserError
+from triptych.files import first_unused
 from triptych.report import ReportConfig
 from triptych.run.config import RunConfig
 from triptych.run.directory import PHASE, RunDirectory
@@ -63,7 +65,8 @@ class Run:
         self._resume_step = config.resume_step
         self._budget_keys = budget_keys
         self._build_tracker = tracker
-        self._digests = InputDigests(self.cache_directory)
+        # Not hashed with a folder that contains them: what this run and others write.
+        self._digests = InputDigests(self.cache_directory, skip=(self.directory, self.cache_directory, Path(config.output_root)))
         self._checkpointer = self._checkpoints_in("checkpoints")
         self._fingerprint: str | None = None
         self._random_state = GlobalRandomState(world.rank)
@@ -165,7 +168,6 @@ class Run:
                     _logger.info("code from outside  %s", ", ".join(outside))
                 if exportable is not None:
                     exportable.leave(files)
-                self._digests.save()
         self._changes, self._overwrites, self._has_started = [], False, True
         self._folder.keep()
 
@@ -183,6 +185,9 @@ class Run:
         if self._overwrites:
             self.start()  # the new identity follows the cleared one at once: a kill leaves a run that can be overwritten again
         step = self._checkpointer.restore(self._complete(state, None), self._resume_step)
+        with self.world.main_first() as is_main:
+            if is_main and step is not None and self._resume_step is not None:
+                self._keep_later_rows(step)  # before `start` records that `resume_step` was applied
         self.start(resumed_from=step, exportable=exportable)
         with self.world.main_first() as is_main:
             if is_main:
@@ -194,8 +199,6 @@ class Run:
         return step
 
     def _start_trackers(self, step: int | None, columns: tuple[str, ...]) -> None:
-        if step is not None and self._resume_step is not None:
-            self._keep_later_rows(step)
         self._jsonl = JsonlTracker(self._folder.files, resume_step=step)
         trackers: list[Tracker] = [TerminalTracker(columns)]
         if self._build_tracker is not None:
@@ -205,15 +208,12 @@ class Run:
         self._trackers = Trackers(trackers)
 
     def _keep_later_rows(self, step: int) -> None:
-        """Copies the metrics after the step that `resume_step` goes back to, as their checkpoints are kept as well."""
-        later = [row for row in read_rows(self.directory / "metrics.jsonl") if row["step"] > step]
-        if later:
-            number = 1
-            while (self.directory / f"metrics.abandoned-{number}.jsonl").exists() or self._folder.files.has_written(
-                f"metrics.abandoned-{number}.jsonl"
-            ):
-                number += 1
-            self._folder.files.write(f"metrics.abandoned-{number}.jsonl", "".join(json.dumps(row) + "\n" for row in later))
+        """Copies the rows after the step that `resume_step` goes back to, as their checkpoints are kept as well."""
+        for name in ("metrics", "timings"):
+            later = [row for row in read_rows(self.directory / f"{name}.jsonl") if row["step"] > step]
+            if later:
+                path = first_unused(self.directory / f"{name}.abandoned-{number}.jsonl" for number in itertools.count(1))
+                self._folder.files.write(path.name, "".join(json.dumps(row) + "\n" for row in later))
 
     @contextmanager
     def phase(self, name: str, state: Mapping[str, Saveable], *, fingerprint: str) -> Iterator[int]:
@@ -230,10 +230,14 @@ class Run:
         outer, self._checkpointer, self._fingerprint = self._checkpointer, self._checkpoints_in(f"{PHASE}{name}"), fingerprint
         inner = self._checkpointer
         try:
+            step: int | None = None
             with self.world.main_first() as is_main:
-                if is_main and inner.steps() and LoopState.fingerprint_in(inner.path(inner.steps()[-1])) != fingerprint:
-                    inner.clear()
-            yield inner.restore(self._complete(state, None)) or 0
+                if is_main:
+                    step = self._usable(inner, fingerprint)
+                    if step is None:
+                        inner.clear()
+            step = self.world.broadcast_object(step)
+            yield 0 if step is None else inner.restore(self._complete(state, None), step) or 0
             inner.wait()
             with self.world.main_first() as is_main:
                 if is_main:
@@ -242,6 +246,17 @@ class Run:
             with suppress(UserError):  # of a write; another error ends the work
                 inner.wait()
             self._checkpointer, self._fingerprint = outer, None
+
+    def _usable(self, checkpointer: Checkpointer, fingerprint: str) -> int | None:
+        """Step of the newest checkpoint of a phase that is intact and of this fingerprint; None if there is none."""
+        for step in reversed(checkpointer.steps()):
+            if LoopState.fingerprint_in(checkpointer.path(step)) != fingerprint:
+                return None
+            damage = checkpointer.damage(step)
+            if damage is None:
+                return step
+            _logger.warning("checkpoint %s is damaged (%s) and not used", checkpointer.path(step), damage)
+        return None
 
     def pause_watchdog(self) -> None:
         """Stops the watchdog until the next `is_interrupted`: an evaluation may take longer than any step."""
@@ -332,8 +347,7 @@ class Run:
         self._checkpointer.wait()
         self.world.barrier()
         _logger.info("stopping           %s", "nothing is saved yet" if step is None else f"step {step} is saved")
-        self._folder.release()  # the requeued job must find the folder unlocked
-        self._interruption.requeue()
+        self._interruption.requeue(self._leave)
         raise Interrupted(self._interruption.signal_number, step)
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
@@ -408,6 +422,7 @@ class Run:
         self._folder.claim()
         settings = {key: value for key, value in self._settings.items() if key not in NOT_IDENTITY}
         inputs = {key: self._digests.digest(path) for key, path in find_inputs(settings, run=self.directory).items()}
+        self._digests.save()  # also if the other ranks give up waiting
         self._identity = Identity.of(self._settings, inputs)
         asked = self._config.resume_step
         if self._overwrites and self._folder.is_requeued():
@@ -447,11 +462,20 @@ class Run:
         except UserError as error:
             _logger.warning("%s", error)
         try:
+            self._close_metrics()
             self._trackers.close()
-            if self._jsonl is not None:
-                self._jsonl.close()
         finally:
             self._folder.close()
+
+    def _close_metrics(self) -> None:
+        if self._jsonl is not None:
+            self._jsonl.close()
+            self._jsonl = None
+
+    def _leave(self) -> None:
+        """Releases the folder for a requeued job, without waiting for the services of trackers."""
+        self._close_metrics()
+        self._folder.release()
 
 
 def _plain(config: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -65,10 +66,15 @@ class Interruption:
         """The signal of a priority."""
         return (0, int(signal.SIGTERM), int(self._preemption))[priority]
 
-    def requeue(self) -> None:
-        """Calls the preemption handler of the scheduler's launcher if a preemption was recorded; it does not return then."""
+    def requeue(self, leave: Callable[[], None]) -> None:
+        """Calls the preemption handler of the scheduler's launcher if a preemption was recorded; it does not return then.
+
+        Args:
+            leave: called first; releases what the requeued job needs.
+        """
         handler = self._before.get(self._preemption)
         if self.signal_number == self._preemption and callable(handler):
+            leave()
             handler(self._preemption, sys._getframe())
             time.sleep(120)  # one task requeues the job; the others wait until the scheduler ends them
 

@@ -57,10 +57,16 @@ def check_targets(settings: Any, packages: Collection[str], allowed: Sequence[st
     Raises:
         UserError: naming the first such target.
     """
-    if allowed is None:
-        return
     for target in outside_targets(settings, packages):
-        defined = origin(target, packages)
-        if not any(defined == name or defined.startswith(f"{name}.") for name in allowed):
+        if not is_allowed(target, packages, allowed):
+            defined = origin(target, packages)
             where = "" if defined == target else f" ({defined})"
-            raise UserError(f"_target_ {target}{where} is not allowed: allowed_targets has {', '.join(allowed) or 'no entry'}")
+            raise UserError(f"_target_ {target}{where} is not allowed: allowed_targets has {', '.join(allowed or []) or 'no entry'}")
+
+
+def is_allowed(target: str, packages: Collection[str], allowed: Sequence[str] | None) -> bool:
+    """Whether a `_target_` is defined inside the given packages, or covered by an entry of `allowed`; see `check_targets`."""
+    if allowed is None:
+        return True
+    defined = origin(target, packages)
+    return any(defined == name or defined.startswith(f"{name}.") for name in (*packages, *allowed))

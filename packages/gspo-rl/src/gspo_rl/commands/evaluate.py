@@ -7,12 +7,12 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from hydra.utils import instantiate
 from omegaconf import MISSING
 from transformers.utils.logging import disable_progress_bar
 
 from gspo_rl.evaluation import EvaluationConfig, EvaluationResult, evaluate
 from gspo_rl.rollout.sampling import SamplingConfig
+from triptych.commands.build import build
 from triptych.commands.entry_point import entry_point
 from triptych.commands.messages import choice_name
 from triptych.report import ReportConfig, Samples
@@ -52,9 +52,9 @@ def main(config: EvaluateConfig) -> float:
     """Evaluates, writes the run's folder and returns the accuracy."""
     disable_progress_bar()  # transformers shows one for every file it reads
     with Run.open(config) as run:
-        task = instantiate(config.task)
-        policy = instantiate(config.policy, device=run.device)
-        with closing(instantiate(config.rollout, policy)) as engine:
+        task = build(config.task)
+        policy = build(config.policy, device=run.device)
+        with closing(build(config.rollout, policy)) as engine:
             run.begin({})
             started = time.perf_counter()
             result = evaluate(engine, task, config.sampling, config.evaluation, world=run.world, seed=config.seed)

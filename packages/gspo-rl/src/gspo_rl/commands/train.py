@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import MISSING
 from transformers.utils.logging import disable_progress_bar
 
@@ -20,6 +19,7 @@ from gspo_rl.report import summarize, training_report
 from gspo_rl.rollout.sampling import SamplingConfig
 from gspo_rl.trainer import FitResult, GSPOTrainer, TrainerConfig
 from gspo_rl.training.cold_start import ColdStartConfig, cold_start
+from triptych.commands.build import build
 from triptych.commands.entry_point import entry_point
 from triptych.commands.messages import choice_name
 from triptych.commands.sweep import is_member
@@ -67,7 +67,7 @@ class TrainConfig(RunConfig):
 
 def _check(config: TrainConfig) -> None:
     """Checks the hyperparameters of the objective before a model is loaded."""
-    objective: Objective = instantiate(config.objective)
+    objective: Objective = build(config.objective)
     zeros = torch.zeros(1, 1)
     objective(zeros, zeros, torch.zeros(1), torch.ones(1, 1, dtype=torch.bool))
 
@@ -76,15 +76,15 @@ def _check(config: TrainConfig) -> None:
 def main(config: TrainConfig) -> float:
     """Trains, evaluates, writes the run's folder and returns the held-out accuracy."""
     disable_progress_bar()  # transformers shows one for every file it reads or writes
-    objective: Objective = instantiate(config.objective)
-    tracker = None if config.tracker is None else instantiate(config.tracker)
+    objective: Objective = build(config.objective)
+    tracker = None if config.tracker is None else build(config.tracker)
     # A constant learning rate does not depend on the number of steps, so a finished run may be extended.
     budget_keys = () if config.optimizer.depends_on_total_steps else ("trainer.max_steps",)
     with Run.open(config, budget_keys=budget_keys, tracker=tracker) as run:
-        task = instantiate(config.task)
-        policy = instantiate(config.policy, device=run.device)
-        strategy = instantiate(config.strategy, run.world, max_grad_norm=config.optimizer.max_grad_norm)
-        with closing(instantiate(config.rollout, policy)) as engine:
+        task = build(config.task)
+        policy = build(config.policy, device=run.device)
+        strategy = build(config.strategy, run.world, max_grad_norm=config.optimizer.max_grad_norm)
+        with closing(build(config.rollout, policy)) as engine:
             trainer = GSPOTrainer(
                 policy,
                 engine,

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from hydra.utils import instantiate
 from omegaconf import MISSING
 
+from triptych.commands.build import build
 from triptych.commands.entry_point import entry_point
 from triptych.errors import UserError
 from triptych.evaluation.runner import EvaluationRunner
@@ -65,7 +65,7 @@ class EvaluateConfig(RunConfig):
 
 def _check(config: EvaluateConfig) -> None:
     """Checks that the benchmark has `num_prompts` prompts before a model is loaded."""
-    instantiate(config.benchmark).prompts(config.evaluation.num_prompts, seed=config.seed)
+    build(config.benchmark).prompts(config.evaluation.num_prompts, seed=config.seed)
 
 
 @entry_point("var", "evaluate", EvaluateConfig, check=_check)
@@ -73,12 +73,12 @@ def main(config: EvaluateConfig) -> None:
     """Evaluates every strategy and writes `summary.json`, one line per image, and the report."""
     chosen = {name: config.strategies[name] for name in (config.only or config.strategies)}
     settings = config.evaluation
-    tracker = None if config.tracker is None else instantiate(config.tracker)
+    tracker = None if config.tracker is None else build(config.tracker)
     with Run.open(config, tracker=tracker) as run:
-        model = instantiate(config.generator, device=run.device)
-        reward = instantiate(config.reward, device=run.device)
-        features = instantiate(config.features, device=run.device)
-        benchmark: Benchmark = instantiate(config.benchmark)
+        model = build(config.generator, device=run.device)
+        reward = build(config.reward, device=run.device)
+        features = build(config.features, device=run.device)
+        benchmark: Benchmark = build(config.benchmark)
         searches = {name: _search(config, model, chosen[name], reward, features) for name in chosen}
         size = benchmark.image_size
         if size is not None and model.image_size != (size, size):

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hydra.utils import instantiate
 from omegaconf import MISSING
 
+from triptych.commands.build import build
 from triptych.commands.entry_point import entry_point
 from triptych.commands.messages import choice_name
 from triptych.errors import UserError
@@ -76,19 +76,19 @@ class SampleConfig(RunConfig):
 def main(config: SampleConfig) -> None:
     """Samples the images and writes them with `samples.jsonl` and the page into the run's folder."""
     prompts = read_prompts(config.prompts)
-    tracker = None if config.tracker is None else instantiate(config.tracker)
+    tracker = None if config.tracker is None else build(config.tracker)
     with Run.open(config, tracker=tracker) as run:
-        model = instantiate(config.generator, device=run.device)
+        model = build(config.generator, device=run.device)
         search = Search(
             model,
             config.search,
-            reward=instantiate(config.reward, device=run.device),
-            features=instantiate(config.features, device=run.device),
+            reward=build(config.reward, device=run.device),
+            features=build(config.features, device=run.device),
             max_particles=config.max_particles,
             memory_bytes=memory_limit(config.memory_gib),
         )
         model.check(prompts)  # refuses a prompt before a file is written
-        verifier = instantiate(config.verifier)
+        verifier = build(config.verifier)
         run.begin({})
         started = time.perf_counter()
         results = evaluate_sharded(len(prompts), partial(_sample, config, search, prompts), run.world)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import MISSING
 
 from triptych.checkpoint.model_folder import ModelFolder
+from triptych.commands.build import build
 from triptych.commands.entry_point import entry_point
 from triptych.distributed import World
 from triptych.errors import UserError
@@ -161,11 +161,11 @@ def check_sizes(config: TrainConfig) -> None:
         UserError: if they are not.
     """
     with torch.device("meta"):
-        tokenizer = instantiate(config.tokenizer.model)
-        instantiate(config.reward.model)
+        tokenizer = build(config.tokenizer.model)
+        build(config.reward.model)
         transformer = build_transformer(config, tokenizer.config.latent_channels)
-        encoder = instantiate(config.transformer.text_encoder)
-    data = instantiate(config.data)
+        encoder = build(config.transformer.text_encoder)
+    data = build(config.data)
     stride = tokenizer.config.stride
     if config.sides[-1] * config.patch * stride != data.image_size:
         raise UserError(
@@ -180,7 +180,7 @@ def check_sizes(config: TrainConfig) -> None:
 
 def build_transformer(config: TrainConfig, latent_channels: int) -> InfinityTransformer:
     """The transformer over the tokens of a tokenizer with `latent_channels` channels."""
-    transformer: InfinityTransformer = instantiate(config.transformer.model, config.scales, latent_channels=latent_channels)
+    transformer: InfinityTransformer = build(config.transformer.model, config.scales, latent_channels=latent_channels)
     return transformer
 
 
@@ -188,7 +188,7 @@ def build_transformer(config: TrainConfig, latent_channels: int) -> InfinityTran
 def main(config: TrainConfig) -> None:
     """Trains the requested stages; finished ones are skipped."""
     builders = {"tokenizer": _tokenizer, "reward": _reward, "transformer": _transformer}
-    tracker = None if config.tracker is None else instantiate(config.tracker)
+    tracker = None if config.tracker is None else build(config.tracker)
     with training_processes(config):
         for name in config.stages:
             folder = _folder(config)
@@ -207,7 +207,7 @@ def main(config: TrainConfig) -> None:
                     name,
                     partial(builders[name], config, run.world),
                     folder,
-                    lambda world, norm: instantiate(config.strategy, world, max_grad_norm=norm),
+                    lambda world, norm: build(config.strategy, world, max_grad_norm=norm),
                     max_steps=getattr(config, name).trainer.max_steps,
                 )
     _logger.info("sample             python -m tts_var.commands.sample generator.path=%s", _folder(config).path)
@@ -215,9 +215,9 @@ def main(config: TrainConfig) -> None:
 
 def _tokenizer(config: TrainConfig, world: World) -> StagePlan:
     settings = config.tokenizer
-    tokenizer = instantiate(settings.model)
+    tokenizer = build(settings.model)
     return StagePlan(
-        TokenizerStage(tokenizer, instantiate(settings.data), config.scales, settings.loss, seed=config.seed),
+        TokenizerStage(tokenizer, build(settings.data), config.scales, settings.loss, seed=config.seed),
         {"tokenizer": (tokenizer, model_sizes(settings.model))},
         settings.trainer,
         settings.optimizer,
@@ -228,8 +228,8 @@ def _tokenizer(config: TrainConfig, world: World) -> StagePlan:
 
 def _reward(config: TrainConfig, world: World) -> StagePlan:
     settings = config.reward
-    model = instantiate(settings.model)
-    tokenizer, data = load_tokenizer(_folder(config), device=world.device), instantiate(config.data)
+    model = build(settings.model)
+    tokenizer, data = load_tokenizer(_folder(config), device=world.device), build(config.data)
     return StagePlan(
         RewardStage(model, tokenizer, config.scales, data, settings.loss, seed=config.seed, world=world),
         {"reward": (model, model_sizes(settings.model))},
@@ -247,11 +247,11 @@ def _transformer(config: TrainConfig, world: World) -> StagePlan:
     settings = config.transformer
     tokenizer = load_tokenizer(_folder(config), device=world.device)
     transformer = build_transformer(config, tokenizer.config.latent_channels)
-    encoder = instantiate(settings.text_encoder)
+    encoder = build(settings.text_encoder)
     transformer.reset_parameters(generator(config.seed, "transformer"))
     model = TextToBits(transformer, encoder)
     return StagePlan(
-        TransformerStage(model, tokenizer, instantiate(config.data), settings.loss, seed=config.seed),
+        TransformerStage(model, tokenizer, build(config.data), settings.loss, seed=config.seed),
         {
             "transformer": (transformer, {**model_sizes(settings.model), "sides": list(config.sides), "patch": config.patch}),
             "text_encoder": (encoder, model_sizes(settings.text_encoder)),

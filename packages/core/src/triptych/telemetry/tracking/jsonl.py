@@ -9,7 +9,10 @@ from typing import IO, Any
 
 from triptych.errors import UserError
 from triptych.own_files import OwnFiles
+from triptych.telemetry.logging import get_logger
 from triptych.telemetry.tracking import TIMING_PREFIX
+
+_logger = get_logger("tracking")
 
 
 class JsonlTracker:
@@ -53,8 +56,12 @@ class JsonlTracker:
     def close(self) -> None:
         """Closes both files, which count as edited if they change afterwards."""
         for name, file in self._files.items():
-            file.close()
-            self._own.close_log(f"{name}.jsonl")
+            try:
+                file.close()
+                self._own.close_log(f"{name}.jsonl")
+            except OSError as error:  # every row was flushed when it was logged
+                _logger.warning("%s.jsonl could not be closed (%s)", name, error.strerror)
+        self._files = {}
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
