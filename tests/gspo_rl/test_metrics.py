@@ -7,6 +7,7 @@ import torch
 
 from gspo_rl.data.batch import Completion
 from gspo_rl.metrics import TRAINER_COLUMNS, MinibatchOutcome, SequenceTable, StepRecorder, minibatch_metrics, rollout_metrics
+from gspo_rl.rewards import RewardTable
 from triptych.distributed import World
 
 COLUMNS = (*TRAINER_COLUMNS, "log_ratio", "clipped/tokens", "outside/tokens", "ratio_clip_widths", "surprise/tokens")
@@ -93,8 +94,14 @@ def test_rollout_metrics_separate_lengths_by_correctness() -> None:
         Completion((1,), torch.ones(length, dtype=torch.long), torch.zeros(length), "", finished=ended)
         for length, ended in zip(lengths, finished, strict=True)
     ]
-    metrics = rollout_metrics(completions, torch.tensor([[1.0, 0.0], [1.0, 1.0]]), World())
+    table = RewardTable(torch.tensor([1.0, 0.0, 1.0, 1.0]), {"task": torch.tensor([1.0, 0.0, 1.0, 1.0])}, {"task": 0})
+    metrics = rollout_metrics(completions, table.total.view(2, 2), table, World())
     assert metrics["reward/mean"] == metrics["reward/correct"] == 0.75
+    assert "reward/task" not in metrics
+    assert "reward/failed" not in metrics
+    several = table._replace(parts={**table.parts, "brevity": torch.tensor([0.0, 1.0, 1.0, 0.0])}, num_failed={"task": 0, "brevity": 3})
+    found = rollout_metrics(completions, torch.tensor([[2.0, 2.0], [3.0, 4.0]]), several, World())
+    assert (found["reward/task"], found["reward/brevity"], found["reward/failed"], found["reward/correct"]) == (0.75, 0.5, 3, 0.75)
     assert metrics["reward/zero_advantage_groups"] == 0.5
     assert metrics["length/mean"] == 5.0
     assert metrics["length/correct"] == pytest.approx((2 + 6 + 8) / 3)

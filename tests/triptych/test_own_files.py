@@ -180,3 +180,16 @@ def test_what_is_written_is_known_before_it_has_its_name(tmp_path: Path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         OwnFiles(tmp_path).write("a", "1")
     assert json.loads((tmp_path / JOURNAL).read_text())["path"] == "a"
+
+
+def test_the_journal_of_a_copied_folder_is_not_installed(tmp_path: Path) -> None:
+    OwnFiles(tmp_path).write("a", "1")
+    other = tmp_path / "other"
+    other.mkdir()
+    OwnFiles(other).write("b", "2")
+    own = OwnFiles(tmp_path)
+    own.install(other)
+    assert contents(tmp_path) == {"a": "1", "b": "2"}
+    assert own.is_own("a")
+    assert own.is_own("b")
+    assert not other.exists()

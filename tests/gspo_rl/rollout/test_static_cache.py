@@ -35,3 +35,34 @@ def test_both_engines_agree_on_other_head_layouts(random_policy: Callable[..., P
     policy = random_policy(num_layers=3, max_positions=64, seed=3, **sizes)
     outcomes = [engine(policy).generate(PROMPTS, 1, SAMPLING, seeds=SEEDS) for engine in ENGINES]
     assert [item.token_ids.tolist() for item in outcomes[0]] == [item.token_ids.tolist() for item in outcomes[1]]
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("Llama", {}),
+        ("Llama", {"attention_bias": True, "mlp_bias": True}),
+        ("Llama", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                                       "original_max_position_embeddings": 24}}),
+        ("Llama", {"tie_word_embeddings": False}),
+        ("Qwen2", {}),
+        ("Qwen3", {"attention_bias": True}),
+        ("Qwen3", {"head_dim": 16}),
+    ],
+)  # fmt: skip
+def test_families_are_decoded_as_transformers_decodes_them(
+    random_policy: Callable[..., Policy], family: str, options: dict[str, Any]
+) -> None:
+    policy = random_policy(family=family, **options)
+    policy.model.generation_config.eos_token_id = list(range(20, 32))
+    ours, theirs = (engine(policy).generate(PROMPTS, 2, SAMPLING, seeds=list(range(12))) for engine in ENGINES)
+    assert [item.token_ids.tolist() for item in ours] == [item.token_ids.tolist() for item in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.logprobs.tolist() == pytest.approx(other.logprobs.tolist(), abs=5e-5)
+    assert len({len(item.token_ids) for item in ours}) > 2
+
+
+@pytest.mark.parametrize(("family", "options"), [("Mistral", {"sliding_window": 8}), ("Gemma", {}), ("Qwen3", {"hidden_act": "gelu"})])
+def test_other_families_are_refused(random_policy: Callable[..., Policy], family: str, options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="serves dense Llama, Qwen2 and Qwen3 models"):
+        StaticCacheEngine(random_policy(family=family, **options))

@@ -1,5 +1,6 @@
 """The JSON-lines task: splits, matching, and errors with the line number."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from gspo_rl.data.batch import Completion, Prompt
-from gspo_rl.tasks.jsonl import JsonlTask, last_number
+from gspo_rl.tasks.jsonl import JsonlTask
 from triptych.errors import UserError
 
 pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed (one of its libraries needs a C compiler)")
@@ -46,19 +47,41 @@ def test_numbers_match_by_value(tmp_path: Path, answer: str, response: str, rewa
     assert task.reward(Prompt("", answer), completion(response, finished=False)) == 0.0
 
 
-def test_strings_match_by_their_last_line(tmp_path: Path) -> None:
-    task = JsonlTask(str(write(tmp_path / "a.jsonl", ROWS)), match="string")
+def test_an_answer_type_holds_for_all_lines(tmp_path: Path) -> None:
+    path = str(write(tmp_path / "a.jsonl", ROWS))
+    task = JsonlTask(path, answer_type="text")
     assert task.reward(Prompt("", "New York"), completion("I think:\n  new   york \n")) == 1.0
     assert task.reward(Prompt("", "New York"), completion("new york\nor not")) == 0.0
+    with pytest.raises(UserError, match=r"task\.answer_type is 'numeric': choose one of auto, "):
+        JsonlTask(path, answer_type="numeric")
+    with pytest.raises(UserError, match="tolerance is -1"):
+        JsonlTask(path, tolerance=-1.0)
 
 
-def test_the_last_number_may_have_separators_a_sign_and_an_exponent() -> None:
-    assert [last_number(text) for text in ("1,234,567", "a -2.5e-3", ".5", "none", "3.14.")] == [1234567.0, -2.5e-3, 0.5, None, 3.14]
+def test_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("\ufeff" + "".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    assert sum(len(JsonlTask(str(path)).prompts(split)) for split in ("train", "held_out")) == 60
+
+
+def test_a_question_in_both_files_is_refused(tmp_path: Path) -> None:
+    train, held_out = write(tmp_path / "a.jsonl", ROWS[:40]), write(tmp_path / "b.jsonl", ROWS[40:])
+    assert len(JsonlTask(str(train), held_out_path=str(held_out)).prompts("held_out")) == 20
+    with pytest.raises(UserError, match=r"the question 'What is 39 \+ 39\?' stands in .*a\.jsonl and in .*b\.jsonl"):
+        JsonlTask(str(train), held_out_path=str(write(tmp_path / "b.jsonl", ROWS[39:])))
+
+
+def test_a_formula_needs_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.jsonl", [*ROWS, {"question": "x", "answer": "2\\pi"}])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r'line 61 has a formula as its answer: install pip install "gspo-rl\[math\]"'):
+        JsonlTask(str(path))
 
 
 @pytest.mark.parametrize(
     ("broken", "message"),
-    [('{"question": "x", ', "line 37 is not JSON"), ({"question": "x"}, "line 37 lacks"), ({"question": "x", "answer": "none"}, "line 37 has the answer"),
+    [('{"question": "x", ', "line 37 is not JSON"), ({"question": "x"}, "line 37 lacks"), ({"question": "x", "answer": " "}, "line 37: the answer ' ' is empty"), ({"question": "x", "answer": float("inf")}, "line 37: the answer 'inf' is no finite number"),
+     ({"question": "x", "answer": True}, "line 37 lacks"),
      ([1], "line 37 lacks")],
 )  # fmt: skip
 def test_a_broken_line_is_refused_with_its_number(tmp_path: Path, broken: Any, message: str) -> None:

@@ -90,6 +90,8 @@ class OwnFiles:
         for folder in {(self.folder / own).parent for own in names}:
             sync(folder)
         if source.is_dir():
+            for copied in source.rglob(JOURNAL):
+                copied.unlink()
             _remove_empty(source, [path.parent for path in files])
 
     def open_log(self, name: str, content: str) -> Path:
@@ -195,7 +197,8 @@ def _read(journal: Path) -> Iterator[tuple[str, str]]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink())
+    """Files below a folder, without the journal of a copied one."""
+    return (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink() and path.name != JOURNAL)
 
 
 def _remove_empty(root: Path, folders: Sequence[Path], *, keep_root: bool = False) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 import torch
 
 from gspo_rl.data.batch import Completion, Prompt
+from gspo_rl.rewards import guarded, task_reward
 from gspo_rl.rollout import RolloutEngine
 from gspo_rl.rollout.sampling import SamplingConfig
 from gspo_rl.tasks import CORRECT, Task
@@ -16,7 +17,9 @@ from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.evaluation.statistics import Interval, bootstrap_interval, pass_at_k
 from triptych.seeding import derive_seed, generator
-from triptych.telemetry.logging import progress
+from triptych.telemetry.logging import get_logger, progress
+
+_logger = get_logger("evaluation")
 
 
 @dataclass
@@ -180,10 +183,16 @@ def _grade(
     seeds = [derive_seed(seed, "evaluation", index, sample) for index in indices for sample in range(num_samples)]
     sampled = engine.generate(prompts, num_samples, sampling, seeds=seeds)
     greedy = engine.generate(prompts, 1, sampling.greedy(), seeds=[0] * len(prompts))
+    reward = task_reward(task)
+    all_rewards, failures = guarded(reward, [prompt for prompt in prompts for _ in range(num_samples)], sampled)
+    greedy_rewards, greedy_failures = guarded(reward, prompts, greedy)
+    if failures or greedy_failures:
+        number = len(failures) + len(greedy_failures)
+        _logger.warning("the task's reward failed for %d completions, which count as wrong: %s", number, [*failures, *greedy_failures][0])
     graded = []
     for index, prompt in enumerate(prompts):
         completions: list[Completion] = sampled[index * num_samples : (index + 1) * num_samples]
-        rewards = [task.reward(prompt, completion) for completion in completions]
+        rewards = all_rewards[index * num_samples : (index + 1) * num_samples]
         sample = Sample(prompt.text, prompt.answer, completions[0].text, rewards[0])
-        graded.append((rewards, [len(item.token_ids) for item in completions], task.reward(prompt, greedy[index]), sample))
+        graded.append((rewards, [len(item.token_ids) for item in completions], greedy_rewards[index], sample))
     return graded

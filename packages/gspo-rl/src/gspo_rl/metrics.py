@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gspo_rl.data.batch import Batch, Completion
 from gspo_rl.numerics.logprobs import TokenScores
 from gspo_rl.numerics.objectives import ObjectiveOutput
+from gspo_rl.rewards import TASK, RewardTable
 from gspo_rl.tasks import CORRECT
 from triptych.distributed import World
 from triptych.telemetry.flops import FlopsMeter
@@ -161,16 +162,30 @@ def _clip_fractions(everything: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def rollout_metrics(completions: Sequence[Completion], rewards: Float[Tensor, "prompts group"], world: World) -> dict[str, float]:
-    """Metrics of one rollout batch over all ranks: rewards, groups without spread, and lengths in tokens."""
+def rollout_metrics(
+    completions: Sequence[Completion], rewards: Float[Tensor, "prompts group"], parts: RewardTable, world: World
+) -> dict[str, float]:
+    """Metrics of one rollout batch over all ranks: rewards, groups without spread, and lengths in tokens.
+
+    Args:
+        completions: of this rank.
+        rewards: their sums of rewards.
+        parts: the rewards by name; the task's decides which completions are correct.
+        world: the ranks.
+    """
     lengths = world.all_gather(torch.tensor([len(item.token_ids) for item in completions], dtype=torch.float64))
     finished = world.all_gather(torch.tensor([item.finished for item in completions], dtype=torch.float64))
     table = world.all_gather(rewards.double())
-    correct: Bool[Tensor, " batch"] = table.flatten() >= CORRECT
+    correct: Bool[Tensor, " batch"] = world.all_gather(parts.parts[TASK]) >= CORRECT
+    several = parts.parts if len(parts.parts) > 1 else {}
+    means = {f"reward/{name}": float(world.all_gather(part.double()).mean()) for name, part in several.items()}
+    num_failed = sum(world.gather_numbers(sum(parts.num_failed.values())))
     return {
         "reward/mean": float(table.mean()),
         "reward/std": float(table.std()),
         "reward/correct": float(correct.double().mean()),
+        **means,
+        **({"reward/failed": float(num_failed)} if num_failed else {}),
         "reward/zero_advantage_groups": float((table.amax(dim=1) == table.amin(dim=1)).double().mean()),
         "length/mean": float(lengths.mean()),
         "length/correct": float(_mean(lengths[correct])),

@@ -16,6 +16,7 @@ from gspo_rl.numerics.advantages import group_relative_advantages
 from gspo_rl.numerics.objectives import Objective
 from gspo_rl.preflight import check_settings, check_task
 from gspo_rl.progress import Rollout, TrainingProgress
+from gspo_rl.rewards import Rewards
 from gspo_rl.rollout import RolloutEngine
 from gspo_rl.rollout.sampling import SamplingConfig
 from gspo_rl.tasks import Task
@@ -112,7 +113,7 @@ class GSPOTrainer:
     Args:
         policy: the policy to train, in place.
         engine: samples from it.
-        task: prompts and rewards.
+        task: prompts and rewards; `gspo_rl.rewards.Rewards` of a task for further rewards.
         objective: losses from log-probabilities, hyperparameters bound.
         strategy: places and steps the model.
         config: settings of the loop.
@@ -128,7 +129,7 @@ class GSPOTrainer:
         self,
         policy: Policy,
         engine: RolloutEngine,
-        task: Task,
+        task: Task | Rewards,
         objective: Objective,
         strategy: Strategy,
         config: TrainerConfig,
@@ -138,17 +139,18 @@ class GSPOTrainer:
         evaluation: EvaluationConfig,
     ) -> None:
         check_settings(policy, engine, strategy, sampling, old_logprobs=config.old_logprobs)
-        check_task(policy, task, sampling, evaluation)
         self.policy = policy
         self._engine = engine
-        self._task = task
+        self._rewards = task if isinstance(task, Rewards) else Rewards(task)
+        self._task = self._rewards.task
+        check_task(policy, self._task, sampling, evaluation)
         self._objective = objective
         self._strategy = strategy
         self._config = config
         self._sampling = sampling
         self._optimizer = optimizer
         self._evaluation = evaluation
-        self._prompts = task.prompts("train")
+        self._prompts = self._task.prompts("train")
 
     def fit(self, run: Run) -> FitResult:
         """Trains until `max_steps`, resuming from the run's newest checkpoint if it has one."""
@@ -222,13 +224,14 @@ class GSPOTrainer:
         with watch.phase("generation"):
             completions = self._sample(prompts, groups, training.run.seed, step)
         with watch.phase("reward"):
-            rewards = self._rewards(prompts, completions)
+            table = self._rewards([prompt for prompt in prompts for _ in range(self._config.group_size)], completions)
+            rewards = table.total.view(len(prompts), self._config.group_size)
         advantages = group_relative_advantages(rewards)
         with watch.phase("data"):
             batch = collate(completions, rewards.flatten(), advantages.flatten(), pad_id=self.policy.pad_id)
         counts = torch.tensor([sum(len(item.prompt_ids) for item in completions), int(batch.response_mask.sum())])
         num_prompt_tokens, num_response_tokens = world.all_reduce_sum(counts).tolist()
-        metrics = rollout_metrics(completions, rewards, world)
+        metrics = rollout_metrics(completions, rewards, table, world)
         return Rollout(groups, batch, metrics, num_prompt_tokens + num_response_tokens, num_response_tokens)
 
     def accumulate_gradient(
@@ -271,11 +274,6 @@ class GSPOTrainer:
         size = self._config.group_size
         seeds = [derive_seed(seed, "rollout", step, group, sample) for group in groups for sample in range(size)]
         return self._engine.generate(prompts, size, self._sampling, seeds=seeds)
-
-    def _rewards(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Float[Tensor, "prompts group"]:
-        size = self._config.group_size
-        rewards = [self._task.reward(prompts[index // size], completion) for index, completion in enumerate(completions)]
-        return torch.tensor(rewards, dtype=torch.float32).view(len(prompts), size)
 
     def _old_logprobs(self, rollout: Rollout, minibatches: Sequence[Batch], training: Training) -> list[Tensor | None]:
         """The ratio's denominators of each mini-batch; None for the first, whose weights are the old ones."""

@@ -7,12 +7,12 @@ from dataclasses import make_dataclass
 from types import NoneType, UnionType
 from typing import Any, get_args, get_type_hints
 
-from hydra.errors import InstantiationException
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ValidationError
 
 from triptych.errors import UserError
+from triptych.run.signals import Interrupted
 
 _PLAIN = (int, float, str, bool, list[int], list[float], list[str])
 
@@ -29,9 +29,9 @@ def explaining_arguments(config: DictConfig) -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
+    except (UserError, Interrupted):
         raise
-    except (InstantiationException, TypeError, ValueError):  # a `_partial_` node fails when it is first called
+    except Exception:  # of any type: a library may check its settings itself, and a `_partial_` node fails when it is first called
         check_arguments(config)
         raise
 

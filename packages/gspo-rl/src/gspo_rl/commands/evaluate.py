@@ -38,6 +38,7 @@ class EvaluateConfig(RunConfig):
 
     RENAMED: ClassVar[Mapping[str, str]] = {
         "task.held_out_share": "task.held_out_fraction",
+        "task.match": "task.answer_type",
     }
 
     policy: Any = MISSING

@@ -16,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 from gspo_rl.evaluation import EvaluationConfig
 from gspo_rl.numerics.objectives import Objective
 from gspo_rl.report import summarize, training_report
+from gspo_rl.rewards import TASK, RewardConfig, build_rewards
 from gspo_rl.rollout.sampling import SamplingConfig
 from gspo_rl.trainer import FitResult, GSPOTrainer, TrainerConfig
 from gspo_rl.training.cold_start import ColdStartConfig, cold_start
@@ -40,6 +41,7 @@ class TrainConfig(RunConfig):
         policy: the model to train (group `policy`).
         objective: the loss (group `objective`).
         task: prompts and rewards (group `task`).
+        rewards: weights of the task's reward and of further reward functions, by name.
         rollout: the sampler (group `rollout`).
         strategy: how the model is placed and stepped (group `strategy`).
         sampling: length, temperature and truncation of responses.
@@ -51,11 +53,13 @@ class TrainConfig(RunConfig):
 
     RENAMED: ClassVar[Mapping[str, str]] = {
         "task.held_out_share": "task.held_out_fraction",
+        "task.match": "task.answer_type",
     }
 
     policy: Any = MISSING
     objective: Any = MISSING
     task: Any = MISSING
+    rewards: dict[str, RewardConfig] = field(default_factory=lambda: {TASK: RewardConfig()})
     rollout: Any = MISSING
     strategy: Any = MISSING
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -88,7 +92,7 @@ def main(config: TrainConfig) -> float:
             trainer = GSPOTrainer(
                 policy,
                 engine,
-                task,
+                build_rewards(task, config.rewards, build),
                 objective,
                 strategy,
                 config.trainer,

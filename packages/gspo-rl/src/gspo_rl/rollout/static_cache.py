@@ -1,22 +1,24 @@
-"""A decoder for small dense Qwen3 models, faster than `generate` on a CPU (ratio in docs/benchmarks.md).
+"""A decoder for small dense Llama, Qwen2 and Qwen3 models, faster than `generate` on a CPU (ratio in docs/benchmarks.md).
 
 Each distinct prompt is prefilled once for its whole group, the cache is allocated once, finished rows leave the batch,
 projections are fused, and a token costs some twenty kernels per layer.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import Qwen3ForCausalLM
+from transformers import LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from gspo_rl.data.batch import Completion, Prompt
 from gspo_rl.models.policy import Policy
 from gspo_rl.rollout.completions import build_completions, distinct_prompts, encode_prompts, left_padded
 from gspo_rl.rollout.sampling import SamplingConfig, sample_tokens, uniform_noise
 from triptych.errors import UserError
+
+_SERVED = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 
 # Rotary tables that do not depend on the length of the sequence.
 _FIXED_ROTARY = ("default", "linear", "yarn", "llama3")
@@ -27,18 +29,22 @@ _FIXED_ROTARY = ("default", "linear", "yarn", "llama3")
 class _Layer(NamedTuple):
     input_norm_C: Tensor
     qkv_weight: Tensor
-    qk_norm_HD: Tensor
+    qkv_bias: Tensor | None  # of Qwen2
+    qk_norm_HD: Tensor | None  # of Qwen3
     output_weight: Tensor
+    output_bias: Tensor | None
     mlp_norm_C: Tensor
     gate_up_weight: Tensor
+    gate_up_bias: Tensor | None
     down_weight: Tensor
+    down_bias: Tensor | None
 
 
 class StaticCacheEngine:
     """Samples with the policy's own weights through a static key-value cache.
 
     Args:
-        policy: a dense Qwen3 policy.
+        policy: a dense Llama, Qwen2 or Qwen3 policy.
         max_batch: most sequences generated at one time.
 
     Raises:
@@ -48,20 +54,20 @@ class StaticCacheEngine:
     def __init__(self, policy: Policy, *, max_batch: int = 512) -> None:
         config = policy.model.config
         is_served = (
-            isinstance(policy.model, Qwen3ForCausalLM)
-            and not config.attention_bias
-            and "sliding_attention" not in config.layer_types
+            type(policy.model) in _SERVED
+            and "sliding_attention" not in (getattr(config, "layer_types", None) or ())
             and config.hidden_act == "silu"
             and config.rope_parameters["rope_type"] in _FIXED_ROTARY
         )
         if not is_served:
             raise UserError(
-                f"rollout=static_cache serves dense Qwen3 models with full attention, "
+                "rollout=static_cache serves dense Llama, Qwen2 and Qwen3 models with full attention, "
                 f"not {type(policy.model).__name__}: use rollout=transformers"
             )
         self._policy = policy
-        self._model: Qwen3ForCausalLM = policy.model
+        self._model: Any = policy.model
         self._config = config
+        self._head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._max_batch = max_batch
         self._version = 0
 
@@ -95,16 +101,23 @@ class StaticCacheEngine:
         layers = []
         for block in self._model.model.layers:
             attention, mlp = block.self_attn, block.mlp
-            norms = [attention.q_norm.weight.expand(num_queries, -1), attention.k_norm.weight.expand(num_keys, -1)]
+            norms = None
+            if hasattr(attention, "q_norm"):
+                norms = torch.cat([attention.q_norm.weight.expand(num_queries, -1), attention.k_norm.weight.expand(num_keys, -1)])
+            projections = (attention.q_proj, attention.k_proj, attention.v_proj)
             layers.append(
                 _Layer(
                     input_norm_C=block.input_layernorm.weight,
-                    qkv_weight=torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]),
-                    qk_norm_HD=torch.cat(norms),
+                    qkv_weight=torch.cat([projection.weight for projection in projections]),
+                    qkv_bias=_joined_bias(projections),
+                    qk_norm_HD=norms,
                     output_weight=attention.o_proj.weight,
+                    output_bias=attention.o_proj.bias,
                     mlp_norm_C=block.post_attention_layernorm.weight,
                     gate_up_weight=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
+                    gate_up_bias=_joined_bias((mlp.gate_proj, mlp.up_proj)),
                     down_weight=mlp.down_proj.weight,
+                    down_bias=mlp.down_proj.bias,
                 )
             )
         return layers
@@ -176,15 +189,17 @@ class StaticCacheEngine:
     ) -> Tensor:
         """Final hidden states of shape (rows, tokens, width); writes keys and values into the cache from entry `start` on."""
         config = self._config
-        num_heads, num_keys, head_dim, eps = config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.rms_norm_eps
+        num_heads, num_keys, head_dim, eps = config.num_attention_heads, config.num_key_value_heads, self._head_dim, config.rms_norm_eps
         rows, length = token_BT.shape
         cosine, sine = cosine_BTD[:, :, None], sine_BTD[:, :, None]
         stop = start + length
         x_BTC = functional.embedding(token_BT, self._model.model.embed_tokens.weight)
         for index, layer in enumerate(layers):
             normed_BTC = functional.rms_norm(x_BTC, (x_BTC.shape[-1],), layer.input_norm_C, eps)
-            qkv = functional.linear(normed_BTC, layer.qkv_weight).view(rows, length, num_heads + 2 * num_keys, head_dim)
-            qk = functional.rms_norm(qkv[:, :, : num_heads + num_keys], (head_dim,), None, eps) * layer.qk_norm_HD
+            qkv = functional.linear(normed_BTC, layer.qkv_weight, layer.qkv_bias).view(rows, length, num_heads + 2 * num_keys, head_dim)
+            qk = qkv[:, :, : num_heads + num_keys]
+            if layer.qk_norm_HD is not None:
+                qk = functional.rms_norm(qk, (head_dim,), None, eps) * layer.qk_norm_HD
             turned = torch.cat([-qk[..., head_dim // 2 :], qk[..., : head_dim // 2]], dim=-1)
             qk = qk * cosine + turned * sine
             cache[index, 0, :, :, start:stop] = qk[:, :, num_heads:].transpose(1, 2)
@@ -196,16 +211,16 @@ class StaticCacheEngine:
                 attn_mask=visible,
                 enable_gqa=True,
             )
-            x_BTC = x_BTC + functional.linear(attended.transpose(1, 2).reshape(rows, length, -1), layer.output_weight)
+            x_BTC = x_BTC + functional.linear(attended.transpose(1, 2).reshape(rows, length, -1), layer.output_weight, layer.output_bias)
             normed_BTC = functional.rms_norm(x_BTC, (x_BTC.shape[-1],), layer.mlp_norm_C, eps)
-            gate, up = functional.linear(normed_BTC, layer.gate_up_weight).chunk(2, dim=-1)
-            x_BTC = x_BTC + functional.linear(functional.silu(gate) * up, layer.down_weight)
+            gate, up = functional.linear(normed_BTC, layer.gate_up_weight, layer.gate_up_bias).chunk(2, dim=-1)
+            x_BTC = x_BTC + functional.linear(functional.silu(gate) * up, layer.down_weight, layer.down_bias)
         return functional.rms_norm(x_BTC, (x_BTC.shape[-1],), self._model.model.norm.weight, eps)
 
     def _new_cache(self, rows: int, num_entries: int) -> Tensor:
         """Zeros of shape (layers, 2 for keys and values, rows, key heads, entries, head width)."""
         config = self._config
-        shape = (config.num_hidden_layers, 2, rows, config.num_key_value_heads, num_entries, config.head_dim)
+        shape = (config.num_hidden_layers, 2, rows, config.num_key_value_heads, num_entries, self._head_dim)
         return torch.zeros(shape, dtype=self._policy.dtype, device=self._policy.device)
 
     def _rotary(self, num_positions: int) -> tuple[Tensor, Tensor]:
@@ -213,3 +228,7 @@ class StaticCacheEngine:
         like = torch.empty(0, dtype=self._policy.dtype, device=self._policy.device)
         cosine, sine = self._model.model.rotary_emb(like, positions)
         return cosine[0], sine[0]
+
+
+def _joined_bias(projections: Sequence[Any]) -> Tensor | None:
+    return None if projections[0].bias is None else torch.cat([projection.bias for projection in projections])

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from gspo_rl.data.batch import Completion, Prompt
-from gspo_rl.tasks.grading import MATCHES, grade, last_number
+from gspo_rl.tasks.answers import ANSWER_TYPES, Answer, parse_answer
+from gspo_rl.tasks.grading import check_library, check_tolerance, grade
 from triptych.errors import UserError
 from triptych.files import parse_json
 from triptych.seeding import derive_seed
@@ -17,38 +18,44 @@ class JsonlTask:
 
     Args:
         path: the file, UTF-8. Empty lines are skipped.
-        match: `numeric` compares the last number of the response with that of the answer; `string` compares the
-            response's last non-empty line with the answer, ignoring white space and case.
+        answer_type: type of the answers, one of `gspo_rl.tasks.answers.ANSWER_TYPES`; `auto` finds that of each line. See
+            `gspo_rl.grade`.
         held_out_path: a second file for the held-out split; without it a fraction of `path` is held out, chosen by a
             hash of the question, so that added lines do not move others between splits.
         held_out_fraction: that fraction, between 0 and 1.
-        tolerance: largest difference at which two numbers still match, relative to the answer.
+        tolerance: largest difference of a decimal number from the answer, as a fraction of the answer.
         seed: seed of the hash that selects the held-out questions.
 
     Raises:
-        UserError: if a file cannot be read, a line is broken (the message names it), an answer holds no number where
-            one is needed, or a split is empty.
+        UserError: if a file cannot be read, a line is broken (the message names it), an answer is
+            of another type or empty, a question is in both splits, or a split is empty.
     """
 
     def __init__(
         self,
         path: str,
         *,
-        match: str = "numeric",
+        answer_type: str = "auto",
         held_out_path: str | None = None,
         held_out_fraction: float = 0.1,
         tolerance: float = 1e-6,
         seed: int = 0,
     ) -> None:
-        if match not in MATCHES:
-            raise UserError(f"task.match is '{match}': choose one of {', '.join(MATCHES)}")
+        if answer_type not in ANSWER_TYPES:
+            raise UserError(f"task.answer_type is '{answer_type}': choose one of {', '.join(ANSWER_TYPES)}")
+        check_tolerance(tolerance)
         if not 0 < held_out_fraction < 1:
             raise UserError(f"task.held_out_fraction is {held_out_fraction}: it must lie between 0 and 1")
-        self._match = match
+        self._type = answer_type
         self._tolerance = tolerance
-        prompts = _read(Path(path), match)
+        self._answers: dict[str, Answer] = {}
+        prompts = self._read(Path(path))
         if held_out_path is not None:
-            self._splits = {"train": prompts, "held_out": _read(Path(held_out_path), match)}
+            self._splits = {"train": prompts, "held_out": self._read(Path(held_out_path))}
+            trained = {prompt.text for prompt in prompts}
+            shared = next((prompt.text for prompt in self._splits["held_out"] if prompt.text in trained), None)
+            if shared is not None:
+                raise UserError(f"the question {shared[:60]!r} stands in {path} and in {held_out_path}: remove it from one of them")
         else:
             held_out = [derive_seed(seed, prompt.text) % 10**6 < held_out_fraction * 10**6 for prompt in prompts]
             self._splits = {
@@ -66,33 +73,46 @@ class JsonlTask:
 
     def reward(self, prompt: Prompt, completion: Completion) -> float:
         """1 if the response ends by itself and matches the answer, else 0."""
-        return grade(prompt.answer, completion.text, match=self._match, tolerance=self._tolerance) if completion.finished else 0.0
+        if not completion.finished:
+            return 0.0
+        return grade(self._parse(prompt.answer), completion.text, tolerance=self._tolerance)
+
+    def _parse(self, answer: str) -> Answer:
+        if answer not in self._answers:
+            self._answers[answer] = parse_answer(answer, self._type)
+        return self._answers[answer]
 
     def demonstrate(self, prompt: Prompt, generator: torch.Generator) -> str:
         """The demonstration of the line, or its answer."""
         return str(prompt.metadata.get("demonstration", prompt.answer))
 
+    def _read(self, path: Path) -> list[Prompt]:
+        try:
+            # Not splitlines: JSON allows U+2028 and its like inside a string.
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
+        except FileNotFoundError:
+            raise UserError(f"task.path is '{path}': there is no such file") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} cannot be read ({error}): it must be a UTF-8 text file") from error
+        prompts = []
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            row = parse_json(line, where, "fix or remove the line")
+            if not isinstance(row, dict) or not isinstance(row.get("question"), str) or not _is_answer(row.get("answer")):
+                raise UserError(f"{where} lacks the text 'question' or the text or number 'answer': fix or remove the line")
+            answer = str(row["answer"])
+            try:
+                is_formula = self._parse(answer).type == "symbolic"
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from None
+            if is_formula:
+                check_library(where)
+            metadata = {"demonstration": str(row["demonstration"])} if "demonstration" in row else {}
+            prompts.append(Prompt(text=row["question"], answer=answer, metadata=metadata))
+        return prompts
 
-def _read(path: Path, match: str) -> list[Prompt]:
-    try:
-        # Not splitlines: JSON allows U+2028 and its like inside a string.
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise UserError(f"task.path is '{path}': there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): it must be a UTF-8 text file") from error
-    prompts = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        row = parse_json(line, f"{path}, line {number}", "fix or remove the line")
-        if not isinstance(row, dict) or not isinstance(row.get("question"), str) or not isinstance(row.get("answer"), str | int | float):
-            raise UserError(f"{path}, line {number} lacks the text 'question' or the text or number 'answer': fix or remove the line")
-        answer = str(row["answer"])
-        if match == "numeric" and last_number(answer) is None:
-            raise UserError(
-                f"{path}, line {number} has the answer {answer[:40]!r} without a number: correct the line or use task.match=string"
-            )
-        metadata = {"demonstration": str(row["demonstration"])} if "demonstration" in row else {}
-        prompts.append(Prompt(text=row["question"], answer=answer, metadata=metadata))
-    return prompts
+
+def _is_answer(value: object) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
