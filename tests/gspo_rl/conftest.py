@@ -31,12 +31,13 @@ def random_policy() -> Callable[..., Policy]:
         characters.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
         characters.decoder = decoders.Fuse()
         special = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
-        config = getattr(transformers, f"{family}Config")(
-            vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=num_layers, num_attention_heads=num_heads,
-            num_key_value_heads=num_key_value_heads, head_dim=32 // num_heads, intermediate_size=48,
-            max_position_embeddings=max_positions, initializer_range=0.06, tie_word_embeddings=True, pad_token_id=0, eos_token_id=1,
-            bos_token_id=None, **options,
-        )  # fmt: skip
+        sizes = {
+            "vocab_size": len(vocabulary), "hidden_size": 32, "num_hidden_layers": num_layers, "num_attention_heads": num_heads,
+            "num_key_value_heads": num_key_value_heads, "head_dim": 32 // num_heads, "intermediate_size": 48,
+            "max_position_embeddings": max_positions, "initializer_range": 0.06, "tie_word_embeddings": True, "pad_token_id": 0,
+            "eos_token_id": 1, "bos_token_id": None,
+        }  # fmt: skip
+        config = getattr(transformers, f"{family}Config")(**{**sizes, **options})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = getattr(transformers, f"{family}ForCausalLM")(config)

@@ -113,6 +113,7 @@ def test_the_metrics_of_training_are_accuracies_and_length() -> None:
         "evaluation/accuracy": result.accuracy.mean,
         "evaluation/accuracy_greedy": result.greedy.mean,
         "evaluation/length": result.mean_length,
+        "evaluation/truncated": result.truncated,
     }
 
 

@@ -148,7 +148,7 @@ def fit(root: Path, name: str = "a", *, config: dict[str, Any] | None = None, **
 
 def test_a_run_of_two_steps_logs_ratios_clip_fractions_and_rewards(tmp_path: Path) -> None:
     before, first, second = fit(tmp_path)
-    assert set(before) == {"step", "evaluation/accuracy", "evaluation/accuracy_greedy", "evaluation/length"}
+    assert set(before) == {"step", "evaluation/accuracy", "evaluation/accuracy_greedy", "evaluation/length", "evaluation/truncated"}
     for row in (first, second):
         assert all(row[f"ratio/minibatch_0/q{level}"] == 1.0 for level in ("05", "50", "95")), "the first mini-batch has ratio exactly 1"
         assert row["ratio_clip_widths/minibatch_0"] == 0.0

@@ -1,5 +1,6 @@
 """Policies: scores against the plain model, tokenizer, saving and loading."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from gspo_rl.data.batch import Prompt
-from gspo_rl.models.policy import Policy, pretrained_policy
+from gspo_rl.models.policy import Policy, TokenScorer, pretrained_policy
 from gspo_rl.toy.policy import character_tokenizer
 from triptych.errors import UserError
 
@@ -111,3 +112,45 @@ def test_a_chat_template_is_applied(small_policy: Policy) -> None:
     small_policy.tokenizer.chat_template = template
     policy = Policy(small_policy.model, small_policy.tokenizer, chat=True)
     assert policy.decode(policy.encode(Prompt("hi", ""))) == "[hi]>"
+
+
+@pytest.mark.parametrize("family", ["Qwen3", "Llama", "Qwen2", "Qwen3Moe", "GPTNeoX"])
+def test_rows_with_the_same_prompt_may_share_it(random_policy: Callable[..., Policy], family: str) -> None:
+    """Scores and gradients are those of every row by itself."""
+    options = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16} if family == "Qwen3Moe" else {}
+    policy = random_policy(family=family, **options)
+    prompts = ["1+2=", "1+2=", "what is this?", "x", "1+2=", "x"]
+    responses = ["3", "five", "a test", "y", "a very long answer", "zz"]
+    rows = [(policy.encode(Prompt(prompt, "")), policy.encode_response(text)) for prompt, text in zip(prompts, responses, strict=True)]
+    input_ids = torch.zeros(len(rows), max(len(one) + len(other) for one, other in rows), dtype=torch.long)
+    mask = torch.zeros_like(input_ids, dtype=torch.bool)
+    for index, (prompt, response) in enumerate(rows):
+        input_ids[index, : len(prompt) + len(response)] = torch.tensor([*prompt, *response])
+        mask[index, len(prompt) : len(prompt) + len(response)] = True
+    found = []
+    for scorer in (
+        TokenScorer(policy.model, head_chunk_tokens=None),
+        TokenScorer(policy.model, head_chunk_tokens=None, share_prompts=True),
+    ):
+        policy.model.zero_grad()
+        scores = scorer(input_ids, mask, 0.7)
+        (scores.logprobs * torch.arange(1, mask.shape[1] + 1)).sum().backward()
+        found.append(
+            (scores, {name: parameter.grad.clone() for name, parameter in policy.model.named_parameters() if parameter.grad is not None})
+        )
+    (plain, gradients), (shared, shared_gradients) = found
+    torch.testing.assert_close(shared.logprobs, plain.logprobs, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(shared.entropy, plain.entropy, atol=2e-5, rtol=1e-5)
+    assert gradients.keys() == shared_gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(shared_gradients[name], gradient, atol=1e-4 * float(gradient.abs().max()) + 1e-6, rtol=1e-4, msg=name)
+
+
+def test_a_row_without_a_response_and_responses_of_one_token_can_share(small_policy: Policy) -> None:
+    input_ids = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 9], [5, 6, 7, 0]])
+    mask = torch.tensor([[0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 0]]).bool()
+    plain, shared = (
+        TokenScorer(small_policy.model, head_chunk_tokens=None, share_prompts=share)(input_ids, mask, 1.0) for share in (False, True)
+    )
+    torch.testing.assert_close(shared.logprobs, plain.logprobs, atol=2e-5, rtol=1e-5)
+    assert shared.logprobs[2].tolist() == [0, 0, 0, 0]

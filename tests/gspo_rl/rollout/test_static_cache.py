@@ -66,3 +66,14 @@ def test_families_are_decoded_as_transformers_decodes_them(
 def test_other_families_are_refused(random_policy: Callable[..., Policy], family: str, options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="serves dense Llama, Qwen2 and Qwen3 models"):
         StaticCacheEngine(random_policy(family=family, **options))
+
+
+def test_prompts_with_a_common_beginning_are_decoded_as_alone(random_policy: Callable[..., Policy]) -> None:
+    policy = random_policy(family="Llama")
+    prompts = [Prompt(f"<a system message> {text}", "") for text in ("1+2=", "what is this?", "x", "1+2=4", "")]
+    seeds = list(range(10))
+    together = StaticCacheEngine(policy).generate(prompts, 2, SAMPLING, seeds=seeds)
+    alone = [StaticCacheEngine(policy).generate([prompts[index // 2]], 1, SAMPLING, seeds=[index])[0] for index in range(10)]
+    assert [item.token_ids.tolist() for item in together] == [item.token_ids.tolist() for item in alone]
+    for one, other in zip(together, alone, strict=True):
+        assert one.logprobs.tolist() == pytest.approx(other.logprobs.tolist(), abs=5e-5)

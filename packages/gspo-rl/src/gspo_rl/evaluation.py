@@ -12,7 +12,7 @@ from gspo_rl.data.batch import Completion, Prompt
 from gspo_rl.rewards import guarded, task_reward
 from gspo_rl.rollout import RolloutEngine
 from gspo_rl.rollout.sampling import SamplingConfig
-from gspo_rl.tasks import CORRECT, Task
+from gspo_rl.tasks import CORRECT, BlindTask, Task
 from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.evaluation.statistics import Interval, bootstrap_interval, pass_at_k
@@ -69,6 +69,9 @@ class EvaluationResult:
         mean_length: mean length of the sampled responses in tokens.
         per_prompt: fraction of correct samples of each prompt.
         samples: the first few prompts with a completion.
+        blind: fraction of samples whose last value is correct whatever their format is, with its interval; None for a task that cannot
+            tell (`gspo_rl.tasks.BlindTask`).
+        truncated: fraction of samples that the token limit cut.
         prompts_digest: SHA-256 of all prompts and answers; two evaluations are paired only if it is equal.
     """
 
@@ -78,6 +81,8 @@ class EvaluationResult:
     mean_length: float
     per_prompt: tuple[float, ...]
     samples: list[Sample] = field(default_factory=list)
+    blind: Interval | None = None
+    truncated: float = 0.0
     prompts_digest: str = ""
 
     def metrics(self) -> dict[str, float]:
@@ -85,7 +90,9 @@ class EvaluationResult:
         return {
             "evaluation/accuracy": self.accuracy.mean,
             "evaluation/accuracy_greedy": self.greedy.mean,
+            **({} if self.blind is None else {"evaluation/accuracy_blind": self.blind.mean}),
             "evaluation/length": self.mean_length,
+            "evaluation/truncated": self.truncated,
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -102,6 +109,8 @@ class EvaluationResult:
             mean_length=tree["mean_length"],
             per_prompt=tuple(tree["per_prompt"]),
             samples=[Sample(*sample) for sample in tree["samples"]],
+            blind=None if tree["blind"] is None else Interval(*tree["blind"]),
+            truncated=tree["truncated"],
             prompts_digest=tree["prompts_digest"],
         )
 
@@ -132,7 +141,7 @@ def evaluate(
     """
     all_prompts = task.prompts(config.split)
     num_prompts = min(config.num_prompts, len(all_prompts))
-    graded: list[tuple[list[float], list[int], float, Sample]] = []
+    graded: list[_Graded] = []
     with progress(num_prompts, "evaluating", unit="prompt", enabled=world.is_main) as bar:
         own = list(world.shard(num_prompts))
         # Prompts of a chunk: about 512 completions, the greedy one of each prompt included, between updates of the bar.
@@ -144,7 +153,7 @@ def evaluate(
             bar.update(len(indices) * world.size)
     graded = world.gather_objects(graded)
 
-    num_correct = [sum(reward >= CORRECT for reward in rewards) for rewards, _, _, _ in graded]
+    num_correct = [sum(reward >= CORRECT for reward in item.rewards) for item in graded]
     per_prompt = torch.tensor(num_correct, dtype=torch.float64) / config.num_samples
     stream = generator(seed, "bootstrap")
 
@@ -154,15 +163,28 @@ def evaluate(
     ks = [2**power for power in range(config.num_samples.bit_length()) if 2**power <= config.num_samples]
     return EvaluationResult(
         accuracy=interval(per_prompt),
-        greedy=interval(torch.tensor([float(greedy >= CORRECT) for _, _, greedy, _ in graded], dtype=torch.float64)),
+        greedy=interval(torch.tensor([float(item.greedy >= CORRECT) for item in graded], dtype=torch.float64)),
         pass_at={
             k: interval(torch.tensor([pass_at_k(config.num_samples, count, k) for count in num_correct], dtype=torch.float64)) for k in ks
         },
-        mean_length=sum(sum(lengths) for _, lengths, _, _ in graded) / (len(graded) * config.num_samples),
+        mean_length=sum(sum(item.lengths) for item in graded) / (len(graded) * config.num_samples),
         per_prompt=tuple(per_prompt.tolist()),
-        samples=[sample for _, _, _, sample in graded[:num_shown]],
+        samples=[item.sample for item in graded[:num_shown]],
+        blind=None if graded[0].blind is None else interval(torch.tensor([item.blind for item in graded], dtype=torch.float64)),
+        truncated=sum(item.num_truncated for item in graded) / (len(graded) * config.num_samples),
         prompts_digest=_digest([all_prompts[index] for index in range(num_prompts)]),
     )
+
+
+class _Graded(NamedTuple):
+    """The completions of one prompt."""
+
+    rewards: list[float]
+    lengths: list[int]
+    greedy: float
+    blind: float | None
+    num_truncated: int
+    sample: Sample
 
 
 def _digest(prompts: Sequence[Prompt]) -> str:
@@ -177,8 +199,8 @@ def _grade(
     indices: Sequence[int],
     num_samples: int,
     seed: int,
-) -> list[tuple[list[float], list[int], float, Sample]]:
-    """Rewards and lengths of the samples, the greedy reward and a `Sample`, for each prompt."""
+) -> list["_Graded"]:
+    """The grades of each prompt."""
     # (prompts * num_samples) completions, grouped by prompt; greedy decoding uses no noise, so its seeds are 0.
     seeds = [derive_seed(seed, "evaluation", index, sample) for index in indices for sample in range(num_samples)]
     sampled = engine.generate(prompts, num_samples, sampling, seeds=seeds)
@@ -194,5 +216,10 @@ def _grade(
         completions: list[Completion] = sampled[index * num_samples : (index + 1) * num_samples]
         rewards = all_rewards[index * num_samples : (index + 1) * num_samples]
         sample = Sample(prompt.text, prompt.answer, completions[0].text, rewards[0])
-        graded.append((rewards, [len(item.token_ids) for item in completions], greedy_rewards[index], sample))
+        blind = None
+        if isinstance(task, BlindTask):
+            blind = sum(task.blind_reward(prompt, item) >= CORRECT for item in completions) / num_samples
+        num_truncated = sum(not item.finished for item in completions)
+        lengths = [len(item.token_ids) for item in completions]
+        graded.append(_Graded(rewards, lengths, greedy_rewards[index], blind, num_truncated, sample))
     return graded

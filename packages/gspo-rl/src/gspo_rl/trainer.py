@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from gspo_rl.data.batch import Batch, Completion, Prompt, collate, microbatches
 from gspo_rl.evaluation import EvaluationConfig, EvaluationResult, evaluate
 from gspo_rl.metrics import MinibatchOutcome, SequenceTable, StepRecorder, rollout_metrics, sequence_table
 from gspo_rl.models.policy import Policy
 from gspo_rl.numerics.advantages import group_relative_advantages
-from gspo_rl.numerics.objectives import Objective
+from gspo_rl.numerics.objectives import Objective, ObjectiveOutput
 from gspo_rl.preflight import check_settings, check_task
 from gspo_rl.progress import Rollout, TrainingProgress
 from gspo_rl.rewards import Rewards
@@ -244,20 +244,29 @@ class GSPOTrainer:
         are still the old ones.
         """
         total_weight = self._total_weight(minibatch, world)
-        parts = self._microbatches(minibatch, world)
+        silent, parts = self._by_signal(minibatch, world)
         tables: list[SequenceTable] = []
+
+        def forward(scorer: nn.Module, rows: Tensor, part: Batch) -> ObjectiveOutput:
+            scores = scorer(part.input_ids, part.response_mask, self._sampling.temperature)
+            old = scores.logprobs.detach() if old_logprobs is None else old_logprobs[rows, : scores.logprobs.shape[1]]
+            output = self._objective(scores.logprobs, old, part.advantages, part.response_mask, behavior_logprobs=part.sampler_logprobs)
+            tables.append(sequence_table(part, scores, old, output))
+            return output
+
+        # DDP exchanges buffers in each of its forwards, whose number differs between ranks here.
+        plain = getattr(self.policy.scorer, "module", self.policy.scorer)
+        with torch.no_grad():
+            for rows, part in silent:
+                with recorder.watch.phase("forward"):
+                    forward(plain, rows, part)
         for index, (rows, part) in enumerate(parts):
             with self._strategy.microbatch(last=index + 1 == len(parts)):
                 with recorder.forward(part.input_ids.numel()):
-                    scores = self.policy.scorer(part.input_ids, part.response_mask, self._sampling.temperature)
-                    old = scores.logprobs.detach() if old_logprobs is None else old_logprobs[rows, : scores.logprobs.shape[1]]
-                    output = self._objective(
-                        scores.logprobs, old, part.advantages, part.response_mask, behavior_logprobs=part.sampler_logprobs
-                    )
+                    output = forward(self.policy.scorer, rows, part)
                 with recorder.watch.phase("backward"):
                     self._strategy.backward(output.losses.sum() / total_weight)
-            tables.append(sequence_table(part, scores, old, output))
-        return SequenceTable.merged(tables, [rows for rows, _ in parts]).gathered(world)
+        return SequenceTable.merged(tables, [rows for rows, _ in (*silent, *parts)]).gathered(world)
 
     def _groups(self, world: World) -> list[int]:
         """This rank's prompts of a rollout batch: an equal shard of every mini-batch, so that mini-batches are the same sets."""
@@ -293,6 +302,22 @@ class GSPOTrainer:
             scores = self.policy.scorer(part.input_ids, part.response_mask, self._sampling.temperature)
             scored[rows, : scores.logprobs.shape[1]] = scores.logprobs
         return torch.where(minibatch.response_mask, scored, 0.0)
+
+    def _by_signal(self, minibatch: Batch, world: World) -> tuple[list[tuple[Tensor, Batch]], list[tuple[Tensor, Batch]]]:
+        """Micro-batches without and with a gradient: a sequence of advantage 0 has none, and needs no backward.
+
+        At least one micro-batch has a backward, so that the ranks exchange gradients. Where ranks synchronise in every forward, all have.
+        """
+        has_gradient = minibatch.advantages != 0
+        if self._strategy.syncs_in_forward or bool(has_gradient.all()):
+            return [], self._microbatches(minibatch, world)
+        if not has_gradient.any():
+            has_gradient[0] = True
+        found = []
+        for chosen in (~has_gradient, has_gradient):
+            rows = chosen.nonzero().squeeze(1)
+            found.append([(rows[inner], part) for inner, part in self._microbatches(minibatch.select(rows), world)])
+        return found[0], found[1]
 
     def _microbatches(self, minibatch: Batch, world: World) -> list[tuple[Tensor, Batch]]:
         """The mini-batch in parts; an equal number on all ranks if the ranks synchronise in every forward."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING
 from transformers.utils.logging import disable_progress_bar
 
@@ -159,9 +160,11 @@ def _log_next_commands(config: TrainConfig, run: Run, folder: Path) -> None:
         longer = " ".join([*same, f"trainer.max_steps={2 * config.trainer.max_steps}"])
         _logger.info('continue           make train-gspo%s ARGS="%s"', processes, longer)
     # Another task, seed or temperature would measure something else, possibly on prompts of the training.
-    kept = ("task", "seed=", "sampling.", "policy.chat=", "output_root=")
+    kept = ("task.", "seed=", "output_root=")
     same = [shlex.quote(argument) for argument in arguments if argument.startswith(kept)]
-    _logger.info('evaluate           make evaluate-gspo ARGS="%s"', " ".join([f"policy.path={folder}", *same]))
+    task = HydraConfig.get().runtime.choices["task"]
+    sampling = [f"sampling.{key}={value}" for key, value in vars(config.sampling).items() if value != getattr(SamplingConfig(48), key)]
+    _logger.info('evaluate           make evaluate-gspo ARGS="%s"', " ".join([f"policy.path={folder}", f"task={task}", *sampling, *same]))
 
 
 if __name__ == "__main__":

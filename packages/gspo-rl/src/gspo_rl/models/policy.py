@@ -1,5 +1,6 @@
 """Policies: a causal language model with its tokenizer, and a module that scores response tokens."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from gspo_rl.data.batch import Prompt
 from gspo_rl.numerics.logprobs import TokenScores, token_scores, token_scores_from_hidden
 from triptych.errors import UserError
+from triptych.files import read_json
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
+_PROMPTING = "prompting.json"
+"""File beside a saved model: how prompts become tokens."""
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -26,12 +31,14 @@ class TokenScorer(nn.Module):
         model: the language model.
         head_chunk_tokens: positions whose logits exist at one time; None computes all logits at once. See
             `token_scores_from_hidden`.
+        share_prompts: whether rows with the same prompt share its forward and backward: faster by the fraction of prompt tokens.
     """
 
-    def __init__(self, model: PreTrainedModel, *, head_chunk_tokens: int | None) -> None:
+    def __init__(self, model: PreTrainedModel, *, head_chunk_tokens: int | None, share_prompts: bool = False) -> None:
         super().__init__()
         self.model = model
         self.head_chunk_tokens = head_chunk_tokens
+        self.share_prompts = share_prompts
 
     def forward(
         self, input_ids: Int[Tensor, "batch tokens"], response_mask: Bool[Tensor, "batch tokens"], temperature: float
@@ -43,16 +50,60 @@ class TokenScorer(nn.Module):
         # Position t predicts token t + 1: the N response tokens are flattened before the head, to (N, hidden) or (N, vocab).
         wanted = response_mask[:, 1:]
         tokens = input_ids[:, 1:][wanted]
-        if self.head_chunk_tokens is None:
+        if self.head_chunk_tokens is None and not self.share_prompts:
             logits = self.model(input_ids=input_ids, use_cache=False).logits[:, :-1][wanted]
             flat = token_scores(logits, tokens, temperature=temperature)
         else:
-            hidden = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state[:, :-1][wanted]
+            if self.share_prompts:
+                hidden = self._shared_hidden(input_ids, response_mask)
+            else:
+                hidden = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state[:, :-1][wanted]
+            chunk = self.head_chunk_tokens or max(1, len(tokens))
             head = self.model.get_output_embeddings()
-            flat = token_scores_from_hidden(hidden, head.weight, tokens, temperature=temperature, chunk_tokens=self.head_chunk_tokens)
+            flat = token_scores_from_hidden(hidden, head.weight, tokens, temperature=temperature, chunk_tokens=chunk)
         zeros = torch.zeros(input_ids.shape, dtype=torch.float32, device=input_ids.device)
         rows = torch.nn.functional.pad(wanted, (1, 0))
         return TokenScores(zeros.masked_scatter(rows, flat.logprobs), zeros.masked_scatter(rows, flat.entropy))
+
+    def _shared_hidden(self, input_ids: Int[Tensor, "batch tokens"], response_mask: Bool[Tensor, "batch tokens"]) -> Tensor:
+        """Hidden states of shape (response tokens, width) that predict them, from one forward of each distinct prompt.
+
+        The keys and values of a prompt are repeated for its rows, so the backward sums their gradients before it enters the prompt.
+        """
+        device = input_ids.device
+        starts = response_mask.int().argmax(dim=1).clamp(min=1).tolist()  # of a row without a response: its first token
+        prompts = [tuple(row[:start]) for row, start in zip(input_ids.tolist(), starts, strict=True)]
+        row_of = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
+        rows = torch.tensor([row_of[prompt] for prompt in prompts], device=device)
+        longest = max(starts)
+        padded = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in row_of], device=device)
+        real = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in row_of], device=device)
+        positions = (real.cumsum(dim=1) - 1).clamp(min=0)  # padding is on the left
+        output = self.model.base_model(input_ids=padded, attention_mask=real, position_ids=positions, use_cache=True)
+        hidden = output.last_hidden_state[:, -1:][rows]
+        valid_BR = self._responses(response_mask, response_mask, starts)
+        if valid_BR.shape[1] > 1:  # the last token of a response predicts none
+            cache = output.past_key_values
+            cache.reorder_cache(rows)
+            response_BR = self._responses(input_ids, response_mask, starts)[:, :-1]
+            steps = torch.arange(response_BR.shape[1], device=device)
+            output = self.model.base_model(
+                input_ids=response_BR,
+                attention_mask=torch.cat([real[rows], torch.ones_like(response_BR)], dim=1),  # padding on the right is never attended to
+                position_ids=torch.tensor(starts, device=device)[:, None] + steps,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            hidden = torch.cat([hidden, output.last_hidden_state], dim=1)
+        return hidden[valid_BR]
+
+    @staticmethod
+    def _responses(values: Tensor, response_mask: Tensor, starts: Sequence[int]) -> Tensor:
+        """The columns of the responses, moved to the left: (rows, longest response); what follows a response is padding."""
+        length = max(1, int(response_mask.sum(dim=1).max()))
+        columns = torch.tensor(starts, device=values.device)[:, None] + torch.arange(length, device=values.device)
+        inside = columns < values.shape[1]
+        return torch.where(inside, values.gather(1, columns.clamp(max=values.shape[1] - 1)), 0).to(values.dtype)
 
 
 class Policy:
@@ -63,11 +114,12 @@ class Policy:
         tokenizer: its tokenizer, with an end-of-sequence token.
         chat: whether prompts pass through the tokenizer's chat template.
         head_chunk_tokens: see `TokenScorer`.
+        share_prompts: see `TokenScorer`.
 
     Raises:
         UserError: if the tokenizer has no end-of-sequence token, `chat` is set and it has no template, or
             the model does more than a matrix product between its last hidden state and its logits while
-            `head_chunk_tokens` is set.
+            `head_chunk_tokens` or `share_prompts` is set.
     """
 
     def __init__(
@@ -77,11 +129,12 @@ class Policy:
         *,
         chat: bool = False,
         head_chunk_tokens: int | None = None,
+        share_prompts: bool = False,
     ) -> None:
         # Dropout is never active: the importance ratio would measure its noise instead of the policy's change.
         self.model = model.eval()
         self.tokenizer = tokenizer
-        self.scorer: nn.Module = TokenScorer(model, head_chunk_tokens=head_chunk_tokens)
+        self.scorer: nn.Module = TokenScorer(model, head_chunk_tokens=head_chunk_tokens, share_prompts=share_prompts)
         self._chat = chat
         if tokenizer.eos_token_id is None:
             raise UserError(
@@ -89,8 +142,8 @@ class Policy:
             )
         if chat and tokenizer.chat_template is None:
             raise UserError("policy.chat=true but the tokenizer has no chat template: use policy.chat=false")
-        if head_chunk_tokens is not None:
-            self._check_head()
+        if head_chunk_tokens is not None or share_prompts:
+            self._check_head("policy.head_chunk_tokens=null policy.share_prompts=false")
 
     @property
     def device(self) -> torch.device:
@@ -173,16 +226,20 @@ class Policy:
     def save(self, directory: Path) -> None:
         """Writes the policy in Hugging Face format (safetensors); `AutoModelForCausalLM` reads it back."""
         self.model.save_pretrained(directory)
-        self.tokenizer.save_pretrained(directory)
+        self._save_prompting(directory)
 
     def save_files(self, directory: Path) -> None:
         """Writes the files of `save` except the weights: configs and tokenizer."""
         self.model.save_pretrained(directory, state_dict={})
         for path in directory.glob("*.safetensors*"):
             path.unlink()
-        self.tokenizer.save_pretrained(directory)
+        self._save_prompting(directory)
 
-    def _check_head(self) -> None:
+    def _save_prompting(self, directory: Path) -> None:
+        self.tokenizer.save_pretrained(directory)
+        (directory / _PROMPTING).write_text(json.dumps({"chat": self._chat}))
+
+    def _check_head(self, remedy: str) -> None:
         """Compares the logits of a few tokens with the plain product of hidden states and head."""
         head = self.model.get_output_embeddings()
         ids = torch.arange(min(8, self.model.config.get_text_config().vocab_size), device=self.device)[None]
@@ -191,18 +248,16 @@ class Policy:
             hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
             product = (hidden @ head.weight.T).float()
         if getattr(head, "bias", None) is not None or not torch.allclose(logits, product, rtol=1e-2, atol=1e-2):
-            raise UserError(
-                f"{type(self.model).__name__} does more than a matrix product between hidden states and logits: "
-                "set policy.head_chunk_tokens=null"
-            )
+            raise UserError(f"{type(self.model).__name__} does more than a matrix product between hidden states and logits: set {remedy}")
 
 
 def pretrained_policy(
     path: str,
     *,
     dtype: str = "float32",
-    chat: bool = False,
+    chat: bool | None = None,
     head_chunk_tokens: int | None = None,
+    share_prompts: bool = False,
     attention: str = "sdpa",
     allow_download: bool = False,
     device: torch.device | str = "cpu",
@@ -212,8 +267,10 @@ def pretrained_policy(
     Args:
         path: folder in Hugging Face format, or a name like `Qwen/Qwen3-0.6B`.
         dtype: `float32` or `bfloat16`.
-        chat: whether prompts pass through the tokenizer's chat template.
+        chat: whether prompts pass through the tokenizer's chat template; None for what a policy that was saved here was trained with,
+            and false for any other.
         head_chunk_tokens: see `TokenScorer`.
+        share_prompts: see `TokenScorer`.
         attention: attention implementation of transformers (`sdpa`, `eager`, `flash_attention_2`).
         allow_download: whether a name may be fetched from the Hugging Face hub; otherwise only its local cache is used.
         device: where the parameters go.
@@ -244,4 +301,8 @@ def pretrained_policy(
             else "give a folder, or set policy.allow_download=true to fetch it by name"
         )
         raise UserError(f"policy.path is '{path}', which cannot be loaded ({reason}): {remedy}") from error
-    return Policy(model.to(device), tokenizer, chat=chat, head_chunk_tokens=head_chunk_tokens)
+    if chat is None:
+        saved = Path(path) / _PROMPTING
+        found = read_json(saved, "save the policy again") if saved.is_file() else {}
+        chat = isinstance(found, dict) and found.get("chat") is True
+    return Policy(model.to(device), tokenizer, chat=chat, head_chunk_tokens=head_chunk_tokens, share_prompts=share_prompts)

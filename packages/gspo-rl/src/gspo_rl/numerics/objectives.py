@@ -110,10 +110,9 @@ def gspo(
     """
     _check_sequence_clip(clip_low, clip_high, allow_wide_clip)
     log_ratio = sequence_log_ratio(logprobs, old_logprobs, mask)
-    ratio = log_ratio.exp()
-    losses = _surrogate(ratio, advantages.float(), clip_low, clip_high)
+    losses = _surrogate(log_ratio, advantages.float(), clip_low, clip_high)
     losses = torch.where(mask.any(dim=1), losses, 0.0)
-    clipped, outside = _clip_indicators(ratio, advantages, clip_low, clip_high)
+    clipped, outside = _clip_indicators(log_ratio, advantages, clip_low, clip_high)
     clip_widths = _ratio_in_clip_widths(log_ratio.detach(), clip_low, clip_high)
     return _per_sequence(losses, log_ratio.detach(), clipped[:, None] & mask, outside[:, None] & mask, clip_widths)
 
@@ -157,10 +156,10 @@ def gspo_token(
     _check_sequence_clip(clip_low, clip_high, allow_wide_clip)
     log_ratio = sequence_log_ratio(logprobs, old_logprobs, mask).detach()
     own_gradient = torch.where(mask, logprobs.float() - logprobs.float().detach(), 0.0)  # value 0, gradient 1
-    ratio = (log_ratio[:, None] + own_gradient).exp()
-    token_advantages = (advantages[:, None] if advantages.dim() == 1 else advantages).float().expand_as(ratio)
-    losses = masked_mean(_surrogate(ratio, token_advantages, clip_low, clip_high), mask)
-    clipped, outside = _clip_indicators(ratio, token_advantages, clip_low, clip_high)
+    token_log_ratio = log_ratio[:, None] + own_gradient
+    token_advantages = (advantages[:, None] if advantages.dim() == 1 else advantages).float().expand_as(token_log_ratio)
+    losses = masked_mean(_surrogate(token_log_ratio, token_advantages, clip_low, clip_high), mask)
+    clipped, outside = _clip_indicators(token_log_ratio, token_advantages, clip_low, clip_high)
     return _per_sequence(losses, log_ratio, clipped & mask, outside & mask, _ratio_in_clip_widths(log_ratio, clip_low, clip_high))
 
 
@@ -198,10 +197,9 @@ def grpo(
     """
     _check_clip(clip_low, clip_high)
     token_log_ratio = torch.where(mask, logprobs.float() - old_logprobs.float(), 0.0)
-    ratio = token_log_ratio.exp()
-    token_advantages = advantages[:, None].float().expand_as(ratio)
-    losses = masked_mean(_surrogate(ratio, token_advantages, clip_low, clip_high), mask)
-    clipped, outside = _clip_indicators(ratio, token_advantages, clip_low, clip_high)
+    token_advantages = advantages[:, None].float().expand_as(token_log_ratio)
+    losses = masked_mean(_surrogate(token_log_ratio, token_advantages, clip_low, clip_high), mask)
+    clipped, outside = _clip_indicators(token_log_ratio, token_advantages, clip_low, clip_high)
     log_ratio = masked_mean(token_log_ratio, mask).detach()
     clip_widths = masked_mean(_ratio_in_clip_widths(token_log_ratio.detach(), clip_low, clip_high), mask)
     return _per_sequence(losses, log_ratio, clipped & mask, outside & mask, clip_widths)
@@ -233,12 +231,16 @@ def _per_sequence(losses: Tensor, log_ratio: Tensor, clipped: Tensor, outside: T
     return ObjectiveOutput(losses, torch.ones_like(losses), metrics)
 
 
-def _surrogate(ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float) -> Tensor:
-    return -torch.minimum(ratio * advantages, ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages)
+def _surrogate(log_ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float) -> Tensor:
+    """-min(r A, clip(r) A), by cases: where the clip holds, a ratio that overflows has a gradient of 0 and not of 0 * inf."""
+    clipped, _ = _clip_indicators(log_ratio, advantages, clip_low, clip_high)
+    held = clipped | (advantages == 0)
+    bounds = torch.where(advantages > 0, 1.0 + clip_high, 1.0 - clip_low)
+    return -torch.where(held, bounds, torch.where(held, 0.0, log_ratio).exp()) * advantages
 
 
-def _clip_indicators(ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float) -> tuple[Tensor, Tensor]:
-    ratio = ratio.detach()
+def _clip_indicators(log_ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float) -> tuple[Tensor, Tensor]:
+    ratio = log_ratio.detach().exp()
     above, below = ratio > 1.0 + clip_high, ratio < 1.0 - clip_low
     return (above & (advantages > 0)) | (below & (advantages < 0)), above | below
 

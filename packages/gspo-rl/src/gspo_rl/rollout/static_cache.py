@@ -1,7 +1,7 @@
 """A decoder for small dense Llama, Qwen2 and Qwen3 models, faster than `generate` on a CPU (ratio in docs/benchmarks.md).
 
-Each distinct prompt is prefilled once for its whole group, the cache is allocated once, finished rows leave the batch,
-projections are fused, and a token costs some twenty kernels per layer.
+The common beginning of all prompts is prefilled once, each distinct prompt once for its whole group, the cache is allocated once,
+finished rows leave the batch, projections are fused, and a token costs some twenty kernels per layer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,6 +22,8 @@ _SERVED = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 
 # Rotary tables that do not depend on the length of the sequence.
 _FIXED_ROTARY = ("default", "linear", "yarn", "llama3")
+
+_WORTH_A_FORWARD = 8  # tokens of a common beginning
 
 # Shapes: B rows, T query tokens, S cache entries, C model width, H query heads, K key and value heads, D head width.
 
@@ -127,10 +129,8 @@ class StaticCacheEngine:
     ) -> tuple[Tensor, Tensor]:
         """Tokens and log-probabilities of shape (rows, max_tokens), padded with the end-of-sequence token and 0."""
         device = self._policy.device
-        cosine_SD, sine_SD, cache, first_B, hidden_BC = self._prefill(layers, prompt_ids, sampling.max_tokens)
+        cosine_SD, sine_SD, cache, visible_BS, padding_B, hidden_BC = self._prefill(layers, prompt_ids, sampling.max_tokens)
         num_prompt = cosine_SD.shape[0] - sampling.max_tokens
-        # Cache entries before `first` are the left padding of a row's prompt.
-        visible_BS = torch.arange(len(cosine_SD), device=device) >= first_B[:, None]
         rows = torch.arange(len(prompt_ids), device=device)  # of the live sequences, in the result
         live = torch.ones_like(rows, dtype=torch.bool)
         noise = uniform_noise(seeds, sampling.max_tokens).to(device)
@@ -148,41 +148,54 @@ class StaticCacheEngine:
             # Compacting the cache costs about one step, so finished rows leave when they are a quarter of the batch.
             if num_live <= 0.75 * len(rows):
                 kept = live.nonzero().squeeze(1)
-                rows, live, noise, visible_BS, first_B, next_B = (part[kept] for part in (rows, live, noise, visible_BS, first_B, next_B))
+                rows, live, noise, visible_BS, padding_B, next_B = (
+                    part[kept] for part in (rows, live, noise, visible_BS, padding_B, next_B)
+                )
                 cache = cache[:, :, kept]
             # One query per row (T = 1): its key goes into cache entry `end`, its rotary position does not count the padding.
             end = num_prompt + index
-            position_B1 = (end - first_B)[:, None]
+            position_B1 = (end - padding_B)[:, None]
             mask = visible_BS[:, None, None, : end + 1]
             hidden_BC = self._forward(layers, next_B[:, None], cosine_SD[position_B1], sine_SD[position_B1], cache, end, mask)[:, 0]
         return tokens.cpu(), logprobs.cpu()
 
     def _prefill(
         self, layers: list[_Layer], prompt_ids: list[tuple[int, ...]], max_tokens: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Runs each distinct prompt once and repeats its keys and values for its samples.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Runs the common beginning of all prompts once, then each distinct prompt, and repeats its keys and values for its samples.
 
         Returns:
-            Rotary cosines and sines of shape (prompt + max_tokens, head width), the cache with room for `max_tokens`, the first
-            cache entry of each row that is not padding, and the last hidden state of each row.
+            Rotary cosines and sines of shape (prompt + max_tokens, head width), the cache with room for `max_tokens`, its visible
+            entries and the number of its padding entries of each row, and the last hidden state of each row.
         """
         device = self._policy.device
         distinct, expand = distinct_prompts(prompt_ids)
-        input_ids, real = (tensor.to(device) for tensor in left_padded(distinct, self._policy.pad_id))
-        num_prompt = input_ids.shape[1]
-        first = num_prompt - real.sum(dim=1)
+        # A chat template begins every prompt with the same tokens: entries 0 to `common` of the cache; padding follows them.
+        common = _common_length(distinct)
+        common = common if common >= _WORTH_A_FORWARD else 0
+        input_ids, real = (tensor.to(device) for tensor in left_padded([ids[common:] for ids in distinct], self._policy.pad_id))
+        num_prompt = common + input_ids.shape[1]
+        padding = input_ids.shape[1] - real.sum(dim=1)
         cosine, sine = self._rotary(num_prompt + max_tokens)
         cache = self._new_cache(len(distinct), num_prompt)
-        entries = torch.arange(num_prompt, device=device)
-        positions = (entries - first[:, None]).clamp(min=0)
-        visible = (entries[None, :, None] >= entries) & real[:, None, :]
+        entries = torch.arange(num_prompt + max_tokens, device=device)
+        if common:
+            prefix_1T = torch.tensor([distinct[0][:common]], device=device)
+            begin = self._new_cache(1, common)
+            causal = entries[:common, None] >= entries[:common]
+            self._forward(layers, prefix_1T, cosine[None, :common], sine[None, :common], begin, 0, causal[None, None])
+            cache[:, :, :, :, :common] = begin
+        visible_BS = (entries < common) | (entries >= common + padding[:, None])
+        queries = entries[common:num_prompt]
+        visible = (queries[None, :, None] >= entries[:num_prompt]) & visible_BS[:, None, :num_prompt]
         # A padding query attends to itself, so that its row of the softmax is not empty; its result is not used.
-        visible |= torch.eye(num_prompt, dtype=torch.bool, device=device)
-        hidden = self._forward(layers, input_ids, cosine[positions], sine[positions], cache, 0, visible[:, None])
+        visible |= queries[:, None] == entries[:num_prompt]
+        positions = (queries - padding[:, None]).clamp(min=0)
+        hidden = self._forward(layers, input_ids, cosine[positions], sine[positions], cache, common, visible[:, None])
         expand = expand.to(device)
         full = self._new_cache(len(prompt_ids), num_prompt + max_tokens)
         full[:, :, :, :, :num_prompt] = cache[:, :, expand]
-        return cosine, sine, full, first[expand], hidden[expand, -1]
+        return cosine, sine, full, visible_BS[expand], padding[expand], hidden[expand, -1]
 
     def _forward(
         self, layers: list[_Layer], token_BT: Tensor, cosine_BTD: Tensor, sine_BTD: Tensor, cache: Tensor, start: int, visible: Tensor
@@ -228,6 +241,20 @@ class StaticCacheEngine:
         like = torch.empty(0, dtype=self._policy.dtype, device=self._policy.device)
         cosine, sine = self._model.model.rotary_emb(like, positions)
         return cosine[0], sine[0]
+
+
+def _common_length(prompts: Sequence[tuple[int, ...]]) -> int:
+    """Number of first tokens that all of several prompts share; each keeps at least one token of its own.
+
+    Example:
+        >>> _common_length([(1, 2, 3), (1, 2, 4, 5)]), _common_length([(1, 2), (1, 2, 3)]), _common_length([(1, 2)])
+        (2, 1, 0)
+    """
+    if len(prompts) < 2:
+        return 0
+    low, high = min(prompts), max(prompts)  # what the first and the last in order share, all share
+    shared = next((index for index, (one, other) in enumerate(zip(low, high, strict=False)) if one != other), min(len(low), len(high)))
+    return min(shared, min(map(len, prompts)) - 1)
 
 
 def _joined_bias(projections: Sequence[Any]) -> Tensor | None:

@@ -24,6 +24,18 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class BlindTask(Task, Protocol):
+    """A task that can tell whether a response states the answer, whatever its format is.
+
+    Its accuracy separates what a policy has learned from how it writes: a policy that learns to be brief gains reward without it.
+    """
+
+    def blind_reward(self, prompt: Prompt, completion: Completion) -> float:
+        """The reward of a completion by its last value, also of one that the token limit cut."""
+        ...
+
+
+@runtime_checkable
 class DemonstratingTask(Task, Protocol):
     """A task with demonstrations, for the supervised cold start."""
 

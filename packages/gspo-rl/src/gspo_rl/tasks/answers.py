@@ -178,8 +178,8 @@ def readable(text: str) -> str:
     r"""A text without the markup of LaTeX and Markdown: plain minus signs, separators, fractions and percent signs.
 
     Example:
-        >>> readable(r"$3\frac{1}{2}$ or 9{,}500 or \u22125 or 1.5 \times 10^{3}".encode().decode("unicode_escape"))
-        '$3 1/2$ or 9,500 or -5 or 1.5e3'
+        >>> readable(r"$3\frac{1}{2}$ or 9{,}500 or 25\% or 1.5 \times 10^{3}")
+        '$3 1/2$ or 9,500 or 25% or 1.5e3'
     """
     for old, new in _REPLACED:
         text = text.replace(old, new)

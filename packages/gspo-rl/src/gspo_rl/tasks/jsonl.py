@@ -73,8 +73,10 @@ class JsonlTask:
 
     def reward(self, prompt: Prompt, completion: Completion) -> float:
         """1 if the response ends by itself and matches the answer, else 0."""
-        if not completion.finished:
-            return 0.0
+        return self.blind_reward(prompt, completion) if completion.finished else 0.0
+
+    def blind_reward(self, prompt: Prompt, completion: Completion) -> float:
+        """1 if the response matches the answer, also one that the token limit cut; else 0."""
         return grade(self._parse(prompt.answer), completion.text, tolerance=self._tolerance)
 
     def _parse(self, answer: str) -> Answer:
