@@ -7,6 +7,7 @@ from gspo_rl.data.batch import Prompt
 from gspo_rl.models.policy import Policy
 from gspo_rl.rollout.completions import build_completions, encode_prompts, left_padded
 from gspo_rl.rollout.sampling import SamplingConfig
+from gspo_rl.rollout.stopping import Stops
 from triptych.errors import UserError
 
 
@@ -19,7 +20,7 @@ def test_a_row_ends_with_its_first_end_of_sequence(policy: Policy) -> None:
     (end,), other = policy.eos_ids, [token for token in range(8) if token not in policy.eos_ids]
     tokens = torch.tensor([[other[0], end, other[1], end], [end, other[0], other[0], other[0]], other[:4]])
     logprobs = -torch.arange(12.0).view(3, 4)
-    completions = build_completions(policy, [(1,), (2,), (3,)], tokens, logprobs, weight_version=7)
+    completions = build_completions(Stops(policy, SamplingConfig()), [(1,), (2,), (3,)], tokens, logprobs, weight_version=7)
     assert [item.token_ids.tolist() for item in completions] == [[other[0], end], [end], other[:4]]
     assert [item.logprobs.tolist() for item in completions] == [[0.0, -1.0], [-4.0], [-8.0, -9.0, -10.0, -11.0]]
     assert [item.finished for item in completions] == [True, True, False]
@@ -32,9 +33,9 @@ def test_a_row_ends_with_its_first_end_of_sequence(policy: Policy) -> None:
 def test_log_probabilities_after_the_end_do_not_matter_and_others_must_be_finite(policy: Policy) -> None:
     (end,) = policy.eos_ids
     tokens = torch.tensor([[end, end]])
-    build_completions(policy, [(1,)], tokens, torch.tensor([[0.0, float("nan")]]))
+    build_completions(Stops(policy, SamplingConfig()), [(1,)], tokens, torch.tensor([[0.0, float("nan")]]))
     with pytest.raises(UserError, match="log-probabilities are not finite: lower optimizer.learning_rate"):
-        build_completions(policy, [(1,)], tokens, torch.tensor([[float("-inf"), 0.0]]))
+        build_completions(Stops(policy, SamplingConfig()), [(1,)], tokens, torch.tensor([[float("-inf"), 0.0]]))
 
 
 def test_prompts_end_at_one_position() -> None:

@@ -157,3 +157,21 @@ def test_weights_that_are_not_finite_are_refused(build: Callable[..., RolloutEng
         small_policy.model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(UserError, match="not finite"):
         build(small_policy).generate(PROMPTS, 1, SAMPLING, seeds=SEEDS)
+
+
+def test_stop_strings_and_tokens_end_responses(build: Callable[..., RolloutEngine], small_policy: Policy) -> None:
+    engine, prompts, seeds = build(small_policy), PROMPTS * 4, list(range(24))
+    free = engine.generate(prompts, 1, SAMPLING, seeds=seeds)
+    letters = Counter(character for item in free for character in item.text)
+    stop = letters.most_common(1)[0][0]
+    stopped = engine.generate(prompts, 1, SamplingConfig(max_tokens=24, stop=[stop]), seeds=seeds)
+    by_token = engine.generate(
+        prompts, 1, SamplingConfig(max_tokens=24, stop_token_ids=list(small_policy.encode_response(stop)[:1])), seeds=seeds
+    )
+    for before, item, other in zip(free, stopped, by_token, strict=True):
+        cut = before.text.partition(stop)
+        assert item.text == cut[0]
+        assert item.finished == (before.finished or bool(cut[1]))
+        assert item.token_ids.tolist() == other.token_ids.tolist() == before.token_ids[: len(item.token_ids)].tolist()
+        assert item.logprobs.tolist() == pytest.approx(before.logprobs[: len(item.token_ids)].tolist(), abs=5e-5)
+    assert any(len(item.token_ids) < len(before.token_ids) for before, item in zip(free, stopped, strict=True))

@@ -79,3 +79,25 @@ with Run.open(RunConfig(name="a", output_root=sys.argv[1], device="cpu")) as run
     assert done.returncode == 1
     assert "stopped by SIGTERM before the first checkpoint: rerun the same command to start again" in done.stderr
     assert not (tmp_path / "a").exists(), "a run that ends before it began leaves no folder"
+
+
+def test_work_that_makes_progress_feeds_the_watchdog_and_work_that_hangs_does_not() -> None:
+    script = """
+import sys, time, triptych.run.signals as found
+found._FEED_SECONDS = 0.05
+found.feed_watchdog()  # starts none
+found.watch(1.0)
+for _ in range(20):
+    time.sleep(0.1)
+    found.feed_watchdog()
+print("alive", flush=True)
+found.unwatch()
+found.feed_watchdog()
+time.sleep(1.5)
+print("unwatched", flush=True)
+found.watch(0.5)
+time.sleep(5)
+print("not reached")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "alive\nunwatched\n"), done.stderr

@@ -11,6 +11,8 @@ from types import FrameType
 from typing import Any
 
 _SAME_SIGNAL_SECONDS = 3.0
+_FEED_SECONDS = 1.0
+_watchdog: dict[str, float] = {}  # of this process: its seconds, and when it was started
 
 
 class Interrupted(Exception):  # noqa: N818  # no error: the run did what it was asked to
@@ -96,8 +98,16 @@ def watch(seconds: float) -> None:
     """
     if sys.__stderr__ is not None:
         faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+        _watchdog.update(seconds=seconds, started=time.monotonic())
+
+
+def feed_watchdog() -> None:
+    """Restarts a running watchdog: work inside a step has made progress, such as a token of every sequence. Cheap; does not start one."""
+    if _watchdog and time.monotonic() - _watchdog["started"] > _FEED_SECONDS:
+        watch(_watchdog["seconds"])
 
 
 def unwatch() -> None:
     """Stops the watchdog."""
     faulthandler.cancel_dump_traceback_later()
+    _watchdog.clear()

@@ -9,6 +9,7 @@ from torch import Tensor
 from gspo_rl.data.batch import Completion, Prompt
 from gspo_rl.models.policy import Policy
 from gspo_rl.rollout.sampling import SamplingConfig, check_lengths
+from gspo_rl.rollout.stopping import Stops
 from triptych.errors import UserError
 
 
@@ -43,33 +44,38 @@ def left_padded(prompt_ids: Sequence[tuple[int, ...]], pad_id: int) -> tuple[Int
 
 
 def build_completions(
-    policy: Policy,
+    stops: Stops,
     prompt_ids: Sequence[tuple[int, ...]],
     tokens: Int[Tensor, "batch tokens"],
     logprobs: Float[Tensor, "batch tokens"],
     *,
     weight_version: int = 0,
 ) -> list[Completion]:
-    """Cuts each row after its first end-of-sequence token and decodes it.
+    """Cuts each row at its end and decodes it.
+
+    Args:
+        stops: finds the end.
+        prompt_ids: of each row.
+        tokens: sampled tokens; those after the end of a response are ignored.
+        logprobs: their log-probabilities.
+        weight_version: see `Completion`.
 
     Raises:
         UserError: if a log-probability is not finite, because the policy has diverged.
     """
-    is_end = torch.isin(tokens, torch.tensor(policy.eos_ids, dtype=tokens.dtype))
-    finished = is_end.any(dim=1)
-    # argmax of a 0-1 row is the index of its first 1.
-    lengths = torch.where(finished, is_end.int().argmax(dim=1) + 1, tokens.shape[1]).tolist()
-    completions = [
-        Completion(
-            prompt_ids=ids,
-            token_ids=row[:length].clone(),
-            logprobs=row_logprobs[:length].clone(),
-            text=policy.decode(row[:length].tolist()),
-            finished=ended,
-            weight_version=weight_version,
+    completions = []
+    for ids, row, row_logprobs in zip(prompt_ids, tokens, logprobs, strict=True):
+        response = stops.cut(row.tolist())
+        completions.append(
+            Completion(
+                prompt_ids=ids,
+                token_ids=row[: response.length].clone(),
+                logprobs=row_logprobs[: response.length].clone(),
+                text=response.text,
+                finished=response.finished,
+                weight_version=weight_version,
+            )
         )
-        for ids, row, row_logprobs, length, ended in zip(prompt_ids, tokens, logprobs, lengths, finished.tolist(), strict=True)
-    ]
     if not all(bool(torch.isfinite(item.logprobs).all()) for item in completions):
         raise UserError("the policy's log-probabilities are not finite: lower optimizer.learning_rate and resume with resume_step")
     return completions

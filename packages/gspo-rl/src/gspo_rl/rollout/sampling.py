@@ -1,7 +1,7 @@
 """Sampling of tokens from logits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Self
 
 import torch
@@ -21,12 +21,17 @@ class SamplingConfig:
         temperature: divisor of the logits; 0 takes the most likely token.
         top_k: number of most likely tokens to sample from; 0 for all.
         top_p: sample from the smallest set of most likely tokens with this probability; 1 for all.
+        stop: strings that end a response, for a base model that emits no end-of-sequence token; the text ends before the string, the
+            tokens with the one that completes it.
+        stop_token_ids: tokens that end a response beside the policy's own.
     """
 
     max_tokens: int = 64
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    stop: list[str] = field(default_factory=list)
+    stop_token_ids: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -37,6 +42,10 @@ class SamplingConfig:
             raise UserError(f"sampling.top_k is {self.top_k}: it must be 0 (all tokens) or more")
         if not 0 < self.top_p <= 1:
             raise UserError(f"sampling.top_p is {self.top_p}: it must lie above 0 and be at most 1")
+        if not all(self.stop):
+            raise UserError("sampling.stop holds an empty string, which would end every response: remove it")
+        if any(token < 0 for token in self.stop_token_ids):
+            raise UserError(f"sampling.stop_token_ids is {self.stop_token_ids}: token ids are 0 or more")
 
     def greedy(self) -> Self:
         """The same length limit with greedy decoding."""

@@ -16,7 +16,9 @@ from gspo_rl.data.batch import Completion, Prompt
 from gspo_rl.models.policy import Policy
 from gspo_rl.rollout.completions import build_completions, distinct_prompts, encode_prompts, left_padded
 from gspo_rl.rollout.sampling import SamplingConfig, sample_tokens, uniform_noise
+from gspo_rl.rollout.stopping import Stops
 from triptych.errors import UserError
+from triptych.run.signals import feed_watchdog
 
 _SERVED = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 
@@ -81,13 +83,14 @@ class StaticCacheEngine:
     def generate(self, prompts: Sequence[Prompt], num_samples: int, sampling: SamplingConfig, *, seeds: Sequence[int]) -> list[Completion]:
         """`num_samples` completions per prompt; see `RolloutEngine.generate`."""
         prompt_ids = encode_prompts(self._policy, prompts, num_samples, sampling)
+        stops = Stops(self._policy, sampling)
         with torch.inference_mode():
             layers = self._layers()
             completions: list[Completion] = []
             for start in range(0, len(prompt_ids), self._max_batch):
                 part = slice(start, start + self._max_batch)
-                tokens, logprobs = self._decode(layers, prompt_ids[part], sampling, seeds[part])
-                completions += build_completions(self._policy, prompt_ids[part], tokens, logprobs, weight_version=self._version)
+                tokens, logprobs = self._decode(layers, prompt_ids[part], sampling, stops, seeds[part])
+                completions += build_completions(stops, prompt_ids[part], tokens, logprobs, weight_version=self._version)
         return completions
 
     def update_weights(self, parameters: Iterator[tuple[str, Tensor]], *, version: int) -> None:
@@ -125,7 +128,7 @@ class StaticCacheEngine:
         return layers
 
     def _decode(
-        self, layers: list[_Layer], prompt_ids: list[tuple[int, ...]], sampling: SamplingConfig, seeds: Sequence[int]
+        self, layers: list[_Layer], prompt_ids: list[tuple[int, ...]], sampling: SamplingConfig, stops: Stops, seeds: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
         """Tokens and log-probabilities of shape (rows, max_tokens), padded with the end-of-sequence token and 0."""
         device = self._policy.device
@@ -134,14 +137,14 @@ class StaticCacheEngine:
         rows = torch.arange(len(prompt_ids), device=device)  # of the live sequences, in the result
         live = torch.ones_like(rows, dtype=torch.bool)
         noise = uniform_noise(seeds, sampling.max_tokens).to(device)
-        ends = torch.tensor(self._policy.eos_ids, device=device)
-        tokens = torch.full((len(prompt_ids), sampling.max_tokens), int(ends[0]), device=device)
+        tokens = torch.full((len(prompt_ids), sampling.max_tokens), stops.token_ids[0], device=device)
         logprobs = torch.zeros(tokens.shape, device=device)
         for index in range(sampling.max_tokens):
             sampled = sample_tokens(functional.linear(hidden_BC, self._model.lm_head.weight), noise[:, index], sampling)
             next_B = sampled.tokens
             tokens[rows, index], logprobs[rows, index] = next_B, sampled.logprobs
-            live &= ~torch.isin(next_B, ends)
+            live &= ~stops.ended(tokens[rows, : index + 1])
+            feed_watchdog()
             num_live = int(live.sum())
             if num_live == 0 or index + 1 == sampling.max_tokens:
                 break

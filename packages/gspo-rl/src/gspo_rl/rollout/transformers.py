@@ -1,15 +1,18 @@
 """Generation with the training model itself, through `generate` of transformers: any architecture, not tuned for speed."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import Cache, GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from gspo_rl.data.batch import Completion, Prompt
 from gspo_rl.models.policy import Policy
 from gspo_rl.rollout.completions import build_completions, distinct_prompts, encode_prompts, left_padded
 from gspo_rl.rollout.sampling import SamplingConfig, sample_tokens, uniform_noise
+from gspo_rl.rollout.stopping import Stops
+from triptych.run.signals import feed_watchdog
 
 
 class TransformersEngine:
@@ -54,6 +57,7 @@ class TransformersEngine:
         distinct, rows = distinct_prompts(prompt_ids)
         unique_ids, unique_mask = left_padded(distinct, policy.pad_id)
         input_ids, attention_mask = unique_ids[rows], unique_mask[rows]
+        stops = Stops(policy, sampling)
         processor = _KeyedSampling(uniform_noise(seeds, sampling.max_tokens), sampling)
         output = policy.model.generate(
             input_ids=input_ids.to(policy.device),
@@ -63,15 +67,16 @@ class TransformersEngine:
             generation_config=GenerationConfig(
                 max_new_tokens=sampling.max_tokens,
                 do_sample=False,
-                eos_token_id=list(policy.eos_ids),
+                eos_token_id=list(stops.token_ids),
                 pad_token_id=policy.pad_id,
                 use_cache=True,  # None would take the model's own value, and False would process the prefilled tokens again
             ),
             logits_processor=LogitsProcessorList([processor]),
+            stopping_criteria=StoppingCriteriaList([_StopStrings(stops, input_ids.shape[1])]) if sampling.stop else None,
         )
         tokens = output[:, input_ids.shape[1] :].cpu()
         logprobs = torch.stack(processor.logprobs, dim=1).cpu()
-        return build_completions(policy, prompt_ids, tokens, logprobs, weight_version=self._version)
+        return build_completions(stops, prompt_ids, tokens, logprobs, weight_version=self._version)
 
     def _prefilled(self, input_ids: Tensor, mask: Tensor, rows: Tensor) -> Cache | None:
         """The cache of all but the last token of each distinct prompt, computed once and repeated for its samples.
@@ -104,6 +109,18 @@ class _KeyedSampling(LogitsProcessor):  # type: ignore[misc]  # transformers is 
         self.logprobs: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        feed_watchdog()
         sampled = sample_tokens(scores, self._noise[:, len(self.logprobs)].to(scores.device), self._sampling)
         self.logprobs.append(sampled.logprobs)
         return torch.full_like(scores, -torch.inf).scatter(-1, sampled.tokens[:, None], 0.0)
+
+
+class _StopStrings(StoppingCriteria):  # type: ignore[misc]  # transformers is not typed
+    """Ends the rows whose response, after `start` prompt tokens, has an end."""
+
+    def __init__(self, stops: Stops, start: int) -> None:
+        self._stops = stops
+        self._start = start
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        return self._stops.ended(input_ids[:, self._start :])
