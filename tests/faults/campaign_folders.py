@@ -57,7 +57,7 @@ PROGRAM = textwrap.dedent(
             with run.staging("images") as folder:
                 for index in range(3):
                     (folder / f"{index}.txt").write_text(f"{seed} {index}")
-            run.write_text("storyboard.json", json.dumps({"seed": run.seed}))
+            run.write_file("storyboard.json", json.dumps({"seed": run.seed}))
             run.finish({"value": counter.value}, report=ReportConfig("campaign"))
     except UserError as error:
         sys.exit(f"refused: {error}")

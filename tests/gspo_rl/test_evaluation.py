@@ -87,8 +87,29 @@ def test_pass_at_k_is_the_fraction_of_subsets_with_a_correct_sample() -> None:
 
 
 def test_samples_are_the_first_completions_of_the_first_prompts() -> None:
-    result = scripted(EvaluationConfig(num_samples=4), num_shown=2)
-    assert [tuple(sample) for sample in result.samples] == [("a=", "a", "a", 1.0), ("c=", "c", "b", 0.5)]
+    rows: list[dict[str, Any]] = []
+    result = scripted(EvaluationConfig(num_samples=4), rows=rows)
+    assert [tuple(sample) for sample in result.samples] == [("a=", "a", "a", 1.0), ("c=", "c", "b", 0.5), ("e=", "e", "x", 0.0)]
+    assert [row["text"] for row in rows] == [text for texts in TEXTS.values() for text in texts], (
+        "the greedy one is the last of each prompt"
+    )
+    assert [row["rewards"]["task"] for row in rows[5:10]] == [0.5, 0.0, 1.0, 0.0, 0.5]
+    assert [row["index"] for row in rows] == [0] * 5 + [1] * 5 + [2] * 5
+    assert {row["split"] for row in rows} == {"held_out"}
+
+
+def test_a_task_that_can_tell_has_a_blind_accuracy() -> None:
+    class Blind(Letters):
+        def blind_reward(self, prompt: Prompt, completion: Completion) -> float:
+            return float(completion.text in ("a", "x"))
+
+    config = EvaluationConfig(num_samples=4)
+    result = evaluate(ScriptedEngine(TEXTS), Blind("ace"), SAMPLING, config, world=World(), seed=0)
+    assert result.blind is not None
+    assert result.blind.mean == pytest.approx((1 / 4 + 2 / 4 + 3 / 4) / 3)
+    assert result.metrics()["evaluation/accuracy_blind"] == result.blind.mean
+    assert EvaluationResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+    assert scripted(config).blind is None
 
 
 def test_the_number_of_prompts_is_at_most_that_of_the_split() -> None:
@@ -120,7 +141,7 @@ def test_the_metrics_of_training_are_accuracies_and_length() -> None:
 def sampled(seed: int, world: World, num_prompts: int = 7) -> EvaluationResult:
     policy = tiny_policy(hidden_size=32, num_layers=1, num_heads=2, num_key_value_heads=1, intermediate_size=32, max_positions=16)
     config = EvaluationConfig(num_prompts=num_prompts, num_samples=3)
-    return evaluate(StaticCacheEngine(policy), FirstLetter("abcdefg"), SAMPLING, config, world=world, seed=seed, num_shown=100)
+    return evaluate(StaticCacheEngine(policy), FirstLetter("abcdefg"), SAMPLING, config, world=world, seed=seed)
 
 
 class FirstLetter(Letters):

@@ -49,4 +49,4 @@ def test_every_prompt_of_a_list_must_leave_room_for_a_response() -> None:
 def test_greedy_rollouts_are_refused() -> None:
     strategy = DDPStrategy(World(), max_grad_norm=1.0)
     with pytest.raises(UserError, match="all samples of a prompt would be equal"):
-        check_settings(POLICY, StaticCacheEngine(POLICY), strategy, SamplingConfig(temperature=0), old_logprobs="sampler")
+        check_settings(POLICY, StaticCacheEngine(POLICY), strategy, SamplingConfig(temperature=0), old_logprobs="engine")

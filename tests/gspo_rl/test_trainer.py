@@ -160,7 +160,7 @@ def test_a_run_of_two_steps_logs_ratios_clip_fractions_and_rewards(tmp_path: Pat
 
 
 def test_recomputed_old_logprobs_are_the_samplers_up_to_rounding(tmp_path: Path) -> None:
-    sampler, recomputed = fit(tmp_path, "a", old_logprobs="sampler"), fit(tmp_path, "b", old_logprobs="recompute")
+    sampler, recomputed = fit(tmp_path, "a", old_logprobs="engine"), fit(tmp_path, "b", old_logprobs="recompute")
     for found, expected in zip(recomputed, sampler, strict=True):
         for key in ("reward/mean", "entropy", "loss", "grad_norm", "ratio/minibatch_1/q50"):
             if key in expected:
@@ -183,7 +183,7 @@ def test_a_resumed_run_writes_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "halves" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("old_logprobs", ["recompute", "sampler"])
+@pytest.mark.parametrize("old_logprobs", ["recompute", "engine"])
 @pytest.mark.parametrize(("calls", "unfinished"), [(1, True), (2, False), (3, True)])
 def test_a_run_resumed_inside_a_rollout_batch_writes_the_same_bytes(
     tmp_path: Path, calls: int, unfinished: bool, old_logprobs: str

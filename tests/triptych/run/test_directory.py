@@ -17,7 +17,7 @@ def run(root: Path, name: str = "a", **changes: object) -> None:
     """A run that writes one file and finishes."""
     with Run.open(RunConfig(name=name, output_root=str(root), device="cpu", **changes)) as opened:  # type: ignore[arg-type]
         opened.begin({})
-        opened.write_text("storyboard.json", json.dumps({"seed": opened.seed}))
+        opened.write_file("storyboard.json", json.dumps({"seed": opened.seed}))
 
 
 def test_overwrite_replaces_own_files_and_keeps_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Self
 import torch
 
 from gspo_rl.data.batch import Completion, Prompt
-from gspo_rl.rewards import guarded, task_reward
+from gspo_rl.records import completion_row
+from gspo_rl.rewards import TASK, guarded, task_reward
 from gspo_rl.rollout import RolloutEngine
 from gspo_rl.rollout.sampling import SamplingConfig
 from gspo_rl.tasks import CORRECT, BlindTask, Task
@@ -20,6 +21,8 @@ from triptych.seeding import derive_seed, generator
 from triptych.telemetry.logging import get_logger, progress
 
 _logger = get_logger("evaluation")
+
+_NUM_SHOWN = 8  # prompts with a completion in the result
 
 
 @dataclass
@@ -123,7 +126,7 @@ def evaluate(
     *,
     world: World,
     seed: int,
-    num_shown: int = 8,
+    rows: list[dict[str, Any]] | None = None,
 ) -> EvaluationResult:
     """Samples every prompt `config.num_samples` times and once greedily, and grades all completions.
 
@@ -137,7 +140,7 @@ def evaluate(
         config: prompts and samples.
         world: prompts are sharded over its ranks.
         seed: seed of the noise.
-        num_shown: number of samples kept as text.
+        rows: receives every completion of all ranks, see `gspo_rl.records`; None to drop them.
     """
     all_prompts = task.prompts(config.split)
     num_prompts = min(config.num_prompts, len(all_prompts))
@@ -149,9 +152,11 @@ def evaluate(
         for start in range(0, len(own), chunk):
             indices = own[start : start + chunk]
             prompts = [all_prompts[index] for index in indices]
-            graded += _grade(engine, task, sampling, prompts, indices, config.num_samples, seed)
+            graded += _grade(engine, task, sampling, prompts, indices, config, seed)
             bar.update(len(indices) * world.size)
     graded = world.gather_objects(graded)
+    if rows is not None:
+        rows += [row for item in graded for row in item.rows]
 
     num_correct = [sum(reward >= CORRECT for reward in item.rewards) for item in graded]
     per_prompt = torch.tensor(num_correct, dtype=torch.float64) / config.num_samples
@@ -169,7 +174,7 @@ def evaluate(
         },
         mean_length=sum(sum(item.lengths) for item in graded) / (len(graded) * config.num_samples),
         per_prompt=tuple(per_prompt.tolist()),
-        samples=[item.sample for item in graded[:num_shown]],
+        samples=[item.sample for item in graded[:_NUM_SHOWN]],
         blind=None if graded[0].blind is None else interval(torch.tensor([item.blind for item in graded], dtype=torch.float64)),
         truncated=sum(item.num_truncated for item in graded) / (len(graded) * config.num_samples),
         prompts_digest=_digest([all_prompts[index] for index in range(num_prompts)]),
@@ -185,6 +190,7 @@ class _Graded(NamedTuple):
     blind: float | None
     num_truncated: int
     sample: Sample
+    rows: list[dict[str, Any]]  # the greedy completion is the last
 
 
 def _digest(prompts: Sequence[Prompt]) -> str:
@@ -197,10 +203,11 @@ def _grade(
     sampling: SamplingConfig,
     prompts: Sequence[Prompt],
     indices: Sequence[int],
-    num_samples: int,
+    config: EvaluationConfig,
     seed: int,
 ) -> list["_Graded"]:
     """The grades of each prompt."""
+    num_samples = config.num_samples
     # (prompts * num_samples) completions, grouped by prompt; greedy decoding uses no noise, so its seeds are 0.
     seeds = [derive_seed(seed, "evaluation", index, sample) for index in indices for sample in range(num_samples)]
     sampled = engine.generate(prompts, num_samples, sampling, seeds=seeds)
@@ -221,5 +228,7 @@ def _grade(
             blind = sum(task.blind_reward(prompt, item) >= CORRECT for item in completions) / num_samples
         num_truncated = sum(not item.finished for item in completions)
         lengths = [len(item.token_ids) for item in completions]
-        graded.append(_Graded(rewards, lengths, greedy_rewards[index], blind, num_truncated, sample))
+        pairs = [*zip(completions, rewards, strict=True), (greedy[index], greedy_rewards[index])]
+        rows = [completion_row(config.split, indices[index], prompt, item, {TASK: reward}) for item, reward in pairs]
+        graded.append(_Graded(rewards, lengths, greedy_rewards[index], blind, num_truncated, sample, rows))
     return graded

@@ -21,7 +21,7 @@ def check_settings(policy: Policy, engine: RolloutEngine, strategy: Strategy, sa
         engine: samples from it.
         strategy: steps it.
         sampling: of the rollouts.
-        old_logprobs: `sampler` or `recompute`; see `TrainerConfig`.
+        old_logprobs: `engine` or `recompute`; see `TrainerConfig`.
 
     Raises:
         UserError: if the settings contradict one another.
@@ -31,14 +31,14 @@ def check_settings(policy: Policy, engine: RolloutEngine, strategy: Strategy, sa
             f"the policy has dtype {policy.dtype}, in which most AdamW steps round away: train with policy.dtype=float32 "
             "(other precisions can be evaluated)"
         )
-    if old_logprobs == "sampler" and not engine.is_exact:
+    if old_logprobs == "engine" and not engine.is_exact:
         raise UserError(
-            f"trainer.old_logprobs=sampler needs a sampler that is float32 and bitwise repeatable, not this "
+            f"trainer.old_logprobs=engine needs a sampler that is float32 and bitwise repeatable, not this "
             f"{type(engine).__name__}: the difference would count as a policy change; use trainer.old_logprobs=recompute"
         )
-    if old_logprobs == "sampler" and strategy.precision != "float32":
+    if old_logprobs == "engine" and strategy.precision != "float32":
         raise UserError(
-            f"trainer.old_logprobs=sampler needs a forward in float32, not strategy.precision={strategy.precision}: the "
+            f"trainer.old_logprobs=engine needs a forward in float32, not strategy.precision={strategy.precision}: the "
             "difference would count as a policy change; use trainer.old_logprobs=recompute"
         )
     if sampling.temperature == 0:

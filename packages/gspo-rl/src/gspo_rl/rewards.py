@@ -58,6 +58,10 @@ class RewardTable(NamedTuple):
     parts: dict[str, Float[Tensor, " batch"]]
     num_failed: dict[str, int]
 
+    def of(self, row: int) -> dict[str, float]:
+        """The parts of one completion."""
+        return {name: float(part[row]) for name, part in self.parts.items()}
+
 
 class Rewards:
     """The weighted sum of several rewards.

@@ -2,21 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from gspo_rl.data.batch import Batch, Completion, Prompt, collate, microbatches
+from gspo_rl.diagnosis import Diagnosis
 from gspo_rl.evaluation import EvaluationConfig, EvaluationResult, evaluate
 from gspo_rl.metrics import MinibatchOutcome, SequenceTable, StepRecorder, rollout_metrics, sequence_table
 from gspo_rl.models.policy import Policy
+from gspo_rl.noise import noise_floor
 from gspo_rl.numerics.advantages import group_relative_advantages
 from gspo_rl.numerics.objectives import Objective, ObjectiveOutput
 from gspo_rl.preflight import check_settings, check_task
 from gspo_rl.progress import Rollout, TrainingProgress
-from gspo_rl.rewards import Rewards
+from gspo_rl.records import completion_row, packed, record_name
+from gspo_rl.rewards import Rewards, RewardTable
 from gspo_rl.rollout import RolloutEngine
 from gspo_rl.rollout.sampling import SamplingConfig
 from gspo_rl.tasks import Task
@@ -29,10 +32,13 @@ from triptych.run.session import Run
 from triptych.run.step import Evaluations, Step
 from triptych.seeding import derive_seed
 from triptych.strategy import Strategy
+from triptych.telemetry.logging import get_logger
 from triptych.training.guard import DivergenceGuard
 from triptych.training.order import ShuffledOrder
 
-OLD_LOGPROBS = ("sampler", "recompute")
+_logger = get_logger("trainer")
+
+OLD_LOGPROBS = ("engine", "recompute")
 COLUMNS = ("reward/mean", "clip_fraction/sequences", "entropy", "length/mean", "timing/tokens_per_second", "evaluation/accuracy")
 
 
@@ -46,10 +52,13 @@ class TrainerConfig:
         group_size: samples per prompt.
         minibatches: optimizer steps that one rollout batch is divided into (paper: 4).
         microbatch_tokens: largest number of padded tokens in one forward and backward; changes memory and speed, not the gradient.
-        old_logprobs: source of the ratio's denominator: `sampler` takes those recorded by the rollout engine (for engines
+        old_logprobs: source of the ratio's denominator: `engine` takes those recorded by the rollout engine (for engines
             in the policy's own float32 precision), `recompute` evaluates the policy before the first update. The first
             mini-batch needs neither: its weights are the old ones, and its ratio is exactly 1.
         evaluate_every: steps between evaluations during training; 0 evaluates only before and after.
+        noise_every: steps between measurements of the noise floor, see `gspo_rl.noise`; 0 for none.
+        store_completions: whether every completion of training and evaluation is kept in `completions/`.
+        show_every: steps between completions on the screen; 0 for none.
     """
 
     max_steps: int = 100
@@ -57,8 +66,11 @@ class TrainerConfig:
     group_size: int = 8
     minibatches: int = 4
     microbatch_tokens: int = 16384
-    old_logprobs: str = "sampler"
+    old_logprobs: str = "engine"
     evaluate_every: int = 0
+    noise_every: int = 20
+    store_completions: bool = True
+    show_every: int = 0
 
     def __post_init__(self) -> None:
         if self.group_size < 2:
@@ -73,10 +85,13 @@ class TrainerConfig:
                 f"trainer.prompts_per_step is {self.prompts_per_step}, which {self.minibatches} mini-batches cannot divide evenly: "
                 "make it a multiple of trainer.minibatches"
             )
+        if self.old_logprobs == "sampler":
+            raise UserError("trainer.old_logprobs=sampler was renamed: use trainer.old_logprobs=engine")
         if self.old_logprobs not in OLD_LOGPROBS:
             raise UserError(f"trainer.old_logprobs is '{self.old_logprobs}': choose one of {', '.join(OLD_LOGPROBS)}")
-        if self.evaluate_every < 0:
-            raise UserError(f"trainer.evaluate_every is {self.evaluate_every}: it must be 0 or more")
+        for name in ("evaluate_every", "noise_every", "show_every"):
+            if getattr(self, name) < 0:
+                raise UserError(f"trainer.{name} is {getattr(self, name)}: it must be 0 or more")
 
 
 class FitResult(NamedTuple):
@@ -98,6 +113,7 @@ class Training:
         progress: totals and an unfinished rollout batch.
         guard: counts skipped optimizer steps.
         recorder: timings of a step.
+        diagnosis: warns of a training that learns nothing.
     """
 
     run: Run
@@ -105,6 +121,7 @@ class Training:
     progress: TrainingProgress
     guard: DivergenceGuard
     recorder: StepRecorder
+    diagnosis: Diagnosis
 
 
 class GSPOTrainer:
@@ -159,18 +176,19 @@ class GSPOTrainer:
         exportable = Exportable("hugging_face", "model", self.policy.scorer, self.policy.save_files)
         self.policy.scorer = self._strategy.prepare(self.policy.scorer, lambda model: build_adamw(model, self._optimizer))
         recorder = StepRecorder(self.policy.scorer, run.device, run.peak_flops(self._strategy.precision))
-        training = Training(run, ShuffledOrder(len(self._prompts), seed=run.seed), progress, guard, recorder)
+        diagnosis = Diagnosis(is_main=run.world.is_main)
+        training = Training(run, ShuffledOrder(len(self._prompts), seed=run.seed), progress, guard, recorder, diagnosis)
         state: dict[str, Saveable] = {"model": self._strategy, "trainer": progress, "guard": guard}
         restored = run.begin(state, columns=COLUMNS, exportable=exportable)
         if restored is None:
-            progress.before = self._evaluate(run)
+            progress.before = self._evaluate(run, 0)
             run.log(progress.before.metrics(), step=0)
             run.checkpoint(0, state)
         else:
             self._engine.update_weights(self._strategy.full_parameters(), version=restored * config.minibatches)
 
         def evaluate_policy() -> dict[str, float]:
-            progress.after = self._evaluate(run)
+            progress.after = self._evaluate(run, step.number)
             return progress.after.metrics()
 
         evaluations = Evaluations(evaluate_policy, config.evaluate_every)
@@ -179,7 +197,7 @@ class GSPOTrainer:
         recorder.close()
         self._strategy.gather()
         if progress.after is None:  # the restored checkpoint is that of `max_steps`, from a run with more steps
-            progress.after = self._evaluate(run)
+            progress.after = self._evaluate(run, restored or 0)
         assert progress.before is not None
         tokens_per_second = progress.num_tokens / max(progress.train_seconds, 1e-9)
         return FitResult(progress.before, progress.after, progress.train_seconds, tokens_per_second)
@@ -195,6 +213,9 @@ class GSPOTrainer:
         progress.unfinished = None
         recorder.begin_training()
         minibatches = rollout.batch.to(training.run.device).split(config.minibatches)
+        if config.noise_every and step.number % config.noise_every == 1 % config.noise_every and not rollout.outcomes:
+            with recorder.watch.phase("noise"):
+                rollout.metrics |= self._noise_floor(minibatches[0], training, step.number)
         old_logprobs = self._old_logprobs(rollout, minibatches, training)
         for index in range(len(rollout.outcomes), config.minibatches):
             sequences = self.accumulate_gradient(minibatches[index], old_logprobs[index], training.run.world, recorder)
@@ -212,6 +233,7 @@ class GSPOTrainer:
             self._engine.update_weights(self._strategy.full_parameters(), version=step.number * config.minibatches)
         step.metrics |= recorder.metrics(rollout.metrics, rollout.outcomes, learning_rate=learning_rate)
         step.metrics |= recorder.timings(rollout.num_tokens, rollout.num_response_tokens)
+        training.diagnosis.observe(step.number, step.metrics, rollout.outcomes)
         progress.train_seconds += step.metrics["timing/step_seconds"]
         progress.num_tokens += rollout.num_tokens
 
@@ -226,6 +248,7 @@ class GSPOTrainer:
         with watch.phase("reward"):
             table = self._rewards([prompt for prompt in prompts for _ in range(self._config.group_size)], completions)
             rewards = table.total.view(len(prompts), self._config.group_size)
+        self._store(training.run, step, [indices[group] for group in groups], completions, table)
         advantages = group_relative_advantages(rewards)
         with watch.phase("data"):
             batch = collate(completions, rewards.flatten(), advantages.flatten(), pad_id=self.policy.pad_id)
@@ -268,6 +291,27 @@ class GSPOTrainer:
                     self._strategy.backward(output.losses.sum() / total_weight)
         return SequenceTable.merged(tables, [rows for rows, _ in (*silent, *parts)]).gathered(world)
 
+    def _store(self, run: Run, step: int, indices: Sequence[int], completions: Sequence[Completion], table: RewardTable) -> None:
+        """Keeps the completions of a step, and shows one now and then."""
+        size, config = self._config.group_size, self._config
+        rows = [
+            completion_row("train", indices[row // size], self._prompts[indices[row // size]], item, table.of(row))
+            for row, item in enumerate(completions)
+        ]
+        if config.show_every and step % config.show_every == 1 % config.show_every:
+            best = max(range(len(rows)), key=lambda row: float(table.total[row]))
+            for row in dict.fromkeys((0, best)):
+                _logger.info("  %r -> %r  reward %g", rows[row]["prompt"], rows[row]["text"], float(table.total[row]))
+        if config.store_completions:
+            rows = run.world.gather_objects(rows)
+            run.write_file(record_name("step", step), packed(rows))
+
+    def _noise_floor(self, minibatch: Batch, training: Training, step: int) -> dict[str, float]:
+        world = training.run.world
+        found = noise_floor(lambda batch, tokens: self._score(batch, world, max_tokens=tokens), self._objective, minibatch, world)
+        training.diagnosis.observe_noise(step, found)
+        return found
+
     def _groups(self, world: World) -> list[int]:
         """This rank's prompts of a rollout batch: an equal shard of every mini-batch, so that mini-batches are the same sets."""
         config = self._config
@@ -286,7 +330,7 @@ class GSPOTrainer:
 
     def _old_logprobs(self, rollout: Rollout, minibatches: Sequence[Batch], training: Training) -> list[Tensor | None]:
         """The ratio's denominators of each mini-batch; None for the first, whose weights are the old ones."""
-        if self._config.old_logprobs == "sampler":
+        if self._config.old_logprobs == "engine":
             return [None, *(minibatch.sampler_logprobs for minibatch in minibatches[1:])]
         if rollout.old_logprobs is None:
             with training.recorder.watch.phase("old_logprobs"), torch.no_grad():
@@ -295,10 +339,11 @@ class GSPOTrainer:
         old = rollout.old_logprobs.to(training.run.device).split(len(minibatches[0]))
         return [None, *old[1:]]
 
-    def _score(self, minibatch: Batch, world: World) -> Float[Tensor, "batch tokens"]:
+    @torch.no_grad()
+    def _score(self, minibatch: Batch, world: World, *, max_tokens: int | None = None) -> Float[Tensor, "batch tokens"]:
         """The policy's log-probabilities of the response tokens, 0 elsewhere."""
         scored = torch.zeros_like(minibatch.sampler_logprobs)
-        for rows, part in self._microbatches(minibatch, world):
+        for rows, part in self._microbatches(minibatch, world, max_tokens=max_tokens):
             scores = self.policy.scorer(part.input_ids, part.response_mask, self._sampling.temperature)
             scored[rows, : scores.logprobs.shape[1]] = scores.logprobs
         return torch.where(minibatch.response_mask, scored, 0.0)
@@ -319,12 +364,13 @@ class GSPOTrainer:
             found.append([(rows[inner], part) for inner, part in self._microbatches(minibatch.select(rows), world)])
         return found[0], found[1]
 
-    def _microbatches(self, minibatch: Batch, world: World) -> list[tuple[Tensor, Batch]]:
+    def _microbatches(self, minibatch: Batch, world: World, *, max_tokens: int | None = None) -> list[tuple[Tensor, Batch]]:
         """The mini-batch in parts; an equal number on all ranks if the ranks synchronise in every forward."""
-        parts = list(microbatches(minibatch, max_tokens=self._config.microbatch_tokens))
+        most_tokens = min(max_tokens or self._config.microbatch_tokens, self._config.microbatch_tokens)
+        parts = list(microbatches(minibatch, max_tokens=most_tokens))
         if self._strategy.syncs_in_forward and world.size > 1:
             most = max(world.gather_objects([len(parts)]))
-            parts = list(microbatches(minibatch, max_tokens=self._config.microbatch_tokens, at_least=most))
+            parts = list(microbatches(minibatch, max_tokens=most_tokens, at_least=most))
         return parts
 
     def _total_weight(self, minibatch: Batch, world: World) -> float:
@@ -338,6 +384,10 @@ class GSPOTrainer:
         config = self._config
         return learning_rate_at((step - 1) * config.minibatches + minibatch, config.max_steps * config.minibatches, self._optimizer)
 
-    def _evaluate(self, run: Run) -> EvaluationResult:
+    def _evaluate(self, run: Run, step: int) -> EvaluationResult:
         run.pause_watchdog()
-        return evaluate(self._engine, self._task, self._sampling, self._evaluation, world=run.world, seed=run.seed)
+        rows: list[dict[str, Any]] = []
+        result = evaluate(self._engine, self._task, self._sampling, self._evaluation, world=run.world, seed=run.seed, rows=rows)
+        if self._config.store_completions:
+            run.write_file(record_name("evaluation", step), packed(rows))
+        return result

@@ -89,7 +89,7 @@ def main(config: EvaluateConfig) -> None:
             if actions:
                 _logger.info("actions            %s", ", ".join(f"{key} {value:.2f}" for key, value in actions.items()))
             conclusion = benchmark.conclude(runner.outcomes, actions, seed=config.seed, name=config.name)
-            run.write_text("outcomes.jsonl", "".join(json.dumps(row) + "\n" for row in conclusion.rows))
+            run.write_file("outcomes.jsonl", "".join(json.dumps(row) + "\n" for row in conclusion.rows))
             _logger.info("report             %s", run.finish(conclusion.summary, report=conclusion.report))
         run.world.barrier()
 

@@ -374,10 +374,10 @@ class Run:
         self._checkpointer.wait()
         self._interruption.remove(deliver=True)
 
-    def write_text(self, name: str, text: str) -> Path:
-        """Writes a file of the run's folder atomically; returns its path."""
+    def write_file(self, name: str, content: str | bytes) -> Path:
+        """Writes a file of the run's folder atomically, text as UTF-8; returns its path."""
         if self.world.is_main:
-            self._folder.files.write(name, text)
+            self._folder.files.write(name, content)
         return self.directory / name
 
     @contextmanager
@@ -401,8 +401,8 @@ class Run:
             # Imported lazily: the import of matplotlib takes half a second.
             from triptych.report.render import render_report
 
-            self.write_text("summary.json", json.dumps(_finite(without_secrets(summary)), indent=1))
-            self.write_text("report.html", mask_secrets(render_report(self.directory, report), self._hidden()))
+            self.write_file("summary.json", json.dumps(_finite(without_secrets(summary)), indent=1))
+            self.write_file("report.html", mask_secrets(render_report(self.directory, report), self._hidden()))
         return self.directory / "report.html"
 
     def _hidden(self) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def _conclude(config: EvaluateConfig, run: Run, result: EvaluationResult, second
         "seconds": seconds,
         "metrics": {name: value._asdict() for name, value in rows.items()},
     }
-    run.write_text("completions.jsonl", "".join(json.dumps(sample._asdict()) + "\n" for sample in result.samples))
+    run.write_file("completions.jsonl", "".join(json.dumps(sample._asdict()) + "\n" for sample in result.samples))
     shown = [(item.prompt, item.answer, item.completion, f"{item.reward:g}") for item in result.samples]
     page = ReportConfig(
         title=f"Evaluation of {summary['policy']}",

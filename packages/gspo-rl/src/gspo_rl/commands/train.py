@@ -116,7 +116,7 @@ def _conclude(config: TrainConfig, run: Run, trainer: GSPOTrainer, result: FitRe
     with run.staging(folder.name) as partial:
         trainer.policy.save(partial)
     for name, evaluation in (("before", result.before), ("after", result.after)):
-        run.write_text(f"completions_{name}.jsonl", "".join(json.dumps(sample._asdict()) + "\n" for sample in evaluation.samples))
+        run.write_file(f"completions_{name}.jsonl", "".join(json.dumps(sample._asdict()) + "\n" for sample in evaluation.samples))
     summary = {
         "name": config.name,
         "seed": config.seed,

@@ -44,7 +44,9 @@ def import_gguf(file: Path, folder: Path) -> Path:
     return folder
 
 
-def packaged_policy(package: str, file: str, *, cache: str, digest: str | None = None, **options: Any) -> Policy:
+def packaged_policy(
+    package: str, file: str, *, cache: str, digest: str | None = None, device: torch.device | str = "cpu", **options: Any
+) -> Policy:
     """A policy from a GGUF file that an installed Python package holds, imported into a cache once.
 
     Args:
@@ -52,6 +54,7 @@ def packaged_policy(package: str, file: str, *, cache: str, digest: str | None =
         file: path of the file in it.
         cache: folder of the cache.
         digest: SHA-256 of the file; None for any file.
+        device: where the parameters go.
         options: see `gspo_rl.models.policy.pretrained_policy`.
 
     Raises:
@@ -73,7 +76,7 @@ def packaged_policy(package: str, file: str, *, cache: str, digest: str | None =
         except (UserError, OSError):
             if not folder.exists():  # else another process has imported it meanwhile
                 raise
-    return pretrained_policy(str(folder), **options)
+    return pretrained_policy(str(folder), device=device, **options)
 
 
 def _check(file: Path) -> None:

@@ -134,7 +134,7 @@ def _conclude(
     confidence = config.evaluation.confidence
     strategies = summarize(outcomes, scores, config.strategies, prompts, benchmark.categories, seed=config.seed, confidence=confidence)
     lines = [{"strategy": name, "text": prompts[row.prompt].text, **row.to_json()} for name, rows in outcomes.items() for row in rows]
-    run.write_text("outcomes.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    run.write_file("outcomes.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     summary = {
         "seed": config.seed,
         "num_prompts": len(prompts),

@@ -119,13 +119,13 @@ def _conclude(
     metadata = {"seed": config.seed, "search": settings, "generator": generator, "made": made}
     with run.staging(PICTURES) as folder:
         rows = [_write_images(folder, metadata, index, *pair) for index, pair in enumerate(zip(results, verdicts, strict=True))]
-    run.write_text("samples.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    run.write_file("samples.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     if config.page_prompts:
         shown = {key: json.dumps(value) if isinstance(value, list) else str(value) for key, value in settings.items()}
         shown |= {"seed": str(config.seed), "generator": json.dumps(generator)}
         title = f"Search: {config.name}"
         first, parts = results[: config.page_prompts], [verdict.parts for verdict in verdicts[: config.page_prompts]]
-        run.write_text("search.html", render_search_page(title, first, model.scales, verdicts=parts, settings=shown))
+        run.write_file("search.html", render_search_page(title, first, model.scales, verdicts=parts, settings=shown))
     summary = summarize(results, verdicts, seconds=seconds)
     run.log({key: float(value) for key, value in summary.items()}, step=1)
     texts = [_verdict_text(verdict) for verdict in verdicts]
