@@ -63,9 +63,9 @@ def test_a_sign_must_last(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_large_moves_are_named_after_the_first_step(capsys: pytest.CaptureFixture[str]) -> None:
-    assert warnings(capsys, 1, ratio_clip_widths__minibatch_1=100.0) == []
-    (said,) = warnings(capsys, 4, ratio_clip_widths__minibatch_1=100.0)
-    assert said.startswith("step 2: the policy moves by 100 clip widths within one rollout batch")
+    assert warnings(capsys, PATIENCE, ratio_clip_widths__minibatch_1=300.0) == []
+    (said,) = warnings(capsys, 4 * PATIENCE, ratio_clip_widths__minibatch_1=300.0)
+    assert said.startswith(f"step {PATIENCE + 1}: the policy moves by 300 clip widths within one rollout batch")
 
 
 def test_a_step_by_momentum_alone_is_named(capsys: pytest.CaptureFixture[str]) -> None:

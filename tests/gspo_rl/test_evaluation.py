@@ -107,6 +107,7 @@ def test_a_task_that_can_tell_has_a_blind_accuracy() -> None:
     result = evaluate(ScriptedEngine(TEXTS), Blind("ace"), SAMPLING, config, world=World(), seed=0)
     assert result.blind is not None
     assert result.blind.mean == pytest.approx((1 / 4 + 2 / 4 + 3 / 4) / 3)
+    assert result.blind_per_prompt == (0.25, 0.5, 0.75)
     assert result.metrics()["evaluation/accuracy_blind"] == result.blind.mean
     assert EvaluationResult.from_json(json.loads(json.dumps(result.to_json()))) == result
     assert scripted(config).blind is None

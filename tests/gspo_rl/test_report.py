@@ -1,5 +1,7 @@
 """Summary and charts of a training, on hand-made evaluations."""
 
+from dataclasses import replace
+
 import pytest
 
 from gspo_rl.evaluation import EvaluationResult, Sample
@@ -25,6 +27,24 @@ def test_the_gain_is_paired_by_prompt() -> None:
     assert 0.0 <= low <= 0.25 <= high <= 1.0, "no prompt lost, so no resample has a negative gain"
     assert summary["pass_at_k_after"] == {"1": 0.75, "2": 1.0}
     assert summary["num_prompts"] == 4
+
+
+def test_the_blind_gain_is_paired_and_absent_where_it_is_not_known() -> None:
+    blind = [
+        replace(item, blind=item.accuracy, blind_per_prompt=scores)
+        for item, scores in zip(RESULT[:2], ((0.0, 0.0), (1.0, 0.0)), strict=True)
+    ]
+    summary = summarize(RESULT._replace(before=blind[0], after=blind[1]), [], seed=0, confidence=0.95)
+    assert (summary["blind_before"], summary["blind_after"], summary["blind_gain"]) == (0.5, 0.75, 0.5)
+    assert summarize(RESULT, [], seed=0, confidence=0.95)["blind_gain"] is None
+
+
+def test_the_move_is_the_median_of_the_last_minibatch() -> None:
+    rows = [{}, *({"ratio_clip_widths/minibatch_0": 0.0, "ratio_clip_widths/minibatch_1": move} for move in (1.0, 9.0, 2.0))]
+    rows[1]["noise/sampler_clip_widths"] = 0.2
+    summary = summarize(RESULT, rows, seed=0, confidence=0.95)
+    assert (summary["median_clip_widths"], summary["noise_clip_widths"]) == (2.0, 0.2)
+    assert summarize(RESULT, [], seed=0, confidence=0.95)["median_clip_widths"] is None
 
 
 def test_the_clip_fraction_is_the_mean_over_the_steps_that_have_one() -> None:

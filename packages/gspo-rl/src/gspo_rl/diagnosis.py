@@ -10,7 +10,7 @@ _logger = get_logger("diagnosis")
 PATIENCE = 5
 """Steps in a row after which a sign counts."""
 MOST_TRUNCATED = 0.5
-MOST_CLIP_WIDTHS = 20.0
+MOST_CLIP_WIDTHS = 100.0
 MOST_NOISE = 0.3
 
 
@@ -44,7 +44,7 @@ class Diagnosis:
                 "or give sampling.stop if the policy is a base model that does not end its responses",
             )
         widths = metrics.get(f"ratio_clip_widths/minibatch_{len(outcomes) - 1}", 0.0)
-        if step > 1 and widths > MOST_CLIP_WIDTHS:
+        if self._lasts("widths", step > 1 and widths > MOST_CLIP_WIDTHS):
             self._say(
                 "widths",
                 step,

@@ -74,6 +74,7 @@ class EvaluationResult:
         samples: the first few prompts with a completion.
         blind: fraction of samples whose last value is correct whatever their format is, with its interval; None for a task that cannot
             tell (`gspo_rl.tasks.BlindTask`).
+        blind_per_prompt: that fraction of each prompt; empty where `blind` is None.
         truncated: fraction of samples that the token limit cut.
         prompts_digest: SHA-256 of all prompts and answers; two evaluations are paired only if it is equal.
     """
@@ -85,6 +86,7 @@ class EvaluationResult:
     per_prompt: tuple[float, ...]
     samples: list[Sample] = field(default_factory=list)
     blind: Interval | None = None
+    blind_per_prompt: tuple[float, ...] = ()
     truncated: float = 0.0
     prompts_digest: str = ""
 
@@ -113,6 +115,7 @@ class EvaluationResult:
             per_prompt=tuple(tree["per_prompt"]),
             samples=[Sample(*sample) for sample in tree["samples"]],
             blind=None if tree["blind"] is None else Interval(*tree["blind"]),
+            blind_per_prompt=tuple(tree["blind_per_prompt"]),
             truncated=tree["truncated"],
             prompts_digest=tree["prompts_digest"],
         )
@@ -165,6 +168,7 @@ def evaluate(
     def interval(values: torch.Tensor) -> Interval:
         return bootstrap_interval(values, generator=stream, confidence=config.confidence)
 
+    blind = [item.blind for item in graded if item.blind is not None]
     ks = [2**power for power in range(config.num_samples.bit_length()) if 2**power <= config.num_samples]
     return EvaluationResult(
         accuracy=interval(per_prompt),
@@ -175,7 +179,8 @@ def evaluate(
         mean_length=sum(sum(item.lengths) for item in graded) / (len(graded) * config.num_samples),
         per_prompt=tuple(per_prompt.tolist()),
         samples=[item.sample for item in graded[:_NUM_SHOWN]],
-        blind=None if graded[0].blind is None else interval(torch.tensor([item.blind for item in graded], dtype=torch.float64)),
+        blind=interval(torch.tensor(blind, dtype=torch.float64)) if blind else None,
+        blind_per_prompt=tuple(blind),
         truncated=sum(item.num_truncated for item in graded) / (len(graded) * config.num_samples),
         prompts_digest=_digest([all_prompts[index] for index in range(num_prompts)]),
     )

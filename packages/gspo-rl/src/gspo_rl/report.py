@@ -1,6 +1,7 @@
 """Summary and page of a training, from its evaluations and its logged metrics."""
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 import torch
@@ -21,11 +22,16 @@ def summarize(result: FitResult, rows: Sequence[Mapping[str, Any]], *, seed: int
         confidence: of the interval of the gain, which is paired by prompt; None where the prompts were changed in between.
     """
     before, after = result.before, result.after
-    gain: Interval | None = None
-    if before.prompts_digest == after.prompts_digest:
-        scores = (torch.tensor(evaluation.per_prompt, dtype=torch.float64) for evaluation in (before, after))
-        gain = paired_difference(*scores, generator=generator(seed, "gain"), confidence=confidence)
+
+    def paired(name: str, stream: str) -> Interval | None:
+        scores = [torch.tensor(getattr(evaluation, name), dtype=torch.float64) for evaluation in (before, after)]
+        if before.prompts_digest != after.prompts_digest or not all(map(len, scores)):
+            return None
+        return paired_difference(*scores, generator=generator(seed, stream), confidence=confidence)
+
+    gain, blind_gain = paired("per_prompt", "gain"), paired("blind_per_prompt", "blind_gain")
     clip_fractions = [row["clip_fraction/tokens"] for row in rows if "clip_fraction/tokens" in row]
+    noise = [row["noise/sampler_clip_widths"] for row in rows if "noise/sampler_clip_widths" in row]
     return {
         "accuracy_before": before.accuracy.mean,
         "accuracy_before_interval": before.accuracy[1:],
@@ -35,13 +41,31 @@ def summarize(result: FitResult, rows: Sequence[Mapping[str, Any]], *, seed: int
         "accuracy_gain_interval": None if gain is None else gain[1:],
         "greedy_before": before.greedy.mean,
         "greedy_after": after.greedy.mean,
+        "blind_before": None if before.blind is None else before.blind.mean,
+        "blind_after": None if after.blind is None else after.blind.mean,
+        "blind_gain": None if blind_gain is None else blind_gain.mean,
+        "blind_gain_interval": None if blind_gain is None else blind_gain[1:],
+        "truncated_before": before.truncated,
+        "truncated_after": after.truncated,
+        "length_before": before.mean_length,
+        "length_after": after.mean_length,
         "pass_at_k_before": {str(k): value.mean for k, value in before.pass_at.items()},
         "pass_at_k_after": {str(k): value.mean for k, value in after.pass_at.items()},
         "num_prompts": len(after.per_prompt),
         "clip_fraction_tokens": sum(clip_fractions) / len(clip_fractions) if clip_fractions else None,
+        "median_clip_widths": _median_move(rows),
+        "noise_clip_widths": max(noise, default=None),
         "train_seconds": result.train_seconds,
         "tokens_per_second": result.tokens_per_second,
     }
+
+
+def _median_move(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Median over the steps of the mean distance of the ratio from 1 in the last mini-batch, in clip widths."""
+    prefix = "ratio_clip_widths/minibatch_"
+    indices = [int(key.removeprefix(prefix)) for row in rows for key in row if key.startswith(prefix)]
+    moves = [row[f"{prefix}{max(indices)}"] for row in rows if indices and f"{prefix}{max(indices)}" in row]
+    return median(moves) if moves else None
 
 
 def training_report(title: str, note: str, result: FitResult, *, num_minibatches: int, clip: tuple[float, float] | None) -> ReportConfig:
@@ -69,6 +93,7 @@ def training_report(title: str, note: str, result: FitResult, *, num_minibatches
             "held-out accuracy before": f"{100 * before.accuracy.mean:.1f} %",
             "held-out accuracy after": f"{100 * after.accuracy.mean:.1f} %",
             "greedy, before to after": f"{100 * before.greedy.mean:.1f} % to {100 * after.greedy.mean:.1f} %",
+            **_blind_headline(result),
             "training": f"{result.train_seconds:.0f} s",
             "tokens per second": f"{result.tokens_per_second:.0f}",
         },
@@ -76,6 +101,13 @@ def training_report(title: str, note: str, result: FitResult, *, num_minibatches
         charts=[*reward_charts(), *ratio_charts(num_minibatches, clip), *policy_charts()],
         samples=[Samples("Held-out prompts, before and after", ("prompt", "answer", "before", "after"), rows)],
     )
+
+
+def _blind_headline(result: FitResult) -> dict[str, str]:
+    before, after = result.before.blind, result.after.blind
+    if before is None or after is None:
+        return {}
+    return {"right last value, whatever the format": f"{100 * before.mean:.1f} % to {100 * after.mean:.1f} %"}
 
 
 def reward_charts() -> list[Chart]:
@@ -118,5 +150,6 @@ def policy_charts() -> list[Chart]:
         Chart("Response length", {"length/mean": "all", "length/correct": "correct", "length/incorrect": "incorrect"}, "tokens"),
         Chart("Gradient norm", {"grad_norm": "before clipping"}),
         Chart("Sampler against trainer", {"sampler_difference/max": "largest", "sampler_difference/mean": "mean"}, "nats"),
+        Chart("Noise floor of the ratio", {f"noise/{pair}_clip_widths": pair for pair in ("sampler", "batching")}, "clip widths"),
         Chart("Speed", speed, "tokens per second"),
     ]

@@ -144,6 +144,8 @@ def _conclude(config: TrainConfig, run: Run, trainer: GSPOTrainer, result: FitRe
     gain = "of other prompts" if summary["accuracy_gain"] is None else f"{100 * summary['accuracy_gain']:+.1f} points"
     _logger.info("held-out accuracy  %s -> %s  (%s)", before.accuracy.percent(), after.accuracy.percent(), gain)
     _logger.info("greedy accuracy    %.1f %% -> %.1f %%", 100 * before.greedy.mean, 100 * after.greedy.mean)
+    if before.blind is not None and after.blind is not None:
+        _logger.info("right last value   %s -> %s, whatever the format", before.blind.percent(), after.blind.percent())
     _logger.info("training           %.0f s at %.0f tokens per second", result.train_seconds, result.tokens_per_second)
     _logger.info("report             %s", report)
     _logger.info("policy             %s", folder)
