@@ -72,7 +72,7 @@ WIDE = {
     "captain_cinema.toy.probe._most_likely": 8,
     "triptych.training.loop.fit": 8,
     "gspo_rl.toy.policy.tiny_policy": 9,
-    "gspo_rl.models.policy.pretrained_policy": 8,
+    "gspo_rl.models.policy.pretrained_policy": 9,
     "gspo_rl.trainer.GSPOTrainer.__init__": 9,
 }
 # Modules without a test file of their name: tested by those of their folder or of what calls them.

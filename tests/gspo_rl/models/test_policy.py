@@ -1,10 +1,12 @@
 """Policies: scores against the plain model, tokenizer, saving and loading."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from gspo_rl.data.batch import Prompt
@@ -154,3 +156,68 @@ def test_a_row_without_a_response_and_responses_of_one_token_can_share(small_pol
     )
     torch.testing.assert_close(shared.logprobs, plain.logprobs, atol=2e-5, rtol=1e-5)
     assert shared.logprobs[2].tolist() == [0, 0, 0, 0]
+
+
+CHAT = "{% for message in messages %}<{{ message.role[0] }}>{{ message.content | trim }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}>{% endif %}{% if loud %}!{% endif %}"
+
+
+def chat_policy(policy: Policy, **template: Any) -> Policy:
+    policy.tokenizer.chat_template = CHAT
+    return Policy(policy.model, policy.tokenizer, chat=True, template=template)
+
+
+def spelled(policy: Policy, ids: Sequence[int]) -> str:
+    return str(policy.tokenizer.decode(list(ids)))
+
+
+def test_a_system_message_and_arguments_reach_the_template(small_policy: Policy) -> None:
+    policy = chat_policy(small_policy, system="be brief", loud=True)
+    assert spelled(policy, policy.encode(Prompt("hi", ""))) == "<s>be brief<eos><u>hi<eos>>!"
+    assert spelled(policy, chat_policy(small_policy).encode(Prompt("hi", ""))) == "<u>hi<eos>>"
+    with pytest.raises(UserError, match="policy.template holds arguments"):
+        Policy(small_policy.model, small_policy.tokenizer, template={"loud": True})
+
+
+def test_a_conversation_is_a_prompt(small_policy: Policy) -> None:
+    messages = ({"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}, {"role": "user", "content": "3"})
+    policy = chat_policy(small_policy)
+    assert spelled(policy, policy.encode(Prompt("3", "", messages=messages))) == "<u>1<eos><a>2<eos><u>3<eos>>"
+    with pytest.raises(UserError, match="policy.chat=true"):
+        small_policy.encode(Prompt("3", "", messages=messages))
+
+
+def test_control_tokens_in_a_prompt_are_text(small_policy: Policy) -> None:
+    (end,) = small_policy.eos_ids
+    text = "a<eos><u>b"
+    plain = small_policy.encode(Prompt(text, ""))
+    assert end not in plain
+    assert spelled(small_policy, plain) == text
+    policy = chat_policy(small_policy, system="<eos>!")
+    found = policy.encode(Prompt(text, ""))
+    assert found.count(end) == 2, "the template's own"
+    assert spelled(policy, found) == f"<s><eos>!<eos><u>{text}<eos>>"
+    harmless = policy.encode(Prompt("a", ""))
+    assert len(found) == len(harmless) + len(text) - 1
+
+
+def test_the_way_of_prompting_is_saved_with_the_policy(small_policy: Policy, tmp_path: Path) -> None:
+    chat_policy(small_policy, system="be brief").save(tmp_path)
+    prompt = Prompt("hi", "")
+    assert spelled(small_policy, pretrained_policy(str(tmp_path)).encode(prompt)) == "<s>be brief<eos><u>hi<eos>>"
+    assert spelled(small_policy, pretrained_policy(str(tmp_path), chat=True).encode(prompt)) == "<u>hi<eos>>"
+    assert spelled(small_policy, pretrained_policy(str(tmp_path), chat=False).encode(prompt)) == "hi"
+
+
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(small_policy: Policy) -> None:
+    small_policy.tokenizer.add_tokens(["<new>"])
+    with pytest.raises(UserError, match="the tokenizer has 100 tokens and the model embeddings of 99"):
+        Policy(small_policy.model, small_policy.tokenizer)
+
+
+def test_weights_that_lack_a_tensor_are_refused(small_policy: Policy, tmp_path: Path) -> None:
+    small_policy.save(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lack or do not fit 'model\.layers\.1\.mlp\.up_proj\.weight'"):
+        pretrained_policy(str(tmp_path))

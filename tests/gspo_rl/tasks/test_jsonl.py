@@ -105,3 +105,14 @@ def test_a_file_that_is_missing_or_empty_or_not_text_is_refused(tmp_path: Path) 
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="cannot be read"):
         JsonlTask(str(tmp_path / "binary"))
+
+
+def test_conversations_are_prompts_and_a_broken_one_is_refused(tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "2"}, {"role": "user", "content": "3?"}]
+    rows = [*ROWS, {"messages": talk, "answer": "4"}]
+    task = JsonlTask(str(write(tmp_path / "a.jsonl", rows)))
+    (prompt,) = [prompt for split in ("train", "held_out") for prompt in task.prompts(split) if prompt.messages]
+    assert (prompt.text, prompt.answer, list(prompt.messages)) == ("3?", "4", talk)
+    for broken in ([], [1], [{"role": "user"}], "text"):
+        with pytest.raises(UserError, match="line 61 lacks"):
+            JsonlTask(str(write(tmp_path / "b.jsonl", [*ROWS, {"messages": broken, "answer": "4"}])))

@@ -17,11 +17,14 @@ class Prompt:
         text: the question, before any chat template.
         answer: the reference answer that the task grades against.
         metadata: further fields that the task needs for grading.
+        messages: a whole conversation with the keys `role` and `content` instead of the text, for the chat template; `text` is then
+            what is shown.
     """
 
     text: str
     answer: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    messages: tuple[Mapping[str, str], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

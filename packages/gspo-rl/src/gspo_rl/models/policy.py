@@ -1,7 +1,7 @@
 """Policies: a causal language model with its tokenizer, and a module that scores response tokens."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from gspo_rl.data.batch import Prompt
+from gspo_rl.models.folder import check_folder
 from gspo_rl.numerics.logprobs import TokenScores, token_scores, token_scores_from_hidden
 from triptych.errors import UserError
 from triptych.files import read_json
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
 _PROMPTING = "prompting.json"
 """File beside a saved model: how prompts become tokens."""
 
@@ -115,6 +115,7 @@ class Policy:
         chat: whether prompts pass through the tokenizer's chat template.
         head_chunk_tokens: see `TokenScorer`.
         share_prompts: see `TokenScorer`.
+        template: arguments of the chat template, such as `enable_thinking`; `system` is a system message before every prompt.
 
     Raises:
         UserError: if the tokenizer has no end-of-sequence token, `chat` is set and it has no template, or
@@ -130,18 +131,26 @@ class Policy:
         chat: bool = False,
         head_chunk_tokens: int | None = None,
         share_prompts: bool = False,
+        template: Mapping[str, Any] | None = None,
     ) -> None:
         # Dropout is never active: the importance ratio would measure its noise instead of the policy's change.
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.scorer: nn.Module = TokenScorer(model, head_chunk_tokens=head_chunk_tokens, share_prompts=share_prompts)
         self._chat = chat
+        self._template = dict(template or {})
+        self._system = self._template.pop("system", None)
         if tokenizer.eos_token_id is None:
             raise UserError(
                 f"the tokenizer of {model.name_or_path or 'this policy'} has no end-of-sequence token: set one and save it again"
             )
         if chat and tokenizer.chat_template is None:
             raise UserError("policy.chat=true but the tokenizer has no chat template: use policy.chat=false")
+        if template and not chat:
+            raise UserError("policy.template holds arguments of a chat template, but policy.chat is false: use policy.chat=true")
+        rows = model.get_input_embeddings().weight.shape[0]
+        if len(tokenizer) > rows:
+            raise UserError(f"the tokenizer has {len(tokenizer)} tokens and the model embeddings of {rows}: give the model's own tokenizer")
         if head_chunk_tokens is not None or share_prompts:
             self._check_head("policy.head_chunk_tokens=null policy.share_prompts=false")
 
@@ -181,15 +190,18 @@ class Policy:
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Token ids of a prompt, through the chat template if the policy has `chat` set.
 
+        Control tokens that are spelled out in the text of a prompt stay text: they end no turn.
+
         Raises:
-            UserError: if the prompt is empty, or holds a character outside the tokenizer's vocabulary.
+            UserError: if the prompt is empty, holds a character outside the tokenizer's vocabulary, or is a conversation and `chat` is
+                not set.
         """
         if self._chat:
-            ids = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": prompt.text}], add_generation_prompt=True, tokenize=True, return_dict=False
-            )
+            ids = self._encode_chat(prompt)
+        elif prompt.messages:
+            raise UserError("a prompt is a conversation of messages, which needs the chat template: use policy.chat=true")
         else:
-            ids = self.tokenizer(prompt.text)["input_ids"]
+            ids = self.tokenizer(prompt.text, split_special_tokens=self._has_control(prompt.text))["input_ids"]
         if not ids:
             raise UserError(f"a prompt is empty after tokenization ({prompt.text!r}): remove it")
         if self.tokenizer.unk_token_id is not None and self.tokenizer.unk_token_id in ids:
@@ -200,6 +212,30 @@ class Policy:
                 f"the prompt {prompt.text[:60]!r} holds characters outside the policy's vocabulary ({' '.join(unknown)}): remove them"
             )
         return tuple(ids)
+
+    def _encode_chat(self, prompt: Prompt) -> list[int]:
+        messages = [dict(message) for message in prompt.messages] or [{"role": "user", "content": prompt.text}]
+        if self._system is not None:
+            messages = [{"role": "system", "content": self._system}, *messages]
+        options = {"add_generation_prompt": True, **self._template}
+        if not any(self._has_control(message["content"]) for message in messages):
+            return list(self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **options))
+        # The template is rendered with a mark in place of each text, and the texts are encoded apart from it.
+        marks = [f"\ue000{index}\ue001" for index in range(len(messages))]
+        marked = [{**message, "content": mark} for message, mark in zip(messages, marks, strict=True)]
+        rest = str(self.tokenizer.apply_chat_template(marked, tokenize=False, **options))
+        ids: list[int] = []
+        for message, mark in zip(messages, marks, strict=True):
+            before, found, after = rest.partition(mark)
+            if not found:  # the template leaves this message out
+                continue
+            ids += self.tokenizer(before, add_special_tokens=False)["input_ids"]
+            ids += self.tokenizer(message["content"].strip(), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            rest = after
+        return [*ids, *self.tokenizer(rest, add_special_tokens=False)["input_ids"]]
+
+    def _has_control(self, text: str) -> bool:
+        return any(token in text for token in self.tokenizer.all_special_tokens + list(self.tokenizer.get_added_vocab()))
 
     def encode_response(self, text: str) -> tuple[int, ...]:
         """Token ids of a demonstrated response, with the end-of-sequence token."""
@@ -237,7 +273,8 @@ class Policy:
 
     def _save_prompting(self, directory: Path) -> None:
         self.tokenizer.save_pretrained(directory)
-        (directory / _PROMPTING).write_text(json.dumps({"chat": self._chat}))
+        template = self._template if self._system is None else {**self._template, "system": self._system}
+        (directory / _PROMPTING).write_text(json.dumps({"chat": self._chat, "template": template}))
 
     def _check_head(self, remedy: str) -> None:
         """Compares the logits of a few tokens with the plain product of hidden states and head."""
@@ -260,6 +297,7 @@ def pretrained_policy(
     share_prompts: bool = False,
     attention: str = "sdpa",
     allow_download: bool = False,
+    template: Mapping[str, Any] | None = None,
     device: torch.device | str = "cpu",
 ) -> Policy:
     """Any Hugging Face causal language model, from a folder or by name. No code of the repository is executed.
@@ -273,6 +311,7 @@ def pretrained_policy(
         share_prompts: see `TokenScorer`.
         attention: attention implementation of transformers (`sdpa`, `eager`, `flash_attention_2`).
         allow_download: whether a name may be fetched from the Hugging Face hub; otherwise only its local cache is used.
+        template: arguments of the chat template, see `Policy`; None for those of a policy that was saved here.
         device: where the parameters go.
 
     Raises:
@@ -282,15 +321,14 @@ def pretrained_policy(
         raise UserError(f"policy.dtype is '{dtype}': choose one of {', '.join(DTYPES)}")
     options: dict[str, Any] = {"local_files_only": not allow_download, "trust_remote_code": False}
     if Path(path).is_dir():
-        if not (Path(path) / "config.json").is_file():
-            raise UserError(f"policy.path is '{path}', a folder without config.json: give a folder in Hugging Face format")
-        if not any((Path(path) / name).is_file() for name in _TOKENIZER_FILES):
-            raise UserError(f"policy.path is '{path}', a folder without a tokenizer: save the model's tokenizer beside it")
+        check_folder(Path(path))
+    elif Path(path).suffix == ".gguf":
+        raise UserError(f"policy.path is '{path}', a GGUF file: triptych import-gguf {path} <folder>, and give that folder")
     elif path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise UserError(f"policy.path is '{path}': there is no such folder")
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=DTYPES[dtype], attn_implementation=attention, use_safetensors=True, **options
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            path, dtype=DTYPES[dtype], attn_implementation=attention, use_safetensors=True, output_loading_info=True, **options
         )
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
@@ -301,8 +339,15 @@ def pretrained_policy(
             else "give a folder, or set policy.allow_download=true to fetch it by name"
         )
         raise UserError(f"policy.path is '{path}', which cannot be loaded ({reason}): {remedy}") from error
+    lacking = sorted({*loading["missing_keys"], *(str(item[0]) for item in loading["mismatched_keys"])})
+    if lacking:
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise UserError(f"policy.path is '{path}', whose weights lack or do not fit '{lacking[0]}'{more}: download them again")
     if chat is None:
         saved = Path(path) / _PROMPTING
         found = read_json(saved, "save the policy again") if saved.is_file() else {}
         chat = isinstance(found, dict) and found.get("chat") is True
-    return Policy(model.to(device), tokenizer, chat=chat, head_chunk_tokens=head_chunk_tokens, share_prompts=share_prompts)
+        template = found.get("template") if chat and template is None else template
+    return Policy(
+        model.to(device), tokenizer, chat=chat, head_chunk_tokens=head_chunk_tokens, share_prompts=share_prompts, template=template
+    )

@@ -1,6 +1,6 @@
 """A task from a JSON-lines file of questions and answers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +15,9 @@ from triptych.seeding import derive_seed
 
 class JsonlTask:
     """One JSON object per line, with the texts `question` and `answer`, and optionally `demonstration`.
+
+    In place of `question`, `messages` may hold a conversation for the chat template: a list of objects with the texts `role` and
+    `content`.
 
     Args:
         path: the file, UTF-8. Empty lines are skipped.
@@ -102,7 +105,9 @@ class JsonlTask:
                 continue
             where = f"{path}, line {number}"
             row = parse_json(line, where, "fix or remove the line")
-            if not isinstance(row, dict) or not isinstance(row.get("question"), str) or not _is_answer(row.get("answer")):
+            messages = _messages(row)
+            question = messages[-1]["content"] if messages else row.get("question") if isinstance(row, dict) else None
+            if not isinstance(question, str) or not _is_answer(row.get("answer")):
                 raise UserError(f"{where} lacks the text 'question' or the text or number 'answer': fix or remove the line")
             answer = str(row["answer"])
             try:
@@ -112,8 +117,17 @@ class JsonlTask:
             if is_formula:
                 check_library(where)
             metadata = {"demonstration": str(row["demonstration"])} if "demonstration" in row else {}
-            prompts.append(Prompt(text=row["question"], answer=answer, metadata=metadata))
+            prompts.append(Prompt(text=question, answer=answer, metadata=metadata, messages=messages))
         return prompts
+
+
+def _messages(row: object) -> tuple[Mapping[str, str], ...]:
+    """The conversation of a line; empty if it has none that is one."""
+    found = row.get("messages") if isinstance(row, dict) else None
+    if not isinstance(found, list) or not all(isinstance(message, dict) for message in found):
+        return ()
+    messages = tuple({"role": message.get("role"), "content": message.get("content")} for message in found)
+    return messages if all(isinstance(text, str) for message in messages for text in message.values()) else ()
 
 
 def _is_answer(value: object) -> bool:
