@@ -138,3 +138,17 @@ def test_several_runs_are_exported_only_as_stages_of_one_training(tmp_path: Path
     index.write_text(json.dumps({**json.loads(index.read_text()), "exporter": "hugging_face"}))
     with pytest.raises(UserError, match="holds 2 runs: export one of them"):
         export(tmp_path / "a")
+
+
+def test_an_export_that_was_interrupted_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tmp_path, "a")
+
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("triptych.own_files.OwnFiles.install", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            export(tmp_path / "a")
+    folder, _ = export(tmp_path / "a")
+    assert (folder / "encoder.safetensors").is_file()

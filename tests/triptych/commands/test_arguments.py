@@ -75,3 +75,15 @@ def test_a_wrong_type_is_named_with_its_path(arguments: dict[str, object], messa
 def test_an_argument_that_the_target_does_not_have_is_named() -> None:
     with pytest.raises(UserError, match=r"unknown setting part\.sise: part has size, rate, name, "):
         check_arguments(node(size=1, sise=2))
+
+
+def test_a_value_from_the_environment_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEY", "sk-verysecret")
+    with pytest.raises(UserError, match=r"^part\.size is \$\{oc\.env:KEY\}, whose value is no int: change it$") as caught:
+        check_arguments(node(size="${oc.env:KEY}"))
+    assert caught.value.__cause__ is None
+    config = node(size=1)
+    config.copy = "${part}"
+    config.part.size = "${oc.env:KEY}"
+    with pytest.raises(UserError, match=r"^part\.size is "):
+        check_arguments(config)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triptych.commands.build import build
+from triptych.errors import UserError
 from triptych.run.secret import Secret
 
 
@@ -58,3 +59,19 @@ def test_arguments_given_in_code_come_first(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_target_that_is_missing_or_blocked_is_refused_by_hydra(target: str) -> None:
     with pytest.raises(InstantiationException):
         build({"_target_": target})
+
+
+def _fails(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("x"), KeyError("x")])
+def test_an_error_while_building_is_one_of_hydra_and_a_message_to_the_user_stays(error: Exception) -> None:
+    name = f"{_fails.__module__}._fails"
+    with pytest.raises(InstantiationException) as caught:
+        build({"_target_": name}, error)
+    assert caught.value.__cause__ is error
+    with pytest.raises(UserError, match="give a folder"):
+        build({"_target_": name}, UserError("give a folder"))
+    with pytest.raises(RuntimeError):
+        build({"_target_": name, "_partial_": True}, RuntimeError())()

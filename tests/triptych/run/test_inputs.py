@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -108,14 +109,43 @@ def test_a_damaged_cache_is_ignored(tmp_path: Path, content: str) -> None:
 
 def test_what_runs_write_below_an_input_folder_does_not_change_it(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("1")
-    digests = InputDigests(skip=[tmp_path / "outputs"])
+    root = tmp_path / "books" / "outputs"
+    digests = InputDigests(root / "cache", run=root / "a", output_root=root)
     first = digests.digest(tmp_path)
-    (tmp_path / "outputs" / "a").mkdir(parents=True)
-    (tmp_path / "outputs" / "a" / "metrics.jsonl").write_text("1")
-    assert digests.digest(tmp_path) == first
-    assert digests.digest(tmp_path / "outputs" / "a") != InputDigests().digest(tmp_path), "named itself, it is an input"
-    (tmp_path / "data").write_text("2")
-    assert digests.digest(tmp_path) != first
+    for name in ("a/metrics.jsonl", "cache/digests.json", "sweep/b/config.yaml", "sweep/b/provenance.json", "sweep/b/policy/model"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("1")
+    assert digests.digest(tmp_path) == digests.digest(tmp_path) == first
+    seen = {first}
+    for name in ("data", "books/train.jsonl", "books/outputs/train.jsonl", "books/outputs/model/weights"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("2")
+        seen.add(digests.digest(tmp_path))
+    assert len(seen) == 5, "data that no run wrote counts, wherever it lies"
+    first = digests.digest(root / "sweep")
+    (root / "sweep" / "b" / "policy" / "model").write_text("2")
+    assert digests.digest(root / "sweep") != first, "a folder of runs that is named itself is an input"
+
+
+def test_runs_that_start_together_share_a_cache(tmp_path: Path) -> None:
+    for name in "abcdefgh":
+        (tmp_path / name).write_text(name)
+        os.utime(tmp_path / name, (1, 1))
+
+    def start(name: str) -> None:
+        for _ in range(20):
+            digests = InputDigests(tmp_path / "cache")
+            digests.digest(tmp_path / name)
+            digests._is_changed = True
+            digests.save()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(start, "abcdefgh"))
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [CACHE_FILE]
+    (tmp_path / "file").write_text("")
+    digests = InputDigests(tmp_path / "file" / "cache")
+    digests._is_changed = True
+    digests.save()
 
 
 def test_a_pipe_is_not_read(here: Path) -> None:

@@ -481,7 +481,8 @@ def test_a_change_may_name_an_input_in_a_list_or_a_setting_that_is_gone(tmp_path
     with pytest.raises(UserError, match=r"changed=\[choice\.files\.0\]"):
         work(settings, 3)
     assert work(config(tmp_path, choice={"files": [str(data)], "old": 1}, changed=["choice.files.0"]), 3) == 2
-    assert work(config(tmp_path, choice={"files": [str(data)]}, changed=["choice.old"]), 4) == 3
+    for until in (4, 5):  # a requeued job repeats its command
+        assert work(config(tmp_path, choice={"files": [str(data)]}, changed=["choice.old"]), until) == until - 1
 
 
 def test_a_kill_while_a_run_is_overwritten_leaves_one_that_can_be_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -546,9 +547,8 @@ def test_a_damaged_checkpoint_of_a_phase_is_not_used(tmp_path: Path, capsys: pyt
         assert "is damaged (counter/value.json does not match its checksum) and not used" in capsys.readouterr().out
     with pytest.raises(UserError, match="stopped here"):
         phase(4)
-    for step in (2, 3):
-        (folder / f"step_{step:08d}" / "loop" / "loop.json").write_text("[1]")
-    assert phase(0) == 0
+    (folder / "step_00000003" / "loop" / "loop.json").write_text("[1]")
+    assert phase(0) == 2
 
 
 def test_an_input_folder_that_contains_the_run_is_equal_at_the_next_start(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from triptych.checkpoint.model_folder import CONFIG_FILE, write_part
 from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.files import read_json, write_atomically
-from triptych.own_files import OwnFiles
+from triptych.own_files import JOURNAL, OwnFiles
 
 FILES = "model_files"
 """Subfolder of a run with the files that an exporter needs beside the weights."""
@@ -128,7 +128,8 @@ def export(folder: Path, output: Path | None = None, step: int | None = None) ->
     if len(runs) > 1 and step is not None:
         raise UserError(f"{folder} holds {len(runs)} stages: --step chooses a checkpoint of one of them, such as {runs[-1]}")
     target = folder / "export" if output is None else output
-    if target.exists() and not (target / _ORIGIN).is_file() and (not target.is_dir() or any(target.iterdir())):
+    foreign = target.exists() and (not target.is_dir() or any(path.name != JOURNAL for path in target.iterdir()))
+    if foreign and not (target / _ORIGIN).is_file():
         raise UserError(f"{target} holds files that are not an earlier export: choose another --output")
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -7,12 +7,13 @@ from dataclasses import make_dataclass
 from types import NoneType, UnionType
 from typing import Any, get_args, get_type_hints
 
+from hydra.errors import InstantiationException
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ValidationError
 
+from triptych.commands.environment import reads_environment
 from triptych.errors import UserError
-from triptych.run.signals import Interrupted
 
 _PLAIN = (int, float, str, bool, list[int], list[float], list[str])
 
@@ -29,9 +30,9 @@ def explaining_arguments(config: DictConfig) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, Interrupted):
+    except UserError:
         raise
-    except Exception:  # of any type: a library may check its settings itself, and a `_partial_` node fails when it is first called
+    except (InstantiationException, TypeError, ValueError):  # a `_partial_` node fails when it is first called
         check_arguments(config)
         raise
 
@@ -54,11 +55,17 @@ def check_arguments(config: DictConfig) -> None:
             try:
                 OmegaConf.merge(OmegaConf.structured(make_dataclass("Argument", [(key, parameters[key])])), {key: node[key]})
             except ValidationError as error:
+                written = node._get_node(key)
+                if written is not None and reads_environment(written):  # its value may be a secret
+                    kind = getattr(parameters[key], "__name__", parameters[key])
+                    raise UserError(f"{path}{key} is {written._value()}, whose value is no {kind}: change it") from None
                 raise UserError(f"{path}{key} is {node[key]}: {str(error).splitlines()[0]}") from error
 
 
 def _choices(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
     """All nodes with a `_target_`, each after its path, such as `policy.`."""
+    if node is not None and node._is_interpolation():  # another node, which is checked where it stands
+        return
     if isinstance(node, ListConfig) and not node._is_none():
         for index in range(len(node)):
             yield from _choices(node._get_node(index), f"{path}{index}.")

@@ -4,7 +4,10 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
+
+from triptych.errors import UserError
 
 _MODES = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 
@@ -30,4 +33,11 @@ def build(node: Any, *args: Any, **kwargs: Any) -> Any:
     # Hydra finds the target and refuses those on its list.
     target = instantiate({"_target_": node["_target_"], "_partial_": True})
     made = functools.partial(target, *(args or map(inner, node.get("_args_", ()))), **{**arguments, **kwargs})
-    return made if node.get("_partial_", False) else made()
+    if node.get("_partial_", False):
+        return made
+    try:
+        return made()
+    except (HydraException, UserError):
+        raise
+    except Exception as error:  # as Hydra does: an error while an object is built, of whatever type its library has
+        raise InstantiationException(f"{node['_target_']} cannot be built: {error}") from error

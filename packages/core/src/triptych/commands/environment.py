@@ -31,6 +31,12 @@ def mark_secrets(config: DictConfig, settings: Any) -> None:
         _set(holder, path[-1], _marked(_get(holder, path[-1]), interpolation))
 
 
+def reads_environment(node: Any) -> bool:
+    """Whether the value of a node of a config depends on an environment variable."""
+    with _recording_reads() as reads:
+        return bool(list(_dependent(node, (), reads)))
+
+
 def _marked(value: Any, interpolation: str) -> Any:
     """The value with all texts in it as secrets; an interpolation may also make a whole table."""
     if isinstance(value, str):

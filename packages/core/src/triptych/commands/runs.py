@@ -14,8 +14,7 @@ from triptych.commands.main import Verbs
 from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.files import read_json, read_yaml
-from triptych.run.directory import RUN_FILES
-from triptych.run.identity import CONFIG_FILE, IDENTITY_FILE
+from triptych.run.identity import CONFIG_FILE, IDENTITY_FILE, RUN_FILES
 from triptych.run.lock import is_locked
 from triptych.telemetry.tracking.jsonl import read_rows
 

@@ -15,15 +15,23 @@ from triptych.errors import UserError
 from triptych.files import read_yaml
 from triptych.own_files import JOURNAL, OwnFiles
 from triptych.run.config import RunConfig
-from triptych.run.identity import CHANGES_FILE, CONFIG_FILE, IDENTITY_FILE, Change, Identity, differences, flatten, is_named, read_identity
+from triptych.run.identity import (
+    CHANGES_FILE,
+    CONFIG_FILE,
+    IDENTITY_FILE,
+    RUN_FILES,
+    Change,
+    Identity,
+    differences,
+    flatten,
+    is_named,
+    read_identity,
+)
 from triptych.run.lock import LOCK, FolderLock, is_locked
 from triptych.telemetry.logging import get_logger
 from triptych.telemetry.tracking.jsonl import read_rows
 
 _logger = get_logger("run")
-
-RUN_FILES = frozenset({CONFIG_FILE, "provenance.json"})
-"""Files by which the folder of a run is recognised."""
 
 PHASE = ".phase-"
 """Prefix of the folders with the checkpoints of phases before a training."""
@@ -89,7 +97,8 @@ class RunDirectory:
             raise UserError(f"resume=never but {self.path} holds a run: choose another name or add overwrite=true")
         known = [*flatten(current.settings), *current.inputs, *current.environment]
         if saved is not None:
-            known += [*flatten(saved.settings), *saved.inputs]
+            # A requeued job names its change again, whose setting may be gone since.
+            known += [*flatten(saved.settings), *saved.inputs, *(str(row.get("key")) for row in read_rows(self.path / CHANGES_FILE))]
         unknown = [name for name in config.changed if not any(is_named(key, [name]) for key in known)]
         if unknown:
             raise UserError(f"changed names '{unknown[0]}', which is not a setting: give dotted keys, such as changed=[{known[0]}]")

@@ -15,6 +15,9 @@ CONFIG_FILE = "config.yaml"
 IDENTITY_FILE = "identity.json"
 CHANGES_FILE = "changes.jsonl"
 
+RUN_FILES = frozenset({CONFIG_FILE, "provenance.json"})
+"""Files by which the folder of a run is recognised."""
+
 # Settings that may differ between two invocations of one run: they change no result.
 NOT_IDENTITY = (
     "name",  # a run's folder may be moved and renamed

@@ -2,13 +2,19 @@
 
 import hashlib
 import json
+import os
+import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from triptych.files import sha256, write_atomically
+from triptych.files import sha256
+from triptych.run.identity import RUN_FILES
 from triptych.run.secret import leaves
+from triptych.telemetry.logging import get_logger
+
+_logger = get_logger("run")
 
 CACHE_FILE = "digests.json"
 
@@ -22,11 +28,13 @@ class InputDigests:
 
     Args:
         cache: folder of the cache; None for none.
-        skip: folders that are not hashed where they lie in an input folder, such as the run's own.
+        run: the run's own folder, which is not hashed where it lies in an input folder.
+        output_root: folder of all runs. Where an input folder contains it, the folders of runs and the cache in it are not hashed.
     """
 
-    def __init__(self, cache: Path | None = None, *, skip: Collection[Path] = ()) -> None:
-        self._skip = frozenset(path.resolve() for path in skip)
+    def __init__(self, cache: Path | None = None, *, run: Path | None = None, output_root: Path | None = None) -> None:
+        self._own = None if run is None else run.resolve()
+        self._output_root = None if output_root is None else output_root.resolve()
         self._path = None if cache is None else cache / CACHE_FILE
         self._known = _read(self._path)
         self._is_changed = False
@@ -37,7 +45,7 @@ class InputDigests:
         Args:
             path: an existing file or folder.
         """
-        files = list(_files(path.resolve(), self._skip)) if path.is_dir() else [path.resolve()]
+        files = list(self._files(path.resolve(), path.resolve())) if path.is_dir() else [path.resolve()]
         seen = hashlib.sha256()
         newest = 0
         for file in files:
@@ -61,11 +69,39 @@ class InputDigests:
         return found
 
     def save(self) -> None:
-        """Writes the cache if it has changed."""
-        if self._path is not None and self._is_changed:
+        """Writes the cache if it has changed, with the entries that other runs have added; a failure costs later time only."""
+        if self._path is None or not self._is_changed:
+            return
+        try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._path, json.dumps(self._known, indent=1))
-            self._is_changed = False
+            # A name of its own: runs that start together write the same cache.
+            descriptor, partial = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.", suffix=".partial")
+            os.close(descriptor)
+            Path(partial).write_text(json.dumps({**_read(self._path), **self._known}, indent=1))
+            Path(partial).replace(self._path)
+        except OSError as error:
+            _logger.warning("%s could not be written (%s)", self._path, error.strerror)
+        self._is_changed = False
+
+    def _files(self, folder: Path, top: Path) -> Iterator[Path]:
+        """Files below a folder, without hidden ones and without what runs write."""
+        for path in sorted(folder.iterdir()):
+            if path.name.startswith("."):
+                continue
+            if path.is_dir():
+                if not self._is_written_by_runs(path, top):
+                    yield from self._files(path, top)
+            elif path.is_file():
+                yield path
+
+    def _is_written_by_runs(self, path: Path, top: Path) -> bool:
+        if path == self._own:
+            return True
+        root = self._output_root
+        if root is None or (root != top and top not in root.parents) or root not in path.parents:
+            return False
+        is_cache = self._path is not None and path == self._path.parent.resolve()
+        return is_cache or all((path / name).is_file() for name in RUN_FILES)
 
 
 def find_inputs(settings: Mapping[str, Any], *, run: Path) -> dict[str, Path]:
@@ -99,17 +135,6 @@ def _is_path(key: str, value: str) -> bool:
         return bool(value) and (Path(value).is_file() or Path(value).is_dir())
     except (OSError, ValueError):  # too long for a path, or with a null character
         return False
-
-
-def _files(folder: Path, skip: Collection[Path]) -> Iterator[Path]:
-    """Files below a folder, without hidden files and folders."""
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path in skip:
-            continue
-        if path.is_dir():
-            yield from _files(path, skip)
-        elif path.is_file():
-            yield path
 
 
 def _read(path: Path | None) -> dict[str, dict[str, str]]:

@@ -65,8 +65,7 @@ class Run:
         self._resume_step = config.resume_step
         self._budget_keys = budget_keys
         self._build_tracker = tracker
-        # Not hashed with a folder that contains them: what this run and others write.
-        self._digests = InputDigests(self.cache_directory, skip=(self.directory, self.cache_directory, Path(config.output_root)))
+        self._digests = InputDigests(self.cache_directory, run=self.directory, output_root=Path(config.output_root))
         self._checkpointer = self._checkpoints_in("checkpoints")
         self._fingerprint: str | None = None
         self._random_state = GlobalRandomState(world.rank)
@@ -250,11 +249,9 @@ class Run:
     def _usable(self, checkpointer: Checkpointer, fingerprint: str) -> int | None:
         """Step of the newest checkpoint of a phase that is intact and of this fingerprint; None if there is none."""
         for step in reversed(checkpointer.steps()):
-            if LoopState.fingerprint_in(checkpointer.path(step)) != fingerprint:
-                return None
             damage = checkpointer.damage(step)
             if damage is None:
-                return step
+                return step if LoopState.fingerprint_in(checkpointer.path(step)) == fingerprint else None
             _logger.warning("checkpoint %s is damaged (%s) and not used", checkpointer.path(step), damage)
         return None
 
