@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from gspo_rl.data.batch import Prompt
+from gspo_rl.data.batch import Prompt, left_padded
 from gspo_rl.models.policy import Policy
-from gspo_rl.rollout.completions import build_completions, encode_prompts, left_padded
+from gspo_rl.rollout.completions import build_completions, encode_prompts
 from gspo_rl.rollout.sampling import SamplingConfig
 from gspo_rl.rollout.stopping import Stops
 from triptych.errors import UserError

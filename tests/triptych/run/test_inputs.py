@@ -142,6 +142,7 @@ def test_runs_that_start_together_share_a_cache(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(start, "abcdefgh"))
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [CACHE_FILE]
+    assert (tmp_path / "cache" / CACHE_FILE).stat().st_mode == (tmp_path / "a").stat().st_mode, "a lab shares it"
     (tmp_path / "file").write_text("")
     digests = InputDigests(tmp_path / "file" / "cache")
     digests._is_changed = True

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,9 +14,16 @@ import yaml
 from triptych.errors import UserError
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Atomically replaces the file `path` with bytes or UTF-8 text: a reader gets the old content or the new, never a part."""
-    partial = path.with_name(f".{path.name}.partial")
+def write_atomically(path: Path, content: str | bytes, *, shared: bool = False) -> None:
+    """Atomically replaces the file `path` with bytes or UTF-8 text: a reader gets the old content or the new, never a part.
+
+    Args:
+        path: the file.
+        content: its new content.
+        shared: whether several processes may write it at one moment; a killed one then leaves a partial file that no other replaces.
+    """
+    own = f".{secrets.token_hex(4)}" if shared else ""
+    partial = path.with_name(f".{path.name}{own}.partial")
     partial.write_bytes(content.encode() if isinstance(content, str) else content)
     sync(partial)
     partial.replace(path)

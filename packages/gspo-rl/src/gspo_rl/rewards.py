@@ -118,24 +118,17 @@ def guarded(function: RewardFunction, prompts: Sequence[Prompt], completions: Se
     """Calls a reward function; returns finite rewards, 0 where it failed, and one message for each failure."""
     try:
         found = [float(value) for value in function(prompts, completions)]
-        if len(found) == len(completions):
-            return _finite(found)
-        reason = f"it returned {len(found)} numbers for {len(completions)} completions"
     except UserError:
         raise
     except Exception as error:
         if len(completions) == 1:
             return [0.0], [f"{type(error).__name__}: {error}"]
-        reason = ""
-    if reason:
-        return [0.0] * len(completions), [reason] * len(completions)
-    alone = [guarded(function, [prompt], [item]) for prompt, item in zip(prompts, completions, strict=True)]
-    return [values[0] for values, _ in alone], [error for _, errors in alone for error in errors]
-
-
-def _finite(values: list[float]) -> tuple[list[float], list[str]]:
-    errors = [f"it returned {value}" for value in values if not math.isfinite(value)]
-    return [value if math.isfinite(value) else 0.0 for value in values], errors
+        alone = [guarded(function, [prompt], [item]) for prompt, item in zip(prompts, completions, strict=True)]
+        return [values[0] for values, _ in alone], [message for _, messages in alone for message in messages]
+    if len(found) != len(completions):
+        return [0.0] * len(completions), [f"it returned {len(found)} numbers for {len(completions)} completions"] * len(completions)
+    failures = [f"it returned {value}" for value in found if not math.isfinite(value)]
+    return [value if math.isfinite(value) else 0.0 for value in found], failures
 
 
 class RewardModel:
@@ -181,7 +174,7 @@ class RewardModel:
     def _text(self, prompt: Prompt, completion: Completion) -> str:
         if self._tokenizer.chat_template is None:
             return f"{prompt.text}{completion.text}"
-        messages = [{"role": "user", "content": prompt.text}, {"role": "assistant", "content": completion.text}]
+        messages = [*prompt.conversation, {"role": "assistant", "content": completion.text}]
         return str(self._tokenizer.apply_chat_template(messages, tokenize=False))
 
 

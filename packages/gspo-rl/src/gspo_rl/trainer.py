@@ -1,6 +1,6 @@
 """The loop of GSPO: rollout, reward, advantages, mini-batches, loss, step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -213,7 +213,7 @@ class GSPOTrainer:
         progress.unfinished = None
         recorder.begin_training()
         minibatches = rollout.batch.to(training.run.device).split(config.minibatches)
-        if config.noise_every and step.number % config.noise_every == 1 % config.noise_every and not rollout.outcomes:
+        if _is_turn(step.number, config.noise_every) and not rollout.outcomes:
             with recorder.watch.phase("noise"):
                 rollout.metrics |= self._noise_floor(minibatches[0], training, step.number)
         old_logprobs = self._old_logprobs(rollout, minibatches, training)
@@ -294,17 +294,20 @@ class GSPOTrainer:
     def _store(self, run: Run, step: int, indices: Sequence[int], completions: Sequence[Completion], table: RewardTable) -> None:
         """Keeps the completions of a step, and shows one now and then."""
         size, config = self._config.group_size, self._config
+        shows = _is_turn(step, config.show_every)
+        if not (shows or config.store_completions):
+            return
         rows = [
             completion_row("train", indices[row // size], self._prompts[indices[row // size]], item, table.of(row))
             for row, item in enumerate(completions)
         ]
-        if config.show_every and step % config.show_every == 1 % config.show_every:
+        if shows:
             best = max(range(len(rows)), key=lambda row: float(table.total[row]))
             for row in dict.fromkeys((0, best)):
                 _logger.info("  %r -> %r  reward %g", rows[row]["prompt"], rows[row]["text"], float(table.total[row]))
         if config.store_completions:
             rows = run.world.gather_objects(rows)
-            run.write_file(record_name("step", step), packed(rows))
+            self._write_record(run, "step", step, rows)
 
     def _noise_floor(self, minibatch: Batch, training: Training, step: int) -> dict[str, float]:
         world = training.run.world
@@ -386,8 +389,18 @@ class GSPOTrainer:
 
     def _evaluate(self, run: Run, step: int) -> EvaluationResult:
         run.pause_watchdog()
-        rows: list[dict[str, Any]] = []
+        rows: list[dict[str, Any]] | None = [] if self._config.store_completions else None
         result = evaluate(self._engine, self._task, self._sampling, self._evaluation, world=run.world, seed=run.seed, rows=rows)
-        if self._config.store_completions:
-            run.write_file(record_name("evaluation", step), packed(rows))
+        if rows is not None:
+            self._write_record(run, "evaluation", step, rows)
         return result
+
+    @staticmethod
+    def _write_record(run: Run, kind: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        if run.world.is_main:
+            run.write_file(record_name(kind, step), packed(rows))
+
+
+def _is_turn(step: int, every: int) -> bool:
+    """Whether something that happens in the first step, and again after each `every` steps, happens now; never for 0."""
+    return every > 0 and step % every == 1 % every

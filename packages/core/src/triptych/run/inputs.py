@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from triptych.files import sha256
+from triptych.files import sha256, write_atomically
 from triptych.run.identity import RUN_FILES
 from triptych.run.secret import leaves
 from triptych.telemetry.logging import get_logger
@@ -45,21 +43,22 @@ class InputDigests:
         Args:
             path: an existing file or folder.
         """
-        files = list(self._files(path.resolve(), path.resolve())) if path.is_dir() else [path.resolve()]
+        path = path.resolve()
+        files = list(self._files(path, path)) if path.is_dir() else [path]
         seen = hashlib.sha256()
         newest = 0
         for file in files:
             status = file.stat()
             newest = max(newest, status.st_mtime_ns, status.st_ctime_ns)
-            name = file.relative_to(path.resolve()).as_posix()
+            name = file.relative_to(path).as_posix()
             seen.update(json.dumps([name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]).encode())
-        key, fingerprint = str(path.resolve()), seen.hexdigest()
+        key, fingerprint = str(path), seen.hexdigest()
         if self._known.get(key, {}).get("seen") == fingerprint:
             return str(self._known[key]["sha256"])
         if path.is_dir():
             whole = hashlib.sha256()
             for file in files:
-                whole.update(json.dumps([file.relative_to(path.resolve()).as_posix(), sha256(file)]).encode())
+                whole.update(json.dumps([file.relative_to(path).as_posix(), sha256(file)]).encode())
             found = whole.hexdigest()
         else:
             found = sha256(path)
@@ -74,11 +73,7 @@ class InputDigests:
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            # A name of its own: runs that start together write the same cache.
-            descriptor, partial = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.", suffix=".partial")
-            os.close(descriptor)
-            Path(partial).write_text(json.dumps({**_read(self._path), **self._known}, indent=1))
-            Path(partial).replace(self._path)
+            write_atomically(self._path, json.dumps({**_read(self._path), **self._known}, indent=1), shared=True)
         except OSError as error:
             _logger.warning("%s could not be written (%s)", self._path, error.strerror)
         self._is_changed = False

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ def _regrade(arguments: argparse.Namespace) -> str:
         changed = [index for index, (old, new) in enumerate(zip(before, after, strict=True)) if abs(old - new) > 1e-6]
         differing += [(record, index, before[index], after[index]) for index in changed]
         name = f"{record.kind} {record.step}"
-        lines.append(f"{name:24} {len(before):12d} {_mean(before):8.4f} {_mean(after):8.4f} {len(changed):8d}")
+        lines.append(f"{name:24} {len(before):12d} {fmean(before):8.4f} {fmean(after):8.4f} {len(changed):8d}")
     for record, index, old, new in differing[:_SHOWN]:
         row = record.rows[index]
         lines.append(
@@ -57,10 +58,6 @@ def _prompt(row: dict[str, Any], task: Task) -> Prompt:
     if prompt is None or prompt.text != row["prompt"]:
         raise UserError(f"prompt {row['index']} of the {row['split']} split is another one than in the run: restore the task's data")
     return prompt
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / max(1, len(values))
 
 
 def register(verbs: Verbs) -> None:

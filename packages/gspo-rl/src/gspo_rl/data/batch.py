@@ -26,6 +26,11 @@ class Prompt:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     messages: tuple[Mapping[str, str], ...] = ()
 
+    @property
+    def conversation(self) -> list[dict[str, str]]:
+        """The messages for a chat template; of a prompt without any, its text as that of a user."""
+        return [dict(message) for message in self.messages] or [{"role": "user", "content": self.text}]
+
 
 @dataclass(frozen=True, eq=False)
 class Completion:
@@ -120,6 +125,25 @@ def collate(
         response_mask[row, start:end] = True
         sampler_logprobs[row, start:end] = item.logprobs
     return Batch(input_ids, response_mask, sampler_logprobs, rewards.float(), advantages.float())
+
+
+def distinct_prompts(prompt_ids: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], Int[Tensor, " batch"]]:
+    """The distinct prompts in order of their first occurrence, and the index of each sample's prompt among them.
+
+    Example:
+        >>> distinct_prompts([(5,), (5,), (6, 7), (5,)])
+        ([(5,), (6, 7)], tensor([0, 0, 1, 0]))
+    """
+    row_of = {ids: row for row, ids in enumerate(dict.fromkeys(prompt_ids))}
+    return list(row_of), torch.tensor([row_of[ids] for ids in prompt_ids])
+
+
+def left_padded(prompt_ids: Sequence[tuple[int, ...]], pad_id: int) -> tuple[Int[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"]]:
+    """Prompts padded on the left, so that all end at the same position, and the mask of their tokens."""
+    longest = max(len(ids) for ids in prompt_ids)
+    rows = [[pad_id] * (longest - len(ids)) + list(ids) for ids in prompt_ids]
+    real = [[False] * (longest - len(ids)) + [True] * len(ids) for ids in prompt_ids]
+    return torch.tensor(rows, dtype=torch.long), torch.tensor(real)
 
 
 def microbatches(batch: Batch, *, max_tokens: int, at_least: int = 1) -> Iterator[tuple[Int[Tensor, " rows"], Batch]]:

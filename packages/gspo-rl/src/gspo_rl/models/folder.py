@@ -1,6 +1,5 @@
 """What is in a folder that should hold a model in Hugging Face format, before it is loaded."""
 
-import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -50,7 +49,8 @@ def _check_weights(folder: Path, begin: str) -> None:
             raise UserError(f"{folder / _INDEX} is not the index of a model: download it again")
         missing = sorted({str(name) for name in table.values()} - {path.name for path in weights})
         if missing:
-            raise UserError(f"{begin}, which lacks {missing[0]} and {len(missing) - 1} more of its weight files: download them")
+            more = f" and {len(missing) - 1} more of its weight files" if len(missing) > 1 else ""
+            raise UserError(f"{begin}, which lacks {missing[0]}{more}: download what is missing")
     if not weights:
         pickled = sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
         if pickled:
@@ -62,7 +62,7 @@ def _check_weights(folder: Path, begin: str) -> None:
         try:
             with safe_open(path, framework="pt") as file:
                 file.keys()
-        except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        except (SafetensorError, OSError) as error:
             raise UserError(f"{path} is truncated or damaged ({str(error).splitlines()[0]}): download it again") from None
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from gspo_rl.data.batch import Prompt
+from gspo_rl.data.batch import Prompt, distinct_prompts, left_padded
 from gspo_rl.models.folder import check_folder
 from gspo_rl.numerics.logprobs import TokenScores, token_scores, token_scores_from_hidden
 from triptych.errors import UserError
@@ -73,11 +73,10 @@ class TokenScorer(nn.Module):
         device = input_ids.device
         starts = response_mask.int().argmax(dim=1).clamp(min=1).tolist()  # of a row without a response: its first token
         prompts = [tuple(row[:start]) for row, start in zip(input_ids.tolist(), starts, strict=True)]
-        row_of = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
-        rows = torch.tensor([row_of[prompt] for prompt in prompts], device=device)
-        longest = max(starts)
-        padded = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in row_of], device=device)
-        real = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in row_of], device=device)
+        distinct, row_of = distinct_prompts(prompts)
+        rows = row_of.to(device)
+        padded, mask = left_padded(distinct, 0)
+        padded, real = padded.to(device), mask.long().to(device)
         positions = (real.cumsum(dim=1) - 1).clamp(min=0)  # padding is on the left
         output = self.model.base_model(input_ids=padded, attention_mask=real, position_ids=positions, use_cache=True)
         hidden = output.last_hidden_state[:, -1:][rows]
@@ -214,7 +213,7 @@ class Policy:
         return tuple(ids)
 
     def _encode_chat(self, prompt: Prompt) -> list[int]:
-        messages = [dict(message) for message in prompt.messages] or [{"role": "user", "content": prompt.text}]
+        messages = prompt.conversation
         if self._system is not None:
             messages = [{"role": "system", "content": self._system}, *messages]
         options = {"add_generation_prompt": True, **self._template}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gspo_rl.data.batch import Completion, Prompt
@@ -22,25 +22,6 @@ def encode_prompts(policy: Policy, prompts: Sequence[Prompt], num_samples: int, 
     encoded = [policy.encode(prompt) for prompt in prompts]
     check_lengths([len(ids) for ids in encoded], sampling.max_tokens, policy.max_positions)
     return [ids for ids in encoded for _ in range(num_samples)]
-
-
-def distinct_prompts(prompt_ids: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], Int[Tensor, " batch"]]:
-    """The distinct prompts in order of their first occurrence, and the index of each sample's prompt among them.
-
-    Example:
-        >>> distinct_prompts([(5,), (5,), (6, 7), (5,)])
-        ([(5,), (6, 7)], tensor([0, 0, 1, 0]))
-    """
-    row_of = {ids: row for row, ids in enumerate(dict.fromkeys(prompt_ids))}
-    return list(row_of), torch.tensor([row_of[ids] for ids in prompt_ids])
-
-
-def left_padded(prompt_ids: Sequence[tuple[int, ...]], pad_id: int) -> tuple[Int[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"]]:
-    """Prompts padded on the left, so that all end at the same position, and the mask of their tokens."""
-    longest = max(len(ids) for ids in prompt_ids)
-    rows = [[pad_id] * (longest - len(ids)) + list(ids) for ids in prompt_ids]
-    real = [[False] * (longest - len(ids)) + [True] * len(ids) for ids in prompt_ids]
-    return torch.tensor(rows, dtype=torch.long), torch.tensor(real)
 
 
 def build_completions(

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
 
-from gspo_rl.data.batch import Completion, Prompt
+from gspo_rl.data.batch import Completion, Prompt, distinct_prompts, left_padded
 from gspo_rl.models.policy import Policy
-from gspo_rl.rollout.completions import build_completions, distinct_prompts, encode_prompts, left_padded
+from gspo_rl.rollout.completions import build_completions, encode_prompts
 from gspo_rl.rollout.sampling import SamplingConfig, sample_tokens, uniform_noise
 from gspo_rl.rollout.stopping import Stops
 from triptych.errors import UserError
@@ -143,7 +143,7 @@ class StaticCacheEngine:
             sampled = sample_tokens(functional.linear(hidden_BC, self._model.lm_head.weight), noise[:, index], sampling)
             next_B = sampled.tokens
             tokens[rows, index], logprobs[rows, index] = next_B, sampled.logprobs
-            live &= ~stops.ended(tokens[rows, : index + 1])
+            live &= ~stops.ended(tokens[rows, max(0, index + 1 - stops.window) : index + 1])
             feed_watchdog()
             num_live = int(live.sum())
             if num_live == 0 or index + 1 == sampling.max_tokens:

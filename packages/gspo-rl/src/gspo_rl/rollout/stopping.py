@@ -34,20 +34,26 @@ class Stops:
 
     Attributes:
         token_ids: all tokens that end a response.
+        window: number of last tokens of a response that `ended` needs.
     """
 
     def __init__(self, policy: Policy, sampling: SamplingConfig) -> None:
         self.token_ids = tuple(dict.fromkeys([*policy.eos_ids, *sampling.stop_token_ids]))
+        self._ends = torch.tensor(self.token_ids, device=policy.device)
         self._policy = policy
         self._strings = tuple(sampling.stop)
         # A token holds at least one byte of the string, but for the first, which may begin before it.
-        self._window = 1 + max((len(string.encode()) for string in self._strings), default=0)
+        self.window = 1 + max((len(string.encode()) for string in self._strings), default=0)
 
     def ended(self, tokens: Int[Tensor, "batch tokens"]) -> Bool[Tensor, " batch"]:
-        """Whether the last token of each row ends its response; all tokens before belong to the responses."""
-        ended = torch.isin(tokens[:, -1], torch.tensor(self.token_ids, device=tokens.device))
+        """Whether the last token of each row ends its response.
+
+        Args:
+            tokens: the last `window` tokens of each response, or all of a shorter one; more do not change the answer.
+        """
+        ended = torch.isin(tokens[:, -1], self._ends)
         if self._strings:
-            texts = [self._policy.decode(row) for row in tokens[:, -self._window :].tolist()]
+            texts = [self._policy.decode(row) for row in tokens[:, -self.window :].tolist()]
             ended |= torch.tensor([self._first(text) is not None for text in texts], device=tokens.device)
         return ended
 

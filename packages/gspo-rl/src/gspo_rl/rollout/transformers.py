@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from transformers import Cache, GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from gspo_rl.data.batch import Completion, Prompt
+from gspo_rl.data.batch import Completion, Prompt, distinct_prompts, left_padded
 from gspo_rl.models.policy import Policy
-from gspo_rl.rollout.completions import build_completions, distinct_prompts, encode_prompts, left_padded
+from gspo_rl.rollout.completions import build_completions, encode_prompts
 from gspo_rl.rollout.sampling import SamplingConfig, sample_tokens, uniform_noise
 from gspo_rl.rollout.stopping import Stops
 from triptych.run.signals import feed_watchdog

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 from typing import NamedTuple
 
 from triptych.errors import UserError
@@ -63,6 +64,7 @@ class Answer:
     brackets: str = ""
 
 
+@lru_cache(maxsize=2**16)
 def parse_answer(answer: str, answer_type: str = "auto") -> Answer:
     r"""The type and value of a reference answer.
 

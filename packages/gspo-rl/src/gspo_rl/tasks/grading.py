@@ -13,7 +13,7 @@ from triptych.errors import UserError
 _TOLERANCE = 1e-6
 
 
-def grade(answer: str | Answer, response: str, *, answer_type: str = "auto", tolerance: float = _TOLERANCE) -> float:
+def grade(answer: str, response: str, *, answer_type: str = "auto", tolerance: float = _TOLERANCE) -> float:
     r"""The reward of the JSON-lines task: 1 if the response states the answer, else 0.
 
     What a response states is the content of its last `\boxed{}`, else the line after its last `####`, else its last value of the
@@ -21,7 +21,7 @@ def grade(answer: str | Answer, response: str, *, answer_type: str = "auto", tol
     tuple one by one, formulas by `math-verify`, choices and texts by their last line without case and punctuation.
 
     Args:
-        answer: the reference answer, or the result of `parse_answer`.
+        answer: the reference answer.
         response: text of a finished response; `JsonlTask` gives a response that the token limit cut the reward 0.
         answer_type: one of `ANSWER_TYPES`; `auto` finds it from the answer.
         tolerance: largest difference of a decimal number from the answer, as a fraction of the answer.
@@ -34,7 +34,7 @@ def grade(answer: str | Answer, response: str, *, answer_type: str = "auto", tol
         (1.0, 0.0, 0.0, 1.0)
     """
     check_tolerance(tolerance)
-    reference = parse_answer(answer, answer_type) if isinstance(answer, str) else answer
+    reference = parse_answer(answer, answer_type)
     marked = marked_part(response)
     stated = response if marked is None else marked
     if reference.type == "symbolic":

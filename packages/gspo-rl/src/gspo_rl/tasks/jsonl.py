@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from gspo_rl.data.batch import Completion, Prompt
-from gspo_rl.tasks.answers import ANSWER_TYPES, Answer, parse_answer
+from gspo_rl.tasks.answers import ANSWER_TYPES, parse_answer
 from gspo_rl.tasks.grading import check_library, check_tolerance, grade
 from triptych.errors import UserError
 from triptych.files import parse_json
@@ -51,7 +51,6 @@ class JsonlTask:
             raise UserError(f"task.held_out_fraction is {held_out_fraction}: it must lie between 0 and 1")
         self._type = answer_type
         self._tolerance = tolerance
-        self._answers: dict[str, Answer] = {}
         prompts = self._read(Path(path))
         if held_out_path is not None:
             self._splits = {"train": prompts, "held_out": self._read(Path(held_out_path))}
@@ -80,12 +79,7 @@ class JsonlTask:
 
     def blind_reward(self, prompt: Prompt, completion: Completion) -> float:
         """1 if the response matches the answer, also one that the token limit cut; else 0."""
-        return grade(self._parse(prompt.answer), completion.text, tolerance=self._tolerance)
-
-    def _parse(self, answer: str) -> Answer:
-        if answer not in self._answers:
-            self._answers[answer] = parse_answer(answer, self._type)
-        return self._answers[answer]
+        return grade(prompt.answer, completion.text, answer_type=self._type, tolerance=self._tolerance)
 
     def demonstrate(self, prompt: Prompt, generator: torch.Generator) -> str:
         """The demonstration of the line, or its answer."""
@@ -111,7 +105,7 @@ class JsonlTask:
                 raise UserError(f"{where} lacks the text 'question' or the text or number 'answer': fix or remove the line")
             answer = str(row["answer"])
             try:
-                is_formula = self._parse(answer).type == "symbolic"
+                is_formula = parse_answer(answer, self._type).type == "symbolic"
             except UserError as error:
                 raise UserError(f"{where}: {error}") from None
             if is_formula:
