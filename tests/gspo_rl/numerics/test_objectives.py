@@ -304,3 +304,17 @@ def test_every_sequence_has_weight_one_whatever_its_tokens(objective: Callable[.
     output = objective(logprobs, old, torch.randn(3), mask, behavior_logprobs=old)
     before_forward = objective(torch.zeros(3, 5), torch.zeros(3, 5), torch.zeros(3), mask)
     assert output.weights.tolist() == before_forward.weights.tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("objective", [gspo, gspo_token, grpo])
+@pytest.mark.parametrize(("log_ratio", "advantage"), [(500.0, 1.0), (500.0, 0.0), (-500.0, -1.0), (-500.0, 0.0)])
+def test_a_ratio_that_overflows_where_the_clip_holds_has_gradient_zero(
+    objective: Callable[..., ObjectiveOutput], log_ratio: float, advantage: float
+) -> None:
+    logprobs = torch.zeros(1, 3, requires_grad=True)
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    losses = objective(logprobs, torch.full((1, 3), -log_ratio), torch.tensor([advantage]), mask, clip_low=3e-4, clip_high=4e-4).losses
+    losses.sum().backward()
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == [[0.0, 0.0, 0.0]]
+    torch.testing.assert_close(losses, torch.tensor([-advantage * (1 + 4e-4 if log_ratio > 0 else 1 - 3e-4)]))

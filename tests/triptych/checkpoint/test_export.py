@@ -14,6 +14,7 @@ from triptych.checkpoint.export import export
 from triptych.checkpoint.model_folder import ModelFolder, ModelParts
 from triptych.errors import UserError
 from triptych.optim import OptimizerConfig
+from triptych.own_files import JOURNAL, OwnFiles
 from triptych.run.config import RunConfig
 from triptych.run.session import Run
 from triptych.strategy.ddp import DDPStrategy
@@ -143,12 +144,17 @@ def test_several_runs_are_exported_only_as_stages_of_one_training(tmp_path: Path
 def test_an_export_that_was_interrupted_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(tmp_path, "a")
 
-    def interrupt(*arguments: object) -> None:
-        raise KeyboardInterrupt
+    install = OwnFiles.install
+
+    def interrupt(own: OwnFiles, *arguments: Path | str) -> None:
+        if own.folder == tmp_path / "a" / "export":  # not while its parts are written
+            raise KeyboardInterrupt
+        install(own, *arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr("triptych.own_files.OwnFiles.install", interrupt)
+        patch.setattr(OwnFiles, "install", interrupt)
         with pytest.raises(KeyboardInterrupt):
             export(tmp_path / "a")
+    assert [path.name for path in (tmp_path / "a" / "export").iterdir()] == [JOURNAL]
     folder, _ = export(tmp_path / "a")
     assert (folder / "encoder.safetensors").is_file()
