@@ -26,6 +26,28 @@ print("alive still", flush=True)
     assert (done.returncode, done.stdout) == (-signal.SIGTERM, "alive\n"), done.stderr
 
 
+@pytest.mark.parametrize(("command", "warns"), [("os.kill(os.getpid(), signal.SIGTERM)", False), ("sys.exit('already completing')", True)])
+def test_a_requeue_survives_the_end_of_the_grace_time(command: str, warns: bool) -> None:
+    """The scheduler sends SIGTERM to every process of the job, the command that requeues it included, and requeues by itself."""
+    script = f"""
+import signal, subprocess, sys, triptych.run.signals as found
+found._SCHEDULER_SECONDS = 0.0
+def requeue(number, frame):
+    subprocess.check_call([sys.executable, "-c", "import os, signal, sys; {command}"])
+    print("requeued", flush=True)
+signal.signal(signal.SIGUSR2, requeue)
+interruption = found.Interruption()
+interruption.install()
+signal.raise_signal(signal.SIGUSR2)
+interruption.requeue(lambda: print("left", flush=True))
+signal.raise_signal(signal.SIGTERM)
+print("waited", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, ["left", "waited"] if warns else ["left", "requeued", "waited"]), done.stderr
+    assert ("waiting for the scheduler" in done.stderr) == warns
+
+
 LOOP = """
 import os, signal, sys
 from triptych.run.config import RunConfig

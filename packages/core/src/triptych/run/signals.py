@@ -1,8 +1,10 @@
 """Signal handling (SIGTERM, Slurm preemption) and a watchdog for hung processes."""
 
 import faulthandler
+import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -10,7 +12,10 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+_logger = logging.getLogger(__name__)
+
 _SAME_SIGNAL_SECONDS = 3.0
+_SCHEDULER_SECONDS = 120.0
 _FEED_SECONDS = 1.0
 _watchdog: dict[str, float] = {}  # of this process: its seconds, and when it was started
 
@@ -69,7 +74,10 @@ class Interruption:
         return (0, int(signal.SIGTERM), int(self._preemption))[priority]
 
     def requeue(self, leave: Callable[[], None]) -> None:
-        """Calls the preemption handler of the scheduler's launcher if a preemption was recorded; it does not return then.
+        """Calls the preemption handler of the scheduler's launcher if a preemption was recorded; the scheduler ends the process then.
+
+        At the end of its grace time the scheduler requeues the job by itself and sends SIGTERM to every process of it, also to
+        the handler's own command (`scontrol requeue`): that command ignores SIGTERM, and its failure is a warning.
 
         Args:
             leave: called first; releases what the requeued job needs.
@@ -77,8 +85,12 @@ class Interruption:
         handler = self._before.get(self._preemption)
         if self.signal_number == self._preemption and callable(handler):
             leave()
-            handler(self._preemption, sys._getframe())
-            time.sleep(120)  # one task requeues the job; the others wait until the scheduler ends them
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # child processes inherit it
+            try:
+                handler(self._preemption, sys._getframe())
+            except subprocess.SubprocessError as error:
+                _logger.warning("the job was not requeued by this process (%s): waiting for the scheduler", error)
+            time.sleep(_SCHEDULER_SECONDS)  # one task requeues the job; the others wait until the scheduler ends them
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGTERM:
