@@ -85,4 +85,6 @@ def test_noise_above_the_limit_is_named_with_the_remedies(capsys: pytest.Capture
     assert said.startswith("step 7: with equal weights, the ratios of the sampler and the trainer differ by 30 clip widths")
     assert all(remedy in said for remedy in ("float32", "trainer.old_logprobs=recompute", "a wider clip range"))
     Diagnosis(is_main=False).observe_noise(7, {"noise/sampler_clip_widths": 30.0})
+    recomputed = Diagnosis(is_main=True, uses_sampler=False)
+    recomputed.observe_noise(7, {"noise/sampler_clip_widths": 30.0, "noise/batching_clip_widths": 0.1})
     assert capsys.readouterr().out == ""

@@ -167,6 +167,20 @@ def test_recomputed_old_logprobs_are_the_samplers_up_to_rounding(tmp_path: Path)
                 assert found[key] == pytest.approx(expected[key], abs=1e-4), key
 
 
+def test_rollouts_in_bfloat16_follow_the_weights_of_a_float32_trainer(tmp_path: Path) -> None:
+    low = partial(StaticCacheEngine, dtype="bfloat16")
+    rows = fit(tmp_path, noise_every=1, max_steps=6, engine=low, old_logprobs="recompute", learning_rate=3e-3)
+    exact = fit(tmp_path, "b", noise_every=1, max_steps=6, old_logprobs="recompute", learning_rate=3e-3)
+    noise = [row["noise/sampler_clip_widths"] for row in rows if "noise/sampler_clip_widths" in row]
+    reference = [row["noise/sampler_clip_widths"] for row in exact if "noise/sampler_clip_widths" in row]
+    assert len(noise) == 6
+    # Rounding alone, in every step: weights that stay behind would differ by the moves of the policy, which add up.
+    assert max(reference) < 0.1 < min(noise)
+    assert max(noise) < 5 * min(noise)
+    moves = [row["ratio_clip_widths/minibatch_1"] for row in rows if "ratio_clip_widths/minibatch_1" in row]
+    assert max(moves) > 2 * max(noise), "the case does not move"
+
+
 def test_both_engines_train_alike(tmp_path: Path) -> None:
     static, plain = fit(tmp_path, "a"), fit(tmp_path, "b", engine=TransformersEngine)
     for found, expected in zip(static, plain, strict=True):

@@ -208,6 +208,20 @@ def test_the_way_of_prompting_is_saved_with_the_policy(small_policy: Policy, tmp
     assert spelled(small_policy, pretrained_policy(str(tmp_path), chat=False).encode(prompt)) == "hi"
 
 
+def test_a_copy_in_bfloat16_keeps_the_rotary_frequencies_and_the_tied_head(small_policy: Policy) -> None:
+    """A model that is cast as a whole rounds its rotary frequencies too: after some hundred tokens it sees other positions."""
+    policy = chat_policy(small_policy, system="be brief")
+    low = policy.in_precision("bfloat16")
+    assert low.dtype == torch.bfloat16
+    for (name, buffer), (_, own) in zip(low.model.named_buffers(), policy.model.named_buffers(), strict=True):
+        assert buffer.dtype == own.dtype, name
+        assert buffer.equal(own)
+    for name, parameter in low.model.named_parameters():
+        assert parameter.equal(policy.model.get_parameter(name).bfloat16())
+    assert (low.model.lm_head.weight is low.model.model.embed_tokens.weight) == policy.model.config.tie_word_embeddings
+    assert low.encode(Prompt("hi", "")) == policy.encode(Prompt("hi", ""))
+
+
 def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(small_policy: Policy) -> None:
     small_policy.tokenizer.add_tokens(["<new>"])
     with pytest.raises(UserError, match="the tokenizer has 100 tokens and the model embeddings of 99"):

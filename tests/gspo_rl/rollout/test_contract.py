@@ -133,6 +133,38 @@ def test_a_float32_engine_is_exact_and_repeatable_and_closes_twice(build: Callab
     assert not build(small_policy).is_exact
 
 
+def test_a_bfloat16_engine_rounds_the_newest_weights_and_leaves_the_policy_alone(
+    build: Callable[..., RolloutEngine], small_policy: Policy
+) -> None:
+    before = {name: own.clone() for name, own in small_policy.model.state_dict().items()}
+    engine = build(small_policy, dtype="bfloat16")
+    assert not engine.is_exact
+    exact = build(small_policy)
+    for version in (0, 1):
+        newer = {name: own + version * 0.5 * torch.randn_like(own) for name, own in small_policy.model.named_parameters(prefix="model")}
+        engine.update_weights(iter(newer.items()), version=version)
+        for name, own in small_policy.model.state_dict().items():
+            assert own.dtype == torch.float32
+            assert own.equal(before[name]), "the trainer's weights were rounded"
+        completions = engine.generate(PROMPTS, 1, SamplingConfig(max_tokens=24, temperature=0.7), seeds=SEEDS)
+        exact.update_weights(iter(newer.items()), version=version)
+        for completion in completions:
+            assert completion.weight_version == version
+            ids = torch.tensor([[*completion.prompt_ids, *completion.token_ids.tolist()]])
+            logprobs = torch.log_softmax(small_policy.model(input_ids=ids).logits[0] / 0.7, dim=-1)
+            start = len(completion.prompt_ids)
+            expected = logprobs[start - 1 : -1].gather(1, ids[0, start:, None]).squeeze(1)
+            # 8 bits of mantissa: 0.4 % of logits of size 1 to 10
+            assert (completion.logprobs - expected).abs().max() < 0.3
+            assert (completion.logprobs - expected).abs().max() > 1e-5, "it computes in float32"
+        before = {name: own.clone() for name, own in small_policy.model.state_dict().items()}
+
+
+def test_an_unknown_precision_is_refused(build: Callable[..., RolloutEngine], small_policy: Policy) -> None:
+    with pytest.raises(UserError, match="rollout.dtype is 'int8': choose one of float32, bfloat16"):
+        build(small_policy, dtype="int8")
+
+
 def test_samples_follow_the_policy(build: Callable[..., RolloutEngine], ending_policy: Policy) -> None:
     """2000 first tokens against their probabilities: Pearson's chi-squared over the likelier tokens."""
     count = 2000

@@ -19,10 +19,12 @@ class Diagnosis:
 
     Args:
         is_main: whether this rank logs.
+        uses_sampler: whether the ratio's denominators are the sampler's, so that its noise counts as a change of the policy.
     """
 
-    def __init__(self, *, is_main: bool) -> None:
+    def __init__(self, *, is_main: bool, uses_sampler: bool = True) -> None:
         self._is_main = is_main
+        self._uses_sampler = uses_sampler
         self._said: set[str] = set()
         self._in_a_row: dict[str, int] = {}
 
@@ -65,7 +67,7 @@ class Diagnosis:
         """Called after each measurement of the noise floor."""
         for kind, parts in (("sampler", "the sampler and the trainer"), ("batching", "two batchings of the trainer")):
             noise = metrics.get(f"noise/{kind}_clip_widths", 0.0)
-            if noise > MOST_NOISE:
+            if noise > MOST_NOISE and (kind == "batching" or self._uses_sampler):
                 self._say(
                     f"noise {kind}",
                     step,

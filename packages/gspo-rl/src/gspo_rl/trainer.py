@@ -176,16 +176,15 @@ class GSPOTrainer:
         exportable = Exportable("hugging_face", "model", self.policy.scorer, self.policy.save_files)
         self.policy.scorer = self._strategy.prepare(self.policy.scorer, lambda model: build_adamw(model, self._optimizer))
         recorder = StepRecorder(self.policy.scorer, run.device, run.peak_flops(self._strategy.precision))
-        diagnosis = Diagnosis(is_main=run.world.is_main)
+        diagnosis = Diagnosis(is_main=run.world.is_main, uses_sampler=config.old_logprobs == "engine")
         training = Training(run, ShuffledOrder(len(self._prompts), seed=run.seed), progress, guard, recorder, diagnosis)
         state: dict[str, Saveable] = {"model": self._strategy, "trainer": progress, "guard": guard}
         restored = run.begin(state, columns=COLUMNS, exportable=exportable)
+        self._engine.update_weights(self._strategy.full_parameters(), version=(restored or 0) * config.minibatches)
         if restored is None:
             progress.before = self._evaluate(run, 0)
             run.log(progress.before.metrics(), step=0)
             run.checkpoint(0, state)
-        else:
-            self._engine.update_weights(self._strategy.full_parameters(), version=restored * config.minibatches)
 
         def evaluate_policy() -> dict[str, float]:
             progress.after = self._evaluate(run, step.number)

@@ -1,5 +1,6 @@
 """Policies: a causal language model with its tokenizer, and a module that scores response tokens."""
 
+import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -248,10 +249,28 @@ class Policy:
         return text
 
     @torch.no_grad()
+    def in_precision(self, dtype: str) -> "Policy":
+        """The same prompting with a copy of the model in another precision; `copy_parameters` rounds newer weights into it.
+
+        Args:
+            dtype: `float32` or `bfloat16`.
+
+        Raises:
+            UserError: if `dtype` is unknown.
+        """
+        if dtype not in DTYPES:
+            raise UserError(f"rollout.dtype is '{dtype}': choose one of {', '.join(DTYPES)}, or null for that of the policy")
+        model = copy.deepcopy(self.model)
+        for parameter in model.parameters():  # not the buffers: rotary frequencies need float32
+            parameter.data = parameter.data.to(DTYPES[dtype])
+        model.config.dtype = DTYPES[dtype]
+        return Policy(model.requires_grad_(False), self.tokenizer, chat=self._chat, template=self._prompting()["template"])
+
+    @torch.no_grad()
     def copy_parameters(self, parameters: Iterator[tuple[str, Tensor]]) -> None:
         """Copies the parameters of another `TokenScorer` of the same architecture into the model, by name.
 
-        Tensors that share storage with the model's own are skipped.
+        Tensors that share storage with the model's own are skipped, and others rounded to its precision.
         """
         own = dict(self.model.named_parameters(prefix="model"))
         for name, parameter in parameters:
@@ -272,8 +291,11 @@ class Policy:
 
     def _save_prompting(self, directory: Path) -> None:
         self.tokenizer.save_pretrained(directory)
+        (directory / _PROMPTING).write_text(json.dumps(self._prompting()))
+
+    def _prompting(self) -> dict[str, Any]:
         template = self._template if self._system is None else {**self._template, "system": self._system}
-        (directory / _PROMPTING).write_text(json.dumps({"chat": self._chat, "template": template}))
+        return {"chat": self._chat, "template": template}
 
     def _check_head(self, remedy: str) -> None:
         """Compares the logits of a few tokens with the plain product of hidden states and head."""
