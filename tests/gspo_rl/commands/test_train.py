@@ -46,7 +46,7 @@ def test_the_logged_commands_keep_the_overrides(run_command: Callable[..., int],
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith(("continue", "evaluate"))}
     repeated = " ".join(argument for argument in QUICK if not argument.startswith("trainer.max_steps"))
     assert lines["continue"].endswith(f'make train-gspo ARGS="{repeated} seed=5 name=t trainer.max_steps=4"')
-    assert lines["evaluate"].endswith('make evaluate-gspo ARGS="policy.path=outputs/t/policy task=arithmetic sampling.max_tokens=8 seed=5"')
+    assert lines["evaluate"].endswith('make evaluate-gspo ARGS="policy.path=outputs/t/policy seed=5"')
 
 
 def test_an_invalid_objective_is_refused_before_a_folder_is_made(

@@ -12,7 +12,7 @@ from gspo_rl.data.batch import Completion, Prompt
 from gspo_rl.records import completion_row
 from gspo_rl.rewards import TASK, guarded, task_reward
 from gspo_rl.rollout import RolloutEngine
-from gspo_rl.rollout.sampling import SamplingConfig
+from gspo_rl.rollout.sampling import SamplingConfig, SamplingOverrides
 from gspo_rl.tasks import CORRECT, BlindTask, Task
 from triptych.distributed import World
 from triptych.errors import UserError
@@ -33,12 +33,14 @@ class EvaluationConfig:
         split: `held_out` or `train`.
         num_prompts: number of prompts, starting with the first; all of them if the split has fewer.
         num_samples: samples per prompt, at the sampling settings.
+        sampling: where evaluations sample otherwise than rollouts.
         confidence: coverage of the bootstrap intervals over prompts.
     """
 
     split: str = "held_out"
     num_prompts: int = 256
     num_samples: int = 4
+    sampling: SamplingOverrides = field(default_factory=SamplingOverrides)
     confidence: float = 0.95
 
     def __post_init__(self) -> None:
@@ -129,6 +131,7 @@ def evaluate(
     *,
     world: World,
     seed: int,
+    indices: Sequence[int] | None = None,
     rows: list[dict[str, Any]] | None = None,
 ) -> EvaluationResult:
     """Samples every prompt `config.num_samples` times and once greedily, and grades all completions.
@@ -139,24 +142,26 @@ def evaluate(
     Args:
         engine: the sampler, holding the policy.
         task: prompts and rewards.
-        sampling: length, temperature and truncation of responses.
+        sampling: length, temperature and truncation of responses, unless `config.sampling` has others.
         config: prompts and samples.
         world: prompts are sharded over its ranks.
         seed: seed of the noise.
+        indices: of the prompts of the split to choose from, such as those that fit; None for all.
         rows: receives every completion of all ranks, see `gspo_rl.records`; None to drop them.
     """
+    sampling = config.sampling.over(sampling)
     all_prompts = task.prompts(config.split)
-    num_prompts = min(config.num_prompts, len(all_prompts))
+    chosen = (range(len(all_prompts)) if indices is None else indices)[: config.num_prompts]
+    num_prompts = len(chosen)
     graded: list[_Graded] = []
     with progress(num_prompts, "evaluating", unit="prompt", enabled=world.is_main) as bar:
         own = list(world.shard(num_prompts))
         # Prompts of a chunk: about 512 completions, the greedy one of each prompt included, between updates of the bar.
         chunk = max(1, 512 // (config.num_samples + 1))
         for start in range(0, len(own), chunk):
-            indices = own[start : start + chunk]
-            prompts = [all_prompts[index] for index in indices]
-            graded += _grade(engine, task, sampling, prompts, indices, config, seed)
-            bar.update(len(indices) * world.size)
+            part = [chosen[position] for position in own[start : start + chunk]]
+            graded += _grade(engine, task, sampling, [all_prompts[index] for index in part], part, config, seed)
+            bar.update(len(part) * world.size)
     graded = world.gather_objects(graded)
     if rows is not None:
         rows += [row for item in graded for row in item.rows]
@@ -182,7 +187,7 @@ def evaluate(
         blind=interval(torch.tensor(blind, dtype=torch.float64)) if blind else None,
         blind_per_prompt=tuple(blind),
         truncated=sum(item.num_truncated for item in graded) / (len(graded) * config.num_samples),
-        prompts_digest=_digest([all_prompts[index] for index in range(num_prompts)]),
+        prompts_digest=_digest([all_prompts[index] for index in chosen]),
     )
 
 

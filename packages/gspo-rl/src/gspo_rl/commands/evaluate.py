@@ -4,21 +4,28 @@ import json
 import time
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from omegaconf import MISSING
 from transformers.utils.logging import disable_progress_bar
 
 from gspo_rl.evaluation import EvaluationConfig, EvaluationResult, evaluate
-from gspo_rl.rollout.sampling import SamplingConfig
+from gspo_rl.models.folder import check_path
+from gspo_rl.models.recorded import read_recorded
+from gspo_rl.preflight import PromptConfig, usable_prompts
+from gspo_rl.records import packed, record_name
+from gspo_rl.rollout.sampling import SamplingConfig, SamplingOverrides
 from triptych.commands.build import build
 from triptych.commands.entry_point import entry_point
 from triptych.commands.messages import choice_name
+from triptych.errors import UserError
 from triptych.report import ReportConfig, Samples
 from triptych.run.config import RunConfig
 from triptych.run.secret import without_secrets
 from triptych.run.session import Run
+from triptych.run.targets import CORE, check_targets
 from triptych.telemetry.logging import get_logger
 
 _logger = get_logger("evaluate")
@@ -30,10 +37,12 @@ class EvaluateConfig(RunConfig):
 
     Attributes:
         policy: the model to evaluate (group `policy`).
-        task: prompts and rewards (group `task`).
+        task: prompts and rewards (group `task`); None for the task that the policy was trained on.
         rollout: the sampler (group `rollout`).
-        sampling: length, temperature and truncation of responses.
+        prompts: the longest prompt, and what a longer one is met with.
+        sampling: length, temperature and truncation of responses, where they differ from those of the policy's training.
         evaluation: split, number of prompts and samples.
+        store_completions: whether every completion is kept in `completions/`.
     """
 
     RENAMED: ClassVar[Mapping[str, str]] = {
@@ -42,31 +51,66 @@ class EvaluateConfig(RunConfig):
     }
 
     policy: Any = MISSING
-    task: Any = MISSING
+    task: Any = None
     rollout: Any = MISSING
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    prompts: PromptConfig = field(default_factory=PromptConfig)
+    sampling: SamplingOverrides = field(default_factory=SamplingOverrides)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    store_completions: bool = True
 
 
 @entry_point("gspo", "evaluate", EvaluateConfig)
 def main(config: EvaluateConfig) -> float:
     """Evaluates, writes the run's folder and returns the accuracy."""
     disable_progress_bar()  # transformers shows one for every file it reads
+    config, sampling = _as_trained(config)
+    rows: list[dict[str, Any]] | None = [] if config.store_completions else None
     with Run.open(config) as run:
         task = build(config.task)
         policy = build(config.policy, device=run.device)
         with closing(build(config.rollout, policy)) as engine:
             run.begin({})
             started = time.perf_counter()
-            result = evaluate(engine, task, config.sampling, config.evaluation, world=run.world, seed=config.seed)
+            indices = usable_prompts(policy, task, config.evaluation.split, sampling, config.prompts, most=config.evaluation.num_prompts)
+            result = evaluate(engine, task, sampling, config.evaluation, world=run.world, seed=config.seed, indices=indices, rows=rows)
             seconds = time.perf_counter() - started
         if run.world.is_main:
-            _conclude(config, run, result, seconds)
+            if rows is not None:
+                run.write_file(record_name("evaluation", 0), packed(rows))
+            _conclude(config, run, result, sampling, seconds)
         run.world.barrier()
     return result.accuracy.mean
 
 
-def _conclude(config: EvaluateConfig, run: Run, result: EvaluationResult, seconds: float) -> None:
+def _as_trained(config: EvaluateConfig) -> tuple[EvaluateConfig, SamplingConfig]:
+    """The config with the task that the policy was trained on unless it names one, and the sampling of the evaluation.
+
+    Raises:
+        UserError: if the policy's folder tells no task, or one of code that is not allowed.
+    """
+    path, training = config.policy.get("path"), None
+    if isinstance(path, str):
+        check_path(path)
+        training = read_recorded(Path(path))["training"]
+    training = training or {}
+    if config.task is None:
+        if not isinstance(training.get("task"), Mapping):
+            raise UserError(
+                f"the folder of the policy ({path}) does not tell what it was trained on: choose a task, such as task=arithmetic"
+            )
+        # The folder may come from elsewhere, so that only code of these packages is built unless the user allows more.
+        check_targets(training["task"], {CORE, "gspo_rl"}, config.allowed_targets or [])
+        config = replace(config, task=training["task"])
+    try:
+        recorded = SamplingConfig(**(training.get("sampling") or {}))
+    except TypeError as error:
+        raise UserError(
+            f"the folder of the policy ({path}) names settings of sampling that do not exist ({error}): save it again"
+        ) from error
+    return config, config.evaluation.sampling.over(config.sampling.over(recorded))
+
+
+def _conclude(config: EvaluateConfig, run: Run, result: EvaluationResult, sampling: SamplingConfig, seconds: float) -> None:
     k = config.evaluation.num_samples
     rows = {f"avg@{k}": result.accuracy, "greedy": result.greedy} | {f"pass@{n}": value for n, value in result.pass_at.items()}
     summary = {
@@ -89,7 +133,7 @@ def _conclude(config: EvaluateConfig, run: Run, result: EvaluationResult, second
         headline={name: value.percent() for name, value in rows.items()},
         notes=[
             f"{len(result.per_prompt)} prompts of the {config.evaluation.split} split, {k} samples each at temperature "
-            f"{config.sampling.temperature:g}; {100 * config.evaluation.confidence:g} % bootstrap intervals over prompts."
+            f"{sampling.temperature:g}; {100 * config.evaluation.confidence:g} % bootstrap intervals over prompts."
         ],
         samples=[Samples("Samples", ("prompt", "answer", "completion", "reward"), shown)],
     )

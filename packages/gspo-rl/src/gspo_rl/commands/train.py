@@ -5,17 +5,17 @@ import shlex
 import sys
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING
 from transformers.utils.logging import disable_progress_bar
 
 from gspo_rl.evaluation import EvaluationConfig
 from gspo_rl.numerics.objectives import Objective
+from gspo_rl.preflight import PromptConfig
 from gspo_rl.report import summarize, training_report
 from gspo_rl.rewards import TASK, RewardConfig, build_rewards
 from gspo_rl.rollout.sampling import SamplingConfig
@@ -27,6 +27,7 @@ from triptych.commands.messages import choice_name
 from triptych.commands.sweep import is_member
 from triptych.optim import OptimizerConfig
 from triptych.run.config import RunConfig
+from triptych.run.secret import without_secrets
 from triptych.run.session import Run
 from triptych.telemetry.logging import get_logger
 from triptych.telemetry.tracking.jsonl import read_rows
@@ -45,6 +46,7 @@ class TrainConfig(RunConfig):
         rewards: weights of the task's reward and of further reward functions, by name.
         rollout: the sampler (group `rollout`).
         strategy: how the model is placed and stepped (group `strategy`).
+        prompts: the longest prompt, and what a longer one is met with.
         sampling: length, temperature and truncation of responses.
         cold_start: the supervised phase before.
         optimizer: AdamW and its learning-rate curve.
@@ -63,6 +65,7 @@ class TrainConfig(RunConfig):
     rewards: dict[str, RewardConfig] = field(default_factory=lambda: {TASK: RewardConfig()})
     rollout: Any = MISSING
     strategy: Any = MISSING
+    prompts: PromptConfig = field(default_factory=PromptConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -88,6 +91,8 @@ def main(config: TrainConfig) -> float:
     with Run.open(config, budget_keys=budget_keys, tracker=tracker) as run:
         task = build(config.task)
         policy = build(config.policy, device=run.device)
+        sampling = config.evaluation.sampling.over(config.sampling)
+        policy.training = {"task": without_secrets(config.task), "sampling": asdict(sampling)}
         strategy = build(config.strategy, run.world, max_grad_norm=config.optimizer.max_grad_norm)
         with closing(build(config.rollout, policy)) as engine:
             trainer = GSPOTrainer(
@@ -100,6 +105,7 @@ def main(config: TrainConfig) -> float:
                 sampling=config.sampling,
                 optimizer=config.optimizer,
                 evaluation=config.evaluation,
+                prompts=config.prompts,
             )
             if not run.checkpoint_steps:  # a resumed run reads its weights from the checkpoint
                 identity = {"policy": config.policy, "task": config.task}
@@ -128,11 +134,12 @@ def _conclude(config: TrainConfig, run: Run, trainer: GSPOTrainer, result: FitRe
         "world_size": run.world.size,
         "policy": str(folder),
     }
+    temperature = config.evaluation.sampling.over(config.sampling).temperature
     widths = (config.objective.get("clip_low"), config.objective.get("clip_high"))
     page = training_report(
         f"{choice_name(config.objective).upper()} on {choice_name(config.task)}: {config.name}",
         f"Accuracy is the mean over {len(result.after.per_prompt)} held-out prompts of {config.evaluation.num_samples} samples each, at "
-        f"temperature {config.sampling.temperature:g}. One step is a rollout batch of {config.trainer.prompts_per_step} prompts with "
+        f"temperature {temperature:g}. One step is a rollout batch of {config.trainer.prompts_per_step} prompts with "
         f"{config.trainer.group_size} samples each, in {config.trainer.minibatches} mini-batches.",
         result,
         num_minibatches=config.trainer.minibatches,
@@ -161,12 +168,9 @@ def _log_next_commands(config: TrainConfig, run: Run, folder: Path) -> None:
         processes = f" NPROC={run.world.size}" if run.world.size > 1 else ""
         longer = " ".join([*same, f"trainer.max_steps={2 * config.trainer.max_steps}"])
         _logger.info('continue           make train-gspo%s ARGS="%s"', processes, longer)
-    # Another task, seed or temperature would measure something else, possibly on prompts of the training.
-    kept = ("task.", "seed=", "output_root=")
-    same = [shlex.quote(argument) for argument in arguments if argument.startswith(kept)]
-    task = HydraConfig.get().runtime.choices["task"]
-    sampling = [f"sampling.{key}={value}" for key, value in vars(config.sampling).items() if value != getattr(SamplingConfig(48), key)]
-    _logger.info('evaluate           make evaluate-gspo ARGS="%s"', " ".join([f"policy.path={folder}", f"task={task}", *sampling, *same]))
+    # The policy's folder tells its task and sampling. Another seed would measure with other noise.
+    same = [shlex.quote(argument) for argument in arguments if argument.startswith(("seed=", "output_root="))]
+    _logger.info('evaluate           make evaluate-gspo ARGS="%s"', " ".join([f"policy.path={folder}", *same]))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,23 @@ _LFS = b"version https://git-lfs"
 _INDEX = "model.safetensors.index.json"
 
 
+def check_path(path: str) -> None:
+    """Refuses a path at which there is no model; a name of the hub passes.
+
+    Args:
+        path: a folder, or a name such as `Qwen/Qwen3-0.6B`.
+
+    Raises:
+        UserError: if there is no such folder, or see `check_folder`.
+    """
+    if Path(path).is_dir():
+        check_folder(Path(path))
+    elif Path(path).suffix == ".gguf":
+        raise UserError(f"policy.path is '{path}', a GGUF file: triptych import-gguf {path} <folder>, and give that folder")
+    elif path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise UserError(f"policy.path is '{path}': there is no such folder")
+
+
 def check_folder(folder: Path) -> None:
     """Refuses what is no complete model in safetensors, and names what it is instead.
 

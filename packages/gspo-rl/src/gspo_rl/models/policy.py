@@ -1,7 +1,6 @@
 """Policies: a causal language model with its tokenizer, and a module that scores response tokens."""
 
 import copy
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from gspo_rl.data.batch import Prompt, distinct_prompts, left_padded
-from gspo_rl.models.folder import check_folder
+from gspo_rl.models.folder import check_path
+from gspo_rl.models.recorded import read_recorded, write_recorded
 from gspo_rl.numerics.logprobs import TokenScores, token_scores, token_scores_from_hidden
 from triptych.errors import UserError
-from triptych.files import read_json
-
-_PROMPTING = "prompting.json"
-"""File beside a saved model: how prompts become tokens."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -117,6 +113,9 @@ class Policy:
         share_prompts: see `TokenScorer`.
         template: arguments of the chat template, such as `enable_thinking`; `system` is a system message before every prompt.
 
+    Attributes:
+        training: what it is trained on, saved with it; see `gspo_rl.models.recorded`.
+
     Raises:
         UserError: if the tokenizer has no end-of-sequence token, `chat` is set and it has no template, or
             the model does more than a matrix product between its last hidden state and its logits while
@@ -140,6 +139,7 @@ class Policy:
         self._chat = chat
         self._template = dict(template or {})
         self._system = self._template.pop("system", None)
+        self.training: Mapping[str, Any] | None = None
         if tokenizer.eos_token_id is None:
             raise UserError(
                 f"the tokenizer of {model.name_or_path or 'this policy'} has no end-of-sequence token: set one and save it again"
@@ -264,7 +264,7 @@ class Policy:
         for parameter in model.parameters():  # not the buffers: rotary frequencies need float32
             parameter.data = parameter.data.to(DTYPES[dtype])
         model.config.dtype = DTYPES[dtype]
-        return Policy(model.requires_grad_(False), self.tokenizer, chat=self._chat, template=self._prompting()["template"])
+        return Policy(model.requires_grad_(False), self.tokenizer, **self._prompting())
 
     @torch.no_grad()
     def copy_parameters(self, parameters: Iterator[tuple[str, Tensor]]) -> None:
@@ -291,7 +291,7 @@ class Policy:
 
     def _save_prompting(self, directory: Path) -> None:
         self.tokenizer.save_pretrained(directory)
-        (directory / _PROMPTING).write_text(json.dumps(self._prompting()))
+        write_recorded(directory, **self._prompting(), training=self.training)
 
     def _prompting(self) -> dict[str, Any]:
         template = self._template if self._system is None else {**self._template, "system": self._system}
@@ -341,12 +341,7 @@ def pretrained_policy(
     if dtype not in DTYPES:
         raise UserError(f"policy.dtype is '{dtype}': choose one of {', '.join(DTYPES)}")
     options: dict[str, Any] = {"local_files_only": not allow_download, "trust_remote_code": False}
-    if Path(path).is_dir():
-        check_folder(Path(path))
-    elif Path(path).suffix == ".gguf":
-        raise UserError(f"policy.path is '{path}', a GGUF file: triptych import-gguf {path} <folder>, and give that folder")
-    elif path.startswith((".", "/", "~")) or path.count("/") > 1:
-        raise UserError(f"policy.path is '{path}': there is no such folder")
+    check_path(path)
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(
             path, dtype=DTYPES[dtype], attn_implementation=attention, use_safetensors=True, output_loading_info=True, **options
@@ -365,10 +360,9 @@ def pretrained_policy(
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         raise UserError(f"policy.path is '{path}', whose weights lack or do not fit '{lacking[0]}'{more}: download them again")
     if chat is None:
-        saved = Path(path) / _PROMPTING
-        found = read_json(saved, "save the policy again") if saved.is_file() else {}
-        chat = isinstance(found, dict) and found.get("chat") is True
-        template = found.get("template") if chat and template is None else template
+        recorded = read_recorded(Path(path))
+        chat = recorded["chat"]
+        template = recorded["template"] if chat and template is None else template
     return Policy(
         model.to(device), tokenizer, chat=chat, head_chunk_tokens=head_chunk_tokens, share_prompts=share_prompts, template=template
     )

@@ -52,6 +52,30 @@ class SamplingConfig:
         return replace(self, temperature=0.0, top_k=0, top_p=1.0)
 
 
+@dataclass
+class SamplingOverrides:
+    """Settings of sampling that differ from others: those of evaluations from those of rollouts; None for the same.
+
+    Attributes:
+        max_tokens, temperature, top_k, top_p, stop, stop_token_ids: see `SamplingConfig`.
+    """
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    stop: list[str] | None = None
+    stop_token_ids: list[int] | None = None
+
+    def over(self, sampling: SamplingConfig) -> SamplingConfig:
+        """`sampling` with these settings in place of its own.
+
+        Raises:
+            UserError: for an impossible setting.
+        """
+        return replace(sampling, **{name: value for name, value in vars(self).items() if value is not None})
+
+
 class SampledTokens(NamedTuple):
     """Tokens sampled at one position of several sequences.
 
