@@ -12,6 +12,7 @@ from gspo_rl.toy.policy import tiny_policy
 from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.strategy.ddp import DDPStrategy
+from triptych.telemetry.logging import setup_logging
 
 POLICY = tiny_policy(hidden_size=32, num_layers=1, num_heads=2, num_key_value_heads=1, intermediate_size=32, max_positions=16)
 
@@ -52,6 +53,7 @@ def test_every_prompt_of_a_list_must_leave_room_for_a_response() -> None:
 
 
 def test_overlong_prompts_are_left_out_with_their_number(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logging(0, world_size=1)
     texts = ["1+1=", "1" * 20, "1+1=", "1" * 20, "1" * 14, "2"]
     task, drop = Texts(texts, []), PromptConfig(overlong="drop")
     assert list(usable_prompts(POLICY, task, "train", SamplingConfig(max_tokens=2), drop)) == [0, 2, 4, 5]
