@@ -131,7 +131,6 @@ def evaluate(
     *,
     world: World,
     seed: int,
-    indices: Sequence[int] | None = None,
     rows: list[dict[str, Any]] | None = None,
 ) -> EvaluationResult:
     """Samples every prompt `config.num_samples` times and once greedily, and grades all completions.
@@ -146,22 +145,21 @@ def evaluate(
         config: prompts and samples.
         world: prompts are sharded over its ranks.
         seed: seed of the noise.
-        indices: of the prompts of the split to choose from, such as those that fit; None for all.
         rows: receives every completion of all ranks, see `gspo_rl.records`; None to drop them.
     """
     sampling = config.sampling.over(sampling)
     all_prompts = task.prompts(config.split)
-    chosen = (range(len(all_prompts)) if indices is None else indices)[: config.num_prompts]
-    num_prompts = len(chosen)
+    num_prompts = min(config.num_prompts, len(all_prompts))
     graded: list[_Graded] = []
     with progress(num_prompts, "evaluating", unit="prompt", enabled=world.is_main) as bar:
         own = list(world.shard(num_prompts))
         # Prompts of a chunk: about 512 completions, the greedy one of each prompt included, between updates of the bar.
         chunk = max(1, 512 // (config.num_samples + 1))
         for start in range(0, len(own), chunk):
-            part = [chosen[position] for position in own[start : start + chunk]]
-            graded += _grade(engine, task, sampling, [all_prompts[index] for index in part], part, config, seed)
-            bar.update(len(part) * world.size)
+            indices = own[start : start + chunk]
+            prompts = [all_prompts[index] for index in indices]
+            graded += _grade(engine, task, sampling, prompts, indices, config, seed)
+            bar.update(len(indices) * world.size)
     graded = world.gather_objects(graded)
     if rows is not None:
         rows += [row for item in graded for row in item.rows]
@@ -187,7 +185,7 @@ def evaluate(
         blind=interval(torch.tensor(blind, dtype=torch.float64)) if blind else None,
         blind_per_prompt=tuple(blind),
         truncated=sum(item.num_truncated for item in graded) / (len(graded) * config.num_samples),
-        prompts_digest=_digest([all_prompts[index] for index in chosen]),
+        prompts_digest=_digest([all_prompts[index] for index in range(num_prompts)]),
     )
 
 

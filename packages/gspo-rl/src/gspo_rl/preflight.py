@@ -1,21 +1,15 @@
 """Checks before training: settings against engine and strategy, prompts against the policy's positions."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 
+from gspo_rl.evaluation import EvaluationConfig
 from gspo_rl.models.policy import Policy
 from gspo_rl.rollout import RolloutEngine
-from gspo_rl.rollout.sampling import SamplingConfig
+from gspo_rl.rollout.sampling import SamplingConfig, check_lengths
 from gspo_rl.tasks import Task
 from triptych.errors import UserError
 from triptych.strategy import Strategy
-from triptych.telemetry.logging import get_logger
 
-_logger = get_logger("prompts")
-
-OVERLONG = ("refuse", "drop")
 _NUM_CHECKED_PROMPTS = 256
 
 
@@ -51,74 +45,19 @@ def check_settings(policy: Policy, engine: RolloutEngine, strategy: Strategy, sa
         raise UserError("sampling.temperature is 0: all samples of a prompt would be equal, and every advantage 0; use 1")
 
 
-@dataclass
-class PromptConfig:
-    """Which prompts of a task are used.
+def check_task(policy: Policy, task: Task, sampling: SamplingConfig, evaluation: EvaluationConfig) -> None:
+    """Refuses an empty task, and prompts that leave no room for a response.
 
-    Attributes:
-        max_tokens: longest prompt, in tokens; None for what `sampling.max_tokens` leaves of the policy's positions.
-        overlong: what a longer one is met with: `refuse` ends the command before it begins, `drop` leaves it out and logs how many.
-    """
-
-    max_tokens: int | None = None
-    overlong: str = "refuse"
-
-    def __post_init__(self) -> None:
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise UserError(f"prompts.max_tokens is {self.max_tokens}: it must be 1 or more")
-        if self.overlong not in OVERLONG:
-            raise UserError(f"prompts.overlong is '{self.overlong}': choose one of {', '.join(OVERLONG)}")
-
-
-def usable_prompts(
-    policy: Policy, task: Task, split: str, sampling: SamplingConfig, config: PromptConfig, *, most: int | None = None
-) -> Sequence[int]:
-    """Indices of the prompts of a split that leave room for a response, in order.
-
-    With `refuse` every prompt of a list is checked; of prompts generated on access, the first 256.
-
-    Args:
-        policy: encodes the prompts.
-        task: has the split.
-        split: `train` or `held_out`.
-        sampling: length of the responses.
-        config: the limit.
-        most: number of prompts that are needed, with `drop` from the first that fit; None for all.
+    Every training prompt of a list is checked; of prompts generated on access, the first 256.
 
     Raises:
-        UserError: if the split is empty, a prompt is too long, or all are.
+        UserError: if a split is empty or a prompt is too long.
     """
-    prompts = task.prompts(split)
-    if len(prompts) == 0:
-        raise UserError(f"the task is empty: its {split} split has no prompt")
-    room = policy.max_positions - sampling.max_tokens
-    limit = room if config.max_tokens is None else min(room, config.max_tokens)
-    needed = len(prompts) if most is None else min(most, len(prompts))
-    if config.overlong == "refuse":
-        num_checked = needed if isinstance(prompts, list) else min(needed, _NUM_CHECKED_PROMPTS)
-        longest = max(len(policy.encode(prompt)) for prompt in prompts[:num_checked])
-        if longest > limit:
-            reason = (
-                f"sampling.max_tokens leaves {room} of the policy's {policy.max_positions} positions"
-                if limit == room
-                else f"prompts.max_tokens is {limit}"
-            )
-            raise UserError(
-                f"the longest prompt of the {split} split has {longest} tokens, and {reason}: shorten the prompts, lower "
-                "sampling.max_tokens, choose another policy, or leave them out with prompts.overlong=drop"
-            )
-        return range(needed)
-    kept: list[int] = []
-    num_seen = 0
-    for index in range(len(prompts)):
-        if len(kept) == needed:
-            break
-        num_seen += 1
-        if len(policy.encode(prompts[index])) <= limit:
-            kept.append(index)
-    if not kept:
-        raise UserError(f"all {num_seen} prompts of the {split} split have more than {limit} tokens: shorten them")
-    if len(kept) < num_seen:
-        number = f"{num_seen - len(kept)} of {num_seen}"
-        _logger.warning("%s prompts of the %s split have more than %d tokens and are left out", number, split, limit)
-    return kept
+    train, held_out = task.prompts("train"), task.prompts(evaluation.split)
+    for split, prompts in (("train", train), (evaluation.split, held_out)):
+        if len(prompts) == 0:
+            raise UserError(f"the task is empty: its {split} split has no prompt")
+    num_checked = len(train) if isinstance(train, list) else _NUM_CHECKED_PROMPTS
+    evaluated = evaluation.sampling.over(sampling)
+    for prompts, max_tokens in ((train[:num_checked], sampling.max_tokens), (held_out[: evaluation.num_prompts], evaluated.max_tokens)):
+        check_lengths([len(policy.encode(prompt)) for prompt in prompts], max_tokens, policy.max_positions)

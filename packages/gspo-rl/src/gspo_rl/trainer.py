@@ -16,7 +16,7 @@ from gspo_rl.models.policy import Policy
 from gspo_rl.noise import noise_floor
 from gspo_rl.numerics.advantages import group_relative_advantages
 from gspo_rl.numerics.objectives import Objective, ObjectiveOutput
-from gspo_rl.preflight import PromptConfig, check_settings, usable_prompts
+from gspo_rl.preflight import check_settings, check_task
 from gspo_rl.progress import Rollout, TrainingProgress
 from gspo_rl.records import completion_row, packed, record_name
 from gspo_rl.rewards import Rewards, RewardTable
@@ -137,7 +137,6 @@ class GSPOTrainer:
         sampling: length, temperature and truncation of responses.
         optimizer: AdamW and its learning-rate curve, counted in optimizer steps.
         evaluation: settings of the evaluations before and after.
-        prompts: the longest prompt; None to refuse prompts that leave no room for a response.
 
     Raises:
         UserError: if the settings contradict the engine or the task.
@@ -155,13 +154,13 @@ class GSPOTrainer:
         sampling: SamplingConfig,
         optimizer: OptimizerConfig,
         evaluation: EvaluationConfig,
-        prompts: PromptConfig | None = None,
     ) -> None:
         check_settings(policy, engine, strategy, sampling, old_logprobs=config.old_logprobs)
         self.policy = policy
         self._engine = engine
         self._rewards = task if isinstance(task, Rewards) else Rewards(task)
         self._task = self._rewards.task
+        check_task(policy, self._task, sampling, evaluation)
         self._objective = objective
         self._strategy = strategy
         self._config = config
@@ -169,11 +168,6 @@ class GSPOTrainer:
         self._optimizer = optimizer
         self._evaluation = evaluation
         self._prompts = self._task.prompts("train")
-        limits = prompts or PromptConfig()
-        self._usable = usable_prompts(policy, self._task, "train", sampling, limits)
-        self._evaluated = usable_prompts(
-            policy, self._task, evaluation.split, evaluation.sampling.over(sampling), limits, most=evaluation.num_prompts
-        )
 
     def fit(self, run: Run) -> FitResult:
         """Trains until `max_steps`, resuming from the run's newest checkpoint if it has one."""
@@ -183,7 +177,7 @@ class GSPOTrainer:
         self.policy.scorer = self._strategy.prepare(self.policy.scorer, lambda model: build_adamw(model, self._optimizer))
         recorder = StepRecorder(self.policy.scorer, run.device, run.peak_flops(self._strategy.precision))
         diagnosis = Diagnosis(is_main=run.world.is_main, uses_sampler=config.old_logprobs == "engine")
-        training = Training(run, ShuffledOrder(len(self._usable), seed=run.seed), progress, guard, recorder, diagnosis)
+        training = Training(run, ShuffledOrder(len(self._prompts), seed=run.seed), progress, guard, recorder, diagnosis)
         state: dict[str, Saveable] = {"model": self._strategy, "trainer": progress, "guard": guard}
         restored = run.begin(state, columns=COLUMNS, exportable=exportable)
         self._engine.update_weights(self._strategy.full_parameters(), version=(restored or 0) * config.minibatches)
@@ -246,8 +240,7 @@ class GSPOTrainer:
         """This rank's shard of a new rollout batch: completions, rewards and advantages."""
         world, watch = training.run.world, training.recorder.watch
         groups = self._groups(world)
-        order = training.order.take((step - 1) * self._config.prompts_per_step, self._config.prompts_per_step)
-        indices = [self._usable[position] for position in order]
+        indices = training.order.take((step - 1) * self._config.prompts_per_step, self._config.prompts_per_step)
         prompts = [self._prompts[indices[group]] for group in groups]
         with watch.phase("generation"):
             completions = self._sample(prompts, groups, training.run.seed, step)
@@ -396,16 +389,7 @@ class GSPOTrainer:
     def _evaluate(self, run: Run, step: int) -> EvaluationResult:
         run.pause_watchdog()
         rows: list[dict[str, Any]] | None = [] if self._config.store_completions else None
-        result = evaluate(
-            self._engine,
-            self._task,
-            self._sampling,
-            self._evaluation,
-            world=run.world,
-            seed=run.seed,
-            indices=self._evaluated,
-            rows=rows,
-        )
+        result = evaluate(self._engine, self._task, self._sampling, self._evaluation, world=run.world, seed=run.seed, rows=rows)
         if rows is not None:
             self._write_record(run, "evaluation", step, rows)
         return result

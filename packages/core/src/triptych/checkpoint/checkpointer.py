@@ -30,11 +30,16 @@ class CheckpointConfig:
     Attributes:
         every_steps: write after each multiple of this many steps, and after the last step.
         keep: number of newest complete checkpoints kept on disk.
+        keep_best: a metric, such as `evaluation/accuracy`: a step that logs a better value than all before it writes a checkpoint, which
+            is kept until the next better one; None for none.
+        lower_is_better: whether the smallest value of that metric is the best.
         asynchronous: write in a background thread, so that training only waits for the copy of its state; false waits for the disk.
     """
 
     every_steps: int = 10
     keep: int = 2
+    keep_best: str | None = None
+    lower_is_better: bool = False
     asynchronous: bool = True
 
     def __post_init__(self) -> None:
@@ -77,8 +82,8 @@ class Checkpointer:
         """The folder of a complete checkpoint."""
         return self._directory / f"step_{step:08d}"
 
-    def save(self, step: int, state: Mapping[str, Saveable]) -> None:
-        """Writes every component and commits them together, then removes older checkpoints beyond `keep`.
+    def save(self, step: int, state: Mapping[str, Saveable], *, best: int | None = None) -> None:
+        """Writes every component and commits them together, then removes older checkpoints beyond `keep`, but not that of step `best`.
 
         An asynchronous save waits for the previous one, copies the state, and returns. A kill at any moment of a save
         leaves the earlier checkpoint intact.
@@ -108,9 +113,10 @@ class Checkpointer:
             except Exception as error:
                 failure = _disk_failure(error)
         if not self._asynchronous:
-            self._write(step, partial, writers, failure, group)
+            self._write(step, partial, writers, failure, group, best)
             return
-        self._thread = threading.Thread(target=self._write_aside, args=(step, partial, writers, failure, group), name="checkpoint")
+        arguments = (step, partial, writers, failure, group, best)
+        self._thread = threading.Thread(target=self._write_aside, args=arguments, name="checkpoint")
         self._thread.start()
 
     def wait(self) -> None:
@@ -126,13 +132,13 @@ class Checkpointer:
         if error is not None:
             raise error
 
-    def _write_aside(self, step: int, partial: Path, writers: list[Writer], failure: str | None, group: Any) -> None:
+    def _write_aside(self, step: int, partial: Path, writers: list[Writer], failure: str | None, group: Any, best: int | None) -> None:
         try:
-            self._write(step, partial, writers, failure, group)
+            self._write(step, partial, writers, failure, group, best)
         except BaseException as error:
             self._error = error
 
-    def _write(self, step: int, partial: Path, writers: list[Writer], failure: str | None, group: Any) -> None:
+    def _write(self, step: int, partial: Path, writers: list[Writer], failure: str | None, group: Any, best: int | None) -> None:
         if failure is None:
             try:
                 for writer in writers:
@@ -150,6 +156,8 @@ class Checkpointer:
             self._abandon(step, partial, failure, group)
         if self._world.is_main:
             for old in self.steps()[: -self._keep]:
+                if old == best:
+                    continue
                 try:
                     self._remove(self.path(old))
                 except OSError as error:  # on rank 0 alone, and the new checkpoint is committed

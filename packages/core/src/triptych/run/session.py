@@ -19,6 +19,7 @@ from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.files import first_unused
 from triptych.report import ReportConfig
+from triptych.run.best import BestStep
 from triptych.run.config import RunConfig
 from triptych.run.directory import PHASE, RunDirectory
 from triptych.run.identity import NOT_IDENTITY, Change, Identity, read_identity
@@ -67,6 +68,7 @@ class Run:
         self._build_tracker = tracker
         self._digests = InputDigests(self.cache_directory, run=self.directory, output_root=Path(config.output_root))
         self._checkpointer = self._checkpoints_in("checkpoints")
+        self._best = BestStep(config.checkpoint.keep_best, lower_is_better=config.checkpoint.lower_is_better)
         self._fingerprint: str | None = None
         self._random_state = GlobalRandomState(world.rank)
         self._interruption = Interruption()
@@ -118,6 +120,11 @@ class Run:
     def peak_flops(self, precision: str) -> float | None:
         """Peak operations per second of this rank's device in `precision`; None if it is not known."""
         return device_peak(self.device, precision, self._config.peak_teraflops)
+
+    @property
+    def best_step(self) -> int | None:
+        """The step whose checkpoint is kept for its value of `checkpoint.keep_best`; None without such a setting."""
+        return self._best.step
 
     @property
     def cache_directory(self) -> Path:
@@ -199,6 +206,8 @@ class Run:
 
     def _start_trackers(self, step: int | None, columns: tuple[str, ...]) -> None:
         self._jsonl = JsonlTracker(self._folder.files, resume_step=step)
+        for row in read_rows(self.directory / "metrics.jsonl"):
+            self._best.observe(row, int(row["step"]))
         trackers: list[Tracker] = [TerminalTracker(columns)]
         if self._build_tracker is not None:
             identity = self._identity
@@ -313,6 +322,8 @@ class Run:
             saves |= is_interrupted
         if step.metrics:
             self.log(step.metrics, step=number)
+        if self._best.metric is not None:
+            saves |= bool(state) and is_sound and self.world.broadcast_object(self._best.step) == number
         if saves:
             if guard is not None and not evaluates:  # after the row of the step is logged
                 guard.check(number)
@@ -352,6 +363,8 @@ class Run:
 
         Failures of a tracker are logged; those of metrics.jsonl are raised, so that no checkpoint is newer than its metrics.
         """
+        if self._fingerprint is None:  # not in a phase
+            self._best.observe(metrics, step)
         if self._jsonl is not None:
             self._jsonl.log(metrics, step=step)
             self._trackers.log(metrics, step=step)
@@ -360,7 +373,7 @@ class Run:
         """Commits `state` as the checkpoint of `step`, after the metrics up to it are on disk; see `Checkpointer.save`."""
         if self._jsonl is not None:
             self._jsonl.sync()
-        self._checkpointer.save(step, self._complete(state, step))
+        self._checkpointer.save(step, self._complete(state, step), best=self._best.step)
 
     def wait_for_checkpoint(self) -> None:
         """Ends a loop: returns when its newest checkpoint is on disk, or raises the error of its write. Called on every rank.
@@ -400,7 +413,18 @@ class Run:
 
             self.write_file("summary.json", json.dumps(_finite(without_secrets(summary)), indent=1))
             self.write_file("report.html", mask_secrets(render_report(self.directory, report), self._hidden()))
+            self._log_best()
         return self.directory / "report.html"
+
+    def _log_best(self) -> None:
+        best = self._best
+        if best.metric is None:
+            return
+        if best.step is None:
+            _logger.warning("checkpoint.keep_best is '%s', which no step has logged: no checkpoint was kept for it", best.metric)
+            return
+        command = f"triptych export {self.directory} --step {best.step}"
+        _logger.info("best               step %d (%s %.4g): %s", best.step, best.metric, best.value, command)
 
     def _hidden(self) -> dict[str, Any]:
         """The settings without those that are the run's folder, which everyone sees."""

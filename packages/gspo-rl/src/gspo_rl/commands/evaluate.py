@@ -14,9 +14,9 @@ from transformers.utils.logging import disable_progress_bar
 from gspo_rl.evaluation import EvaluationConfig, EvaluationResult, evaluate
 from gspo_rl.models.folder import check_path
 from gspo_rl.models.recorded import read_recorded
-from gspo_rl.preflight import PromptConfig, usable_prompts
 from gspo_rl.records import packed, record_name
 from gspo_rl.rollout.sampling import SamplingConfig, SamplingOverrides
+from gspo_rl.tasks.fitting import PromptConfig, fitting_task
 from triptych.commands.build import build
 from triptych.commands.entry_point import entry_point
 from triptych.commands.messages import choice_name
@@ -71,8 +71,9 @@ def main(config: EvaluateConfig) -> float:
         with closing(build(config.rollout, policy)) as engine:
             run.begin({})
             started = time.perf_counter()
-            indices = usable_prompts(policy, task, config.evaluation.split, sampling, config.prompts, most=config.evaluation.num_prompts)
-            result = evaluate(engine, task, sampling, config.evaluation, world=run.world, seed=config.seed, indices=indices, rows=rows)
+            rooms = {config.evaluation.split: policy.max_positions - sampling.max_tokens}
+            task = fitting_task(task, config.prompts, policy.encode, rooms)
+            result = evaluate(engine, task, sampling, config.evaluation, world=run.world, seed=config.seed, rows=rows)
             seconds = time.perf_counter() - started
         if run.world.is_main:
             if rows is not None:

@@ -15,10 +15,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from gspo_rl.evaluation import EvaluationConfig
 from gspo_rl.numerics.objectives import Objective
-from gspo_rl.preflight import PromptConfig
 from gspo_rl.report import summarize, training_report
 from gspo_rl.rewards import TASK, RewardConfig, build_rewards
 from gspo_rl.rollout.sampling import SamplingConfig
+from gspo_rl.tasks.fitting import PromptConfig, fitting_task
 from gspo_rl.trainer import FitResult, GSPOTrainer, TrainerConfig
 from gspo_rl.training.cold_start import ColdStartConfig, cold_start
 from triptych.commands.build import build
@@ -92,20 +92,22 @@ def main(config: TrainConfig) -> float:
         task = build(config.task)
         policy = build(config.policy, device=run.device)
         sampling = config.evaluation.sampling.over(config.sampling)
+        lengths = {config.evaluation.split: sampling.max_tokens, "train": config.sampling.max_tokens}
+        rooms = {split: policy.max_positions - length for split, length in lengths.items()}
+        fitting = fitting_task(task, config.prompts, policy.encode, rooms)
         policy.training = {"task": without_secrets(config.task), "sampling": asdict(sampling)}
         strategy = build(config.strategy, run.world, max_grad_norm=config.optimizer.max_grad_norm)
         with closing(build(config.rollout, policy)) as engine:
             trainer = GSPOTrainer(
                 policy,
                 engine,
-                build_rewards(task, config.rewards, build),
+                build_rewards(fitting, config.rewards, build),
                 objective,
                 strategy,
                 config.trainer,
                 sampling=config.sampling,
                 optimizer=config.optimizer,
                 evaluation=config.evaluation,
-                prompts=config.prompts,
             )
             if not run.checkpoint_steps:  # a resumed run reads its weights from the checkpoint
                 identity = {"policy": config.policy, "task": config.task}

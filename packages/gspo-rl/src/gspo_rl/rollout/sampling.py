@@ -137,5 +137,6 @@ def check_lengths(prompt_lengths: Sequence[int], max_tokens: int, max_positions:
     if longest + max_tokens > max_positions:
         raise UserError(
             f"the longest prompt has {longest} tokens and sampling.max_tokens is {max_tokens}, but the policy holds "
-            f"{max_positions} positions: shorten the prompts, lower sampling.max_tokens or choose another policy"
+            f"{max_positions} positions: shorten the prompts, leave long ones out with prompts.overlong=drop, lower sampling.max_tokens or "
+            "choose another policy"
         )
