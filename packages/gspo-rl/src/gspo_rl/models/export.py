@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils.logging import disable_progress_bar
 
+from gspo_rl.models.lora import add_lora, merged_state, read_lora
 from triptych.errors import UserError
 
 _SCORER_PREFIX = "model."
@@ -31,6 +32,9 @@ def export_policy(files: Path, weights: Mapping[str, Tensor], output: Path) -> N
     config = AutoConfig.from_pretrained(files, trust_remote_code=False)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        lora = read_lora(files)
+        if lora is not None:
+            add_lora(model, lora)
     state = {name.removeprefix(_SCORER_PREFIX): tensor for name, tensor in weights.items()}
     found = model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
@@ -43,7 +47,7 @@ def export_policy(files: Path, weights: Mapping[str, Tensor], output: Path) -> N
         )
     if (files / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(files)
-    model.save_pretrained(output)
+    model.save_pretrained(output, state_dict=None if lora is None else merged_state(model))
     for path in files.iterdir():
-        if path.name != "weights.json" and not (output / path.name).exists():
+        if path.name not in ("weights.json", "lora.json") and not (output / path.name).exists():
             shutil.copyfile(path, output / path.name)

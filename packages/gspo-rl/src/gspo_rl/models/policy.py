@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from gspo_rl.data.batch import Prompt, distinct_prompts, left_padded
 from gspo_rl.models.folder import check_path
+from gspo_rl.models.lora import LoRAConfig, add_lora, merged_state, save_adapter, write_lora
 from gspo_rl.models.recorded import read_recorded, write_recorded
 from gspo_rl.numerics.logprobs import TokenScores, token_scores, token_scores_from_hidden
 from triptych.errors import UserError
@@ -140,6 +141,7 @@ class Policy:
         self._template = dict(template or {})
         self._system = self._template.pop("system", None)
         self.training: Mapping[str, Any] | None = None
+        self._lora: LoRAConfig | None = None
         if tokenizer.eos_token_id is None:
             raise UserError(
                 f"the tokenizer of {model.name_or_path or 'this policy'} has no end-of-sequence token: set one and save it again"
@@ -186,6 +188,11 @@ class Policy:
     def num_parameters(self) -> int:
         """Number of parameters, tied ones counted once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def num_trainable(self) -> int:
+        """Number of parameters that training changes."""
+        return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Token ids of a prompt, through the chat template if the policy has `chat` set.
@@ -248,6 +255,16 @@ class Policy:
         assert isinstance(text, str)
         return text
 
+    def train_low_rank(self, config: LoRAConfig) -> None:
+        """Freezes the model and adds a low-rank update that is trained in its place; see `gspo_rl.models.lora`.
+
+        Raises:
+            UserError: if no layer of the model is among the targets.
+        """
+        add_lora(self.model, config)
+        self.model.eval()
+        self._lora = config
+
     @torch.no_grad()
     def in_precision(self, dtype: str) -> "Policy":
         """The same prompting with a copy of the model in another precision; `copy_parameters` rounds newer weights into it.
@@ -278,8 +295,13 @@ class Policy:
                 own[name].copy_(parameter)
 
     def save(self, directory: Path) -> None:
-        """Writes the policy in Hugging Face format (safetensors); `AutoModelForCausalLM` reads it back."""
-        self.model.save_pretrained(directory)
+        """Writes the policy in Hugging Face format (safetensors); `AutoModelForCausalLM` reads it back.
+
+        With a low-rank update, the weights hold it, and the folder `adapter` holds it alone, for peft.
+        """
+        self.model.save_pretrained(directory, state_dict=None if self._lora is None else merged_state(self.model))
+        if self._lora is not None:
+            save_adapter(self.model, self._lora, directory / "adapter", base=self.model.name_or_path)
         self._save_prompting(directory)
 
     def save_files(self, directory: Path) -> None:
@@ -287,6 +309,8 @@ class Policy:
         self.model.save_pretrained(directory, state_dict={})
         for path in directory.glob("*.safetensors*"):
             path.unlink()
+        if self._lora is not None:
+            write_lora(directory, self._lora)
         self._save_prompting(directory)
 
     def _save_prompting(self, directory: Path) -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from gspo_rl.data.batch import Completion, Prompt, distinct_prompts, left_padded
+from gspo_rl.models.lora import effective_weight
 from gspo_rl.models.policy import Policy
 from gspo_rl.rollout.completions import build_completions, encode_prompts
 from gspo_rl.rollout.sampling import SamplingConfig, sample_tokens, uniform_noise
@@ -115,15 +116,15 @@ class StaticCacheEngine:
             layers.append(
                 _Layer(
                     input_norm_C=block.input_layernorm.weight,
-                    qkv_weight=torch.cat([projection.weight for projection in projections]),
+                    qkv_weight=torch.cat([effective_weight(projection) for projection in projections]),
                     qkv_bias=_joined_bias(projections),
                     qk_norm_HD=norms,
-                    output_weight=attention.o_proj.weight,
+                    output_weight=effective_weight(attention.o_proj),
                     output_bias=attention.o_proj.bias,
                     mlp_norm_C=block.post_attention_layernorm.weight,
-                    gate_up_weight=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
+                    gate_up_weight=torch.cat([effective_weight(mlp.gate_proj), effective_weight(mlp.up_proj)]),
                     gate_up_bias=_joined_bias((mlp.gate_proj, mlp.up_proj)),
-                    down_weight=mlp.down_proj.weight,
+                    down_weight=effective_weight(mlp.down_proj),
                     down_bias=mlp.down_proj.bias,
                 )
             )
