@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from gspo_rl.data.batch import Prompt
 from gspo_rl.models.export import export_policy
-from gspo_rl.models.lora import LoRAConfig, effective_weight, read_lora
+from gspo_rl.models.lora import LoRA
 from gspo_rl.models.policy import Policy, pretrained_policy
 from gspo_rl.rollout.sampling import SamplingConfig
 from gspo_rl.rollout.static_cache import StaticCacheEngine
@@ -21,10 +22,7 @@ from gspo_rl.toy.policy import character_tokenizer
 from triptych.checkpoint.export import state_shapes
 from triptych.errors import UserError
 
-peft = pytest.importorskip("peft", reason="needs the extra gspo-rl[lora]")
-
 IDS = torch.tensor([[5, 6, 7, 8, 9, 20]])
-CONFIG = LoRAConfig(rank=4, alpha=12)
 
 
 def gpt2() -> Policy:
@@ -38,9 +36,9 @@ def gpt2() -> Policy:
     return Policy(GPT2LMHeadModel(config), tokenizer)
 
 
-def adapted(policy: Policy, config: LoRAConfig = CONFIG) -> Policy:
+def adapted(policy: Policy) -> Policy:
     """The policy with an update that is not 0."""
-    policy.train_low_rank(config)
+    policy.train_with(LoRA(rank=4, alpha=12))
     with torch.no_grad():
         for name, parameter in policy.model.named_parameters():
             if ".lora_B." in name:
@@ -62,7 +60,7 @@ def logits(model: Any) -> torch.Tensor:
 def test_the_update_begins_at_zero_and_is_all_that_is_trained(policy: Policy) -> None:
     before = logits(policy.model)
     num_parameters = policy.num_parameters
-    policy.train_low_rank(CONFIG)
+    policy.train_with(LoRA(rank=4, alpha=12))
     assert torch.equal(logits(policy.model), before)
     trained = [name for name, parameter in policy.model.named_parameters() if parameter.requires_grad]
     assert trained
@@ -77,7 +75,7 @@ def test_the_start_does_not_depend_on_the_random_stream(random_policy: Callable[
     for seed in (1, 2):
         policy = random_policy()
         torch.manual_seed(seed)
-        policy.train_low_rank(CONFIG)
+        policy.train_with(LoRA(rank=4, alpha=12))
         assert torch.initial_seed() == seed
         starts.append({name: own for name, own in policy.model.state_dict().items() if ".lora_A." in name})
     assert all(torch.equal(starts[0][name], starts[1][name]) for name in starts[0])
@@ -103,10 +101,10 @@ def test_an_exported_checkpoint_is_the_saved_policy(policy: Policy, tmp_path: Pa
     files.mkdir()
     output.mkdir()
     policy.save_files(files)
-    assert read_lora(files) == CONFIG
+    assert json.loads((files / "adapter.json").read_text()) == {"rank": 4, "alpha": 12, "targets": "all-linear"}
     state = policy.scorer.state_dict()
     export_policy(files, {name: state[name].clone() for name in state_shapes(policy.scorer)}, output)
-    assert not (output / "lora.json").exists()
+    assert not (output / "adapter.json").exists()
     torch.testing.assert_close(logits(pretrained_policy(str(output)).model), logits(policy.model), rtol=0, atol=1e-5)
 
 
@@ -132,21 +130,16 @@ def test_engines_sample_with_the_update(engine: Any, dtype: str | None, small_po
         assert (completion.logprobs - expected).abs().max() < (1e-4 if dtype is None else 0.3)
 
 
-def test_the_effective_weight_of_a_plain_layer_is_its_own() -> None:
-    layer = torch.nn.Linear(2, 3)
-    assert effective_weight(layer) is layer.weight
-
-
 @pytest.mark.parametrize(
     ("targets", "message"),
-    [("nothing_like_it", "lora.targets is 'nothing_like_it'"), ("q_proj,lm_head", "which names the head of the model: leave it out")],
+    [("nothing_like_it", "adapter.targets is 'nothing_like_it'"), ("q_proj,lm_head", "which names the head of the model: leave it out")],
 )
 def test_impossible_targets_are_refused(small_policy: Policy, targets: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        small_policy.train_low_rank(LoRAConfig(rank=2, targets=targets))
+        small_policy.train_with(LoRA(rank=2, targets=targets))
 
 
-@pytest.mark.parametrize("wrong", [{"rank": -1}, {"rank": 2, "alpha": 0}])
+@pytest.mark.parametrize("wrong", [{"rank": 0}, {"rank": 2, "alpha": 0}])
 def test_impossible_settings_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(UserError, match="1 or more"):
-        LoRAConfig(**wrong)
+        LoRA(**wrong)

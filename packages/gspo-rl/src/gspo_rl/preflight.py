@@ -41,6 +41,11 @@ def check_settings(policy: Policy, engine: RolloutEngine, strategy: Strategy, sa
             f"trainer.old_logprobs=engine needs a forward in float32, not strategy.precision={strategy.precision}: the "
             "difference would count as a policy change; use trainer.old_logprobs=recompute"
         )
+    if strategy.recomputes and getattr(policy.scorer, "share_prompts", False):
+        raise UserError(
+            "strategy.activation_checkpointing=true recomputes a forward, and policy.share_prompts=true keeps its keys and values: "
+            "set one of them to false"
+        )
     if sampling.temperature == 0:
         raise UserError("sampling.temperature is 0: all samples of a prompt would be equal, and every advantage 0; use 1")
 

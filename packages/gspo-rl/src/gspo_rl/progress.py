@@ -100,6 +100,7 @@ class TrainingProgress:
         train_seconds: in steps, over all invocations.
         num_tokens: prompt and response tokens of all steps and ranks.
         before, after: evaluations before the first and after the last step.
+        microbatch_tokens: most tokens of a micro-batch; a resumed run keeps it.
         unfinished: a rollout batch with mini-batches left to train on.
     """
 
@@ -108,6 +109,7 @@ class TrainingProgress:
         self._groups = groups
         self.train_seconds = 0.0
         self.num_tokens = 0
+        self.microbatch_tokens = 0
         self.before: EvaluationResult | None = None
         self.after: EvaluationResult | None = None
         self.unfinished: Rollout | None = None
@@ -119,6 +121,7 @@ class TrainingProgress:
         if self._world.is_main:
             state: dict[str, Any] = {"train_seconds": self.train_seconds, "num_tokens": self.num_tokens}
             state["is_unfinished"] = self.unfinished is not None
+            state["microbatch_tokens"] = self.microbatch_tokens
             state |= {name: None if result is None else result.to_json() for name, result in self._evaluations().items()}
             write_atomically(directory / "trainer.json", json.dumps(state))
 
@@ -126,6 +129,7 @@ class TrainingProgress:
         """Restores what `save` wrote."""
         state: Mapping[str, Any] = json.loads((directory / "trainer.json").read_text())
         self.train_seconds, self.num_tokens = state["train_seconds"], state["num_tokens"]
+        self.microbatch_tokens = state.get("microbatch_tokens", self.microbatch_tokens)
         self.before, self.after = (None if state[name] is None else EvaluationResult.from_json(state[name]) for name in ("before", "after"))
         self.unfinished = Rollout.load(directory, self._groups, self._world.device) if state["is_unfinished"] else None
 

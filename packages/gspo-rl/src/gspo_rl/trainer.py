@@ -23,6 +23,7 @@ from gspo_rl.rewards import Rewards, RewardTable
 from gspo_rl.rollout import RolloutEngine
 from gspo_rl.rollout.sampling import SamplingConfig
 from gspo_rl.tasks import Task
+from gspo_rl.training.memory import describe, plan_memory
 from triptych.checkpoint import Saveable
 from triptych.checkpoint.export import Exportable
 from triptych.distributed import World
@@ -38,7 +39,11 @@ from triptych.training.order import ShuffledOrder
 
 _logger = get_logger("trainer")
 
+DEFAULT_TOKENS = 16384
+
 OLD_LOGPROBS = ("engine", "recompute")
+NUM_MEASURED = 256
+"""Prompts whose lengths decide whether a sequence fits into the memory."""
 COLUMNS = ("reward/mean", "clip_fraction/sequences", "entropy", "length/mean", "timing/tokens_per_second", "evaluation/accuracy")
 
 
@@ -51,7 +56,8 @@ class TrainerConfig:
         prompts_per_step: distinct prompts in a rollout batch, over all ranks.
         group_size: samples per prompt.
         minibatches: optimizer steps that one rollout batch is divided into (paper: 4).
-        microbatch_tokens: largest number of padded tokens in one forward and backward; changes memory and speed, not the gradient.
+        microbatch_tokens: largest number of padded tokens in one forward and backward; changes memory and speed, not the gradient. None
+            for what fits into the free memory, see `gspo_rl.training.memory`.
         old_logprobs: source of the ratio's denominator: `engine` takes those recorded by the rollout engine (for engines
             in the policy's own float32 precision), `recompute` evaluates the policy before the first update. The first
             mini-batch needs neither: its weights are the old ones, and its ratio is exactly 1.
@@ -65,7 +71,7 @@ class TrainerConfig:
     prompts_per_step: int = 16
     group_size: int = 8
     minibatches: int = 4
-    microbatch_tokens: int = 16384
+    microbatch_tokens: int | None = 16384
     old_logprobs: str = "engine"
     evaluate_every: int = 0
     noise_every: int = 20
@@ -75,7 +81,7 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         if self.group_size < 2:
             raise UserError(f"trainer.group_size is {self.group_size}: advantages compare samples of one prompt, so it must be 2 or more")
-        if self.max_steps < 1 or self.microbatch_tokens < 1 or self.minibatches < 1:
+        if self.max_steps < 1 or (self.microbatch_tokens is not None and self.microbatch_tokens < 1) or self.minibatches < 1:
             raise UserError(
                 f"trainer.max_steps is {self.max_steps}, trainer.minibatches {self.minibatches} and trainer.microbatch_tokens "
                 f"{self.microbatch_tokens}: all must be 1 or more"
@@ -168,18 +174,23 @@ class GSPOTrainer:
         self._optimizer = optimizer
         self._evaluation = evaluation
         self._prompts = self._task.prompts("train")
+        self._most_tokens = config.microbatch_tokens or DEFAULT_TOKENS
 
     def fit(self, run: Run) -> FitResult:
         """Trains until `max_steps`, resuming from the run's newest checkpoint if it has one."""
         config, progress = self._config, TrainingProgress(run.world, self._groups(run.world))
         guard = DivergenceGuard(run, self._strategy, max_skipped=self._optimizer.max_skipped_steps)
         exportable = Exportable("hugging_face", "model", self.policy.scorer, self.policy.save_files)
+        self._plan_microbatches(progress, run)
         self.policy.scorer = self._strategy.prepare(self.policy.scorer, lambda model: build_adamw(model, self._optimizer))
         recorder = StepRecorder(self.policy.scorer, run.device, run.peak_flops(self._strategy.precision))
         diagnosis = Diagnosis(is_main=run.world.is_main, uses_sampler=config.old_logprobs == "engine")
         training = Training(run, ShuffledOrder(len(self._prompts), seed=run.seed), progress, guard, recorder, diagnosis)
         state: dict[str, Saveable] = {"model": self._strategy, "trainer": progress, "guard": guard}
         restored = run.begin(state, columns=COLUMNS, exportable=exportable)
+        # Of a resumed run as before: another size would round otherwise.
+        self._most_tokens = config.microbatch_tokens or progress.microbatch_tokens
+        self._log_budget()
         self._engine.update_weights(self._strategy.full_parameters(), version=(restored or 0) * config.minibatches)
         if restored is None:
             progress.before = self._evaluate(run, 0)
@@ -290,6 +301,27 @@ class GSPOTrainer:
                     self._strategy.backward(output.losses.sum() / total_weight)
         return SequenceTable.merged(tables, [rows for rows, _ in (*silent, *parts)]).gathered(world)
 
+    def _plan_microbatches(self, progress: TrainingProgress, run: Run) -> None:
+        """Chooses the size of micro-batches before the strategy prepares the model."""
+        if self._config.microbatch_tokens is None:
+            lengths = [len(self.policy.encode(prompt)) for prompt in self._prompts[:NUM_MEASURED]]
+            plan = plan_memory(self.policy, self._strategy, run.world, longest=max(lengths) + self._sampling.max_tokens)
+            self._strategy.recomputes = plan.recomputes
+            _logger.info("micro-batches      %s", describe(plan))
+            self._most_tokens = plan.tokens
+        progress.microbatch_tokens = self._most_tokens
+
+    def _log_budget(self) -> None:
+        config, most = self._config, self._sampling.max_tokens
+        responses = config.prompts_per_step * config.group_size
+        _logger.info(
+            "budget             %d steps of %d prompts x %d responses, at most %s response tokens",
+            config.max_steps,
+            config.prompts_per_step,
+            config.group_size,
+            f"{config.max_steps * responses * most:,}",
+        )
+
     def _store(self, run: Run, step: int, indices: Sequence[int], completions: Sequence[Completion], table: RewardTable) -> None:
         """Keeps the completions of a step, and shows one now and then."""
         size, config = self._config.group_size, self._config
@@ -368,7 +400,7 @@ class GSPOTrainer:
 
     def _microbatches(self, minibatch: Batch, world: World, *, max_tokens: int | None = None) -> list[tuple[Tensor, Batch]]:
         """The mini-batch in parts; an equal number on all ranks if the ranks synchronise in every forward."""
-        most_tokens = min(max_tokens or self._config.microbatch_tokens, self._config.microbatch_tokens)
+        most_tokens = min(max_tokens or self._most_tokens, self._most_tokens)
         parts = list(microbatches(minibatch, max_tokens=most_tokens))
         if self._strategy.syncs_in_forward and world.size > 1:
             most = max(world.gather_objects([len(parts)]))

@@ -34,11 +34,13 @@ class Strategy(Protocol):
 
     Attributes:
         precision: dtype of the forward, `float32` or `bfloat16`; parameters and optimizer states are always float32.
+        recomputes: whether the backward recomputes the activations of repeated blocks; may be set before `prepare`.
         syncs_in_forward: whether the ranks exchange parameters in every forward, so that all need the same number of
             micro-batches.
     """
 
     precision: str
+    recomputes: bool
     syncs_in_forward: bool
 
     def prepare(self, model: nn.Module, build_optimizer: Callable[[nn.Module], Optimizer]) -> nn.Module:

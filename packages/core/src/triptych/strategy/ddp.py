@@ -36,7 +36,7 @@ class DDPStrategy:
         self.precision = check_precision(precision)
         self._world = world
         self._max_grad_norm = max_grad_norm
-        self._recomputes = activation_checkpointing
+        self.recomputes = activation_checkpointing
         self._model: nn.Module
         self._forward: nn.Module
         self._optimizer: Optimizer
@@ -44,7 +44,7 @@ class DDPStrategy:
     def prepare(self, model: nn.Module, build_optimizer: Callable[[nn.Module], Optimizer]) -> nn.Module:
         """Moves `model` to this rank's device and, with several ranks, wraps it in DistributedDataParallel."""
         self._model = model.to(self._world.device)
-        if self._recomputes:
+        if self.recomputes:
             recompute_activations(model)
         self._optimizer = build_optimizer(self._model)
         self._forward = self._model

@@ -75,7 +75,7 @@ class DeepSpeedStrategy:
         self.precision = check_precision(precision)
         self._world = world
         self._stage = stage
-        self._recomputes = activation_checkpointing
+        self.recomputes = activation_checkpointing
         offload = {"device": "cpu", "pin_memory": world.device.type == "cuda"}
         zero: dict[str, Any] = {"stage": stage}
         if cpu_offload:
@@ -100,7 +100,7 @@ class DeepSpeedStrategy:
         self._given = model
         copied = copy.deepcopy(model).to(self._world.device)
         scalars_to_vectors(copied)
-        if self._recomputes:
+        if self.recomputes:
             recompute_activations(copied)
         if self._stage == 3:
             _gather_by_block(copied)

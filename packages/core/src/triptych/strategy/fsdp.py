@@ -78,7 +78,7 @@ class FSDPStrategy:
         self._max_grad_norm = max_grad_norm
         self._replicas = replicas
         self._reshards = reshard_after_forward
-        self._recomputes = activation_checkpointing
+        self.recomputes = activation_checkpointing
         self._offload = CPUOffloadPolicy(pin_memory=world.device.type == "cuda") if cpu_offload else OffloadPolicy()
         self._given: nn.Module
         self._model: FSDPModule
@@ -95,7 +95,7 @@ class FSDPStrategy:
         for module in copied.modules():
             for name, buffer in module._buffers.items():
                 module._buffers[name] = None if buffer is None else buffer.to(self._world.device)
-        if self._recomputes:
+        if self.recomputes:
             recompute_activations(copied)
         mesh = self._mesh()
         # Blocks are gathered in `precision`; autocast selects the dtype of each operation.

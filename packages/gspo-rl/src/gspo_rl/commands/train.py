@@ -14,7 +14,6 @@ from omegaconf import MISSING
 from transformers.utils.logging import disable_progress_bar
 
 from gspo_rl.evaluation import EvaluationConfig
-from gspo_rl.models.lora import LoRAConfig
 from gspo_rl.numerics.objectives import Objective
 from gspo_rl.report import summarize, training_report
 from gspo_rl.rewards import TASK, RewardConfig, build_rewards
@@ -49,7 +48,7 @@ class TrainConfig(RunConfig):
         strategy: how the model is placed and stepped (group `strategy`).
         prompts: the longest prompt, and what a longer one is met with.
         sampling: length, temperature and truncation of responses.
-        lora: a low-rank update instead of training all parameters.
+        adapter: an update that is trained instead of all parameters (group `adapter`); None for all.
         cold_start: the supervised phase before.
         optimizer: AdamW and its learning-rate curve.
         trainer: the loop.
@@ -69,7 +68,7 @@ class TrainConfig(RunConfig):
     strategy: Any = MISSING
     prompts: PromptConfig = field(default_factory=PromptConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    adapter: Any = None
     cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -94,8 +93,8 @@ def main(config: TrainConfig) -> float:
     with Run.open(config, budget_keys=budget_keys, tracker=tracker) as run:
         task = build(config.task)
         policy = build(config.policy, device=run.device)
-        if config.lora.rank:
-            policy.train_low_rank(config.lora)
+        if config.adapter is not None:
+            policy.train_with(build(config.adapter))
         sampling = config.evaluation.sampling.over(config.sampling)
         lengths = {config.evaluation.split: sampling.max_tokens, "train": config.sampling.max_tokens}
         rooms = {split: policy.max_positions - length for split, length in lengths.items()}

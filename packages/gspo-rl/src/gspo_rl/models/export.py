@@ -1,5 +1,6 @@
 """A checkpoint's weights as a folder in Hugging Face format."""
 
+import importlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +10,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils.logging import disable_progress_bar
 
-from gspo_rl.models.lora import add_lora, merged_state, read_lora
+from gspo_rl.models.adapter import ADAPTER_FILE, merged_state
 from triptych.errors import UserError
+from triptych.files import read_json
 
 _SCORER_PREFIX = "model."
 
@@ -32,9 +34,11 @@ def export_policy(files: Path, weights: Mapping[str, Tensor], output: Path) -> N
     config = AutoConfig.from_pretrained(files, trust_remote_code=False)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        lora = read_lora(files)
-        if lora is not None:
-            add_lora(model, lora)
+        adapter = files / ADAPTER_FILE
+        if adapter.is_file():
+            # peft is optional.
+            lora = importlib.import_module("gspo_rl.models.lora")
+            lora.LoRA(**read_json(adapter, "export another run")).add(model)
     state = {name.removeprefix(_SCORER_PREFIX): tensor for name, tensor in weights.items()}
     found = model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
@@ -47,7 +51,7 @@ def export_policy(files: Path, weights: Mapping[str, Tensor], output: Path) -> N
         )
     if (files / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(files)
-    model.save_pretrained(output, state_dict=None if lora is None else merged_state(model))
+    model.save_pretrained(output, state_dict=merged_state(model) if adapter.is_file() else None)
     for path in files.iterdir():
-        if path.name not in ("weights.json", "lora.json") and not (output / path.name).exists():
+        if path.name not in ("weights.json", ADAPTER_FILE) and not (output / path.name).exists():
             shutil.copyfile(path, output / path.name)

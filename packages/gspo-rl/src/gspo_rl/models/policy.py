@@ -1,6 +1,7 @@
 """Policies: a causal language model with its tokenizer, and a module that scores response tokens."""
 
 import copy
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from gspo_rl.data.batch import Prompt, distinct_prompts, left_padded
+from gspo_rl.models.adapter import ADAPTER_FILE, Adapter, merged_state
 from gspo_rl.models.folder import check_path
-from gspo_rl.models.lora import LoRAConfig, add_lora, merged_state, save_adapter, write_lora
 from gspo_rl.models.recorded import read_recorded, write_recorded
 from gspo_rl.numerics.logprobs import TokenScores, token_scores, token_scores_from_hidden
 from triptych.errors import UserError
@@ -141,7 +142,7 @@ class Policy:
         self._template = dict(template or {})
         self._system = self._template.pop("system", None)
         self.training: Mapping[str, Any] | None = None
-        self._lora: LoRAConfig | None = None
+        self._adapter: Adapter | None = None
         if tokenizer.eos_token_id is None:
             raise UserError(
                 f"the tokenizer of {model.name_or_path or 'this policy'} has no end-of-sequence token: set one and save it again"
@@ -255,15 +256,15 @@ class Policy:
         assert isinstance(text, str)
         return text
 
-    def train_low_rank(self, config: LoRAConfig) -> None:
-        """Freezes the model and adds a low-rank update that is trained in its place; see `gspo_rl.models.lora`.
+    def train_with(self, adapter: Adapter) -> None:
+        """Freezes the model and adds an update that is trained in its place, such as `gspo_rl.models.lora.LoRA`.
 
         Raises:
-            UserError: if no layer of the model is among the targets.
+            UserError: if it does not fit the model.
         """
-        add_lora(self.model, config)
+        adapter.add(self.model)
         self.model.eval()
-        self._lora = config
+        self._adapter = adapter
 
     @torch.no_grad()
     def in_precision(self, dtype: str) -> "Policy":
@@ -297,11 +298,11 @@ class Policy:
     def save(self, directory: Path) -> None:
         """Writes the policy in Hugging Face format (safetensors); `AutoModelForCausalLM` reads it back.
 
-        With a low-rank update, the weights hold it, and the folder `adapter` holds it alone, for peft.
+        With an adapter, the weights hold it too, and the folder `adapter` holds it alone.
         """
-        self.model.save_pretrained(directory, state_dict=None if self._lora is None else merged_state(self.model))
-        if self._lora is not None:
-            save_adapter(self.model, self._lora, directory / "adapter", base=self.model.name_or_path)
+        self.model.save_pretrained(directory, state_dict=None if self._adapter is None else merged_state(self.model))
+        if self._adapter is not None:
+            self._adapter.save(self.model, directory / "adapter", base=self.model.name_or_path)
         self._save_prompting(directory)
 
     def save_files(self, directory: Path) -> None:
@@ -309,8 +310,8 @@ class Policy:
         self.model.save_pretrained(directory, state_dict={})
         for path in directory.glob("*.safetensors*"):
             path.unlink()
-        if self._lora is not None:
-            write_lora(directory, self._lora)
+        if self._adapter is not None:
+            (directory / ADAPTER_FILE).write_text(json.dumps(self._adapter.settings()))
         self._save_prompting(directory)
 
     def _save_prompting(self, directory: Path) -> None:

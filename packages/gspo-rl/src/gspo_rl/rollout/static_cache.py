@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from gspo_rl.data.batch import Completion, Prompt, distinct_prompts, left_padded
-from gspo_rl.models.lora import effective_weight
+from gspo_rl.models.adapter import effective_weight
 from gspo_rl.models.policy import Policy
 from gspo_rl.rollout.completions import build_completions, encode_prompts
 from gspo_rl.rollout.sampling import SamplingConfig, sample_tokens, uniform_noise

@@ -1,0 +1,64 @@
+"""A trained update beside the frozen weights of a model: the contract of adapters, and the sum of both."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+NAME = "default"
+"""peft's name of the one adapter of a model."""
+
+
+ADAPTER_FILE = "adapter.json"
+"""File with the settings of an adapter beside the files of a policy whose checkpoints hold the update apart from the weights."""
+
+
+class Adapter(Protocol):
+    """Contract of updates that are trained in place of a model's own weights."""
+
+    def add(self, model: nn.Module) -> None:
+        """Freezes a model and adds an update that is 0 at first, in place."""
+        ...
+
+    def save(self, model: nn.Module, folder: Path, *, base: str) -> None:
+        """Writes the update alone into a new folder; `base` is the path or name of the model before it."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments that build an equal adapter."""
+        ...
+
+
+def effective_weight(layer: nn.Module) -> Tensor:
+    """The weight that a linear layer multiplies by: with its update, if it has one."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    if not _has_update(layer):
+        return weight
+    update = layer.get_delta_weight(NAME)  # type: ignore[operator]  # a method of peft's layers
+    assert isinstance(update, Tensor)
+    return weight + update
+
+
+@torch.no_grad()
+def merged_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state of a model with updates as that of the plain model: each added to its weight."""
+    layers = layers_with_update(model)
+    state = {}
+    for name, tensor in model.state_dict().items():
+        prefix, is_base, rest = name.partition(".base_layer.")
+        if is_base:
+            state[f"{prefix}.{rest}"] = effective_weight(layers[prefix]) if rest == "weight" else tensor
+        elif ".lora_" not in name:
+            state[name] = tensor
+    return state
+
+
+def layers_with_update(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers that have an update, by name."""
+    return {name: module for name, module in model.named_modules() if _has_update(module)}
+
+
+def _has_update(module: nn.Module) -> bool:
+    return hasattr(module, "get_delta_weight")
