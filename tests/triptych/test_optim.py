@@ -54,3 +54,8 @@ def test_one_step_of_adamw_equals_its_definition() -> None:
 def test_invalid_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(UserError, match=f"optimizer.{next(iter(wrong))}"):
         OptimizerConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_rate_that_is_left_to_a_rule_is_refused_where_there_is_none() -> None:
+    with pytest.raises(UserError, match=r"optimizer\.learning_rate is null: give a rate"):
+        learning_rate_at(0, 10, OptimizerConfig(learning_rate=None))

@@ -17,7 +17,7 @@ class OptimizerConfig:
     """Settings of AdamW and its learning-rate schedule.
 
     Attributes:
-        learning_rate: peak rate.
+        learning_rate: peak rate; None where a command has a rule for it.
         beta1: decay of the first moment.
         beta2: decay of the second moment.
         epsilon: added to the root of the second moment.
@@ -29,7 +29,7 @@ class OptimizerConfig:
         max_skipped_steps: number of consecutive steps with a non-finite gradient that ends the run; fewer are skipped and counted.
     """
 
-    learning_rate: float = 1e-4
+    learning_rate: float | None = 1e-4
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8
@@ -41,7 +41,7 @@ class OptimizerConfig:
     max_skipped_steps: int = 3
 
     def __post_init__(self) -> None:
-        if self.learning_rate < 0:
+        if self.learning_rate is not None and self.learning_rate < 0:
             raise UserError(f"optimizer.learning_rate is {self.learning_rate}: it must be 0 or more")
         if self.schedule not in SCHEDULES:
             raise UserError(f"optimizer.schedule is '{self.schedule}': choose one of {', '.join(SCHEDULES)}")
@@ -51,6 +51,17 @@ class OptimizerConfig:
             raise UserError(f"optimizer.max_skipped_steps is {self.max_skipped_steps}: it must be 1 or more")
         if self.warmup_steps < 0:
             raise UserError(f"optimizer.warmup_steps is {self.warmup_steps}: it must be 0 or more")
+
+    @property
+    def peak(self) -> float:
+        """The peak rate.
+
+        Raises:
+            UserError: if none was given, and the command has no rule for it.
+        """
+        if self.learning_rate is None:
+            raise UserError("optimizer.learning_rate is null: give a rate")
+        return self.learning_rate
 
     @property
     def depends_on_total_steps(self) -> bool:
@@ -70,12 +81,12 @@ def learning_rate_at(step: int, total_steps: int, config: OptimizerConfig) -> fl
         [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
     """
     if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
+        return config.peak * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
-        return config.learning_rate
+        return config.peak
     progress = min(1.0, (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps))
     remaining = 1.0 - progress if config.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
-    return config.learning_rate * (config.final_fraction + (1.0 - config.final_fraction) * remaining)
+    return config.peak * (config.final_fraction + (1.0 - config.final_fraction) * remaining)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
@@ -92,7 +103,7 @@ def build_adamw(model: nn.Module, config: OptimizerConfig) -> Optimizer:
     fused = all(parameter.device.type in ("cuda", "cpu") for parameter in model.parameters())
     return AdamW(
         parameter_groups(model, config.weight_decay),
-        lr=config.learning_rate,
+        lr=config.peak,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
         fused=fused or None,

@@ -21,6 +21,7 @@ from gspo_rl.rollout.sampling import SamplingConfig
 from gspo_rl.tasks.fitting import PromptConfig, fitting_task
 from gspo_rl.trainer import FitResult, GSPOTrainer, TrainerConfig
 from gspo_rl.training.cold_start import ColdStartConfig, cold_start
+from gspo_rl.training.learning_rate import with_rate
 from triptych.commands.build import build
 from triptych.commands.entry_point import entry_point
 from triptych.commands.messages import choice_name
@@ -110,7 +111,7 @@ def main(config: TrainConfig) -> float:
                 strategy,
                 config.trainer,
                 sampling=config.sampling,
-                optimizer=config.optimizer,
+                optimizer=with_rate(config.optimizer, policy),
                 evaluation=config.evaluation,
             )
             if not run.checkpoint_steps:  # a resumed run reads its weights from the checkpoint
