@@ -5,12 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import transformers
+from safetensors.torch import load_file
 
 from gspo_rl.evaluation import EvaluationConfig, evaluate
 from gspo_rl.models.policy import pretrained_policy
 from gspo_rl.rollout.sampling import SamplingConfig
 from gspo_rl.rollout.static_cache import StaticCacheEngine
 from gspo_rl.toy.arithmetic import ArithmeticTask
+from gspo_rl.toy.policy import character_tokenizer
 from triptych.distributed import World
 
 QUICK = [
@@ -47,6 +50,41 @@ def test_the_logged_commands_keep_the_overrides(run_command: Callable[..., int],
     repeated = " ".join(argument for argument in QUICK if not argument.startswith("trainer.max_steps"))
     assert lines["continue"].endswith(f'make train-gspo ARGS="{repeated} seed=5 name=t trainer.max_steps=4"')
     assert lines["evaluate"].endswith('make evaluate-gspo ARGS="policy.path=outputs/t/policy seed=5"')
+
+
+@pytest.mark.parametrize("adapter", [[], ["adapter=lora", "adapter.rank=2"]], ids=["full", "lora"])
+@pytest.mark.parametrize("family", ["GPT2", "Llama", "Qwen3Moe"])
+def test_a_folder_of_any_architecture_and_a_file_of_questions_need_no_further_setting(
+    run_command: Callable[..., int], tmp_path: Path, family: str, adapter: list[str]
+) -> None:
+    tokenizer = character_tokenizer()
+    sizes = {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 32,
+        "max_position_embeddings": 64, "moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2,
+    }  # fmt: skip
+    names = {"GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}}
+    tokens = {
+        "vocab_size": len(tokenizer),
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+    }
+    config = getattr(transformers, f"{family}Config")(**{**names.get(family, sizes), **tokens})
+    model_class = "GPT2LMHeadModel" if family == "GPT2" else f"{family}ForCausalLM"
+    getattr(transformers, model_class)(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = [json.dumps({"question": f"{n}+{n}=", "answer": str(2 * n)}) for n in range(40)]
+    (tmp_path / "questions.jsonl").write_text("\n".join(rows))
+    arguments = [
+        "name=mine", "task=jsonl", "task.path=questions.jsonl", "policy=pretrained", "policy.path=model", "trainer.max_steps=3",
+        "trainer.prompts_per_step=4", "trainer.group_size=2", "evaluation.num_prompts=2", "sampling.max_tokens=8", "device=cpu",
+    ]  # fmt: skip
+    assert run_command("train", *arguments, *adapter) == 0
+    saved = tmp_path / "outputs" / "mine" / "policy"
+    assert (saved / "adapter" / "adapter_model.safetensors").is_file() == bool(adapter)
+    before, after = (load_file(folder / "model.safetensors") for folder in (tmp_path / "model", saved))
+    assert before.keys() == after.keys(), "a saved policy has the names of the model it came from"
+    assert run_command("evaluate", f"policy.path={saved}", "evaluation.num_prompts=2", "device=cpu") == 0
 
 
 def test_an_invalid_objective_is_refused_before_a_folder_is_made(

@@ -9,6 +9,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from gspo_rl.data.batch import Prompt
@@ -46,9 +47,11 @@ def adapted(policy: Policy) -> Policy:
     return policy
 
 
-@pytest.fixture(params=["qwen", "gpt2"])
-def policy(request: pytest.FixtureRequest, small_policy: Policy) -> Policy:
-    return small_policy if request.param == "qwen" else gpt2()
+@pytest.fixture(params=["qwen", "gpt2", "moe"])
+def policy(request: pytest.FixtureRequest, random_policy: Callable[..., Policy]) -> Policy:
+    if request.param == "moe":  # the experts are parameters, not layers
+        return random_policy(family="Qwen3Moe", moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2)
+    return random_policy() if request.param == "qwen" else gpt2()
 
 
 @torch.no_grad()
@@ -87,6 +90,8 @@ def test_a_saved_policy_needs_no_peft_and_its_adapter_gives_the_same(policy: Pol
     found = logits(adapted(policy).model)
     assert (found - plain).abs().max() > 0.01, "the case has no update"
     policy.save(tmp_path / "saved")
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "saved"))
+    assert before.keys() == after.keys()
     # float32: the sum of the weights rounds otherwise than the sum of the products
     torch.testing.assert_close(logits(pretrained_policy(str(tmp_path / "saved")).model), found, rtol=0, atol=1e-5)
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from gspo_rl.data.batch import Prompt
@@ -198,6 +199,22 @@ def test_control_tokens_in_a_prompt_are_text(small_policy: Policy) -> None:
     assert spelled(policy, found) == f"<s><eos>!<eos><u>{text}<eos>>"
     harmless = policy.encode(Prompt("a", ""))
     assert len(found) == len(harmless) + len(text) - 1
+
+
+@pytest.mark.parametrize("template", ["<s>{{ messages[-1]['content'] }}", "{{ bos_token }}{{ messages[-1]['content'] }}"])
+def test_a_prompt_begins_with_one_token_of_beginning(small_policy: Policy, template: str) -> None:
+    """Tokenizers that add such a token do it to a rendered template as well, which has one already."""
+    tokenizer = small_policy.tokenizer
+    tokenizer.add_special_tokens({"bos_token": "<eos>"})
+    begin = tokenizer.bos_token_id
+    tokenizer._tokenizer.post_processor = TemplateProcessing(single="<eos> $A", special_tokens=[("<eos>", begin)])
+    tokenizer.chat_template = template.replace("<s>", "<eos>")
+    assert tokenizer("ab")["input_ids"].count(begin) == 1, "the case has a tokenizer that adds it"
+    for policy in (small_policy, Policy(small_policy.model, tokenizer, chat=True)):
+        for text in ("ab", "a<pad>b"):
+            ids = policy.encode(Prompt(text, ""))
+            assert (ids[0], ids.count(begin)) == (begin, 1)
+            assert spelled(policy, ids[1:]) == text
 
 
 def test_the_way_of_prompting_is_saved_with_the_policy(small_policy: Policy, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from triptych.optim import OptimizerConfig
 from triptych.telemetry.logging import setup_logging
 
 
-@pytest.mark.parametrize(("size", "rate"), [(135e6, 1e-5), (0.6e9, 4.74e-6), (8e9, 1.30e-6), (30.5e9, 6.65e-7)])
+@pytest.mark.parametrize(("size", "rate"), [(1e5, 5e-5), (135e6, 1e-5), (0.6e9, 4.74e-6), (8e9, 1.30e-6), (30.5e9, 6.65e-7)])
 def test_the_rate_falls_with_the_root_of_the_size(size: float, rate: float) -> None:
     assert suggested_rate(int(size), has_adapter=False) == pytest.approx(rate, rel=0.01)
     assert suggested_rate(int(size), has_adapter=True) == pytest.approx(10 * rate, rel=0.01)

@@ -202,7 +202,7 @@ class _Graded(NamedTuple):
 
 
 def _digest(prompts: Sequence[Prompt]) -> str:
-    return hashlib.sha256(json.dumps([(prompt.text, prompt.answer) for prompt in prompts]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([(prompt.key, prompt.answer) for prompt in prompts]).encode()).hexdigest()
 
 
 def _grade(

@@ -1,5 +1,6 @@
 """Prompts, completions, and padded batches for training."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -30,6 +31,11 @@ class Prompt:
     def conversation(self) -> list[dict[str, str]]:
         """The messages for a chat template; of a prompt without any, its text as that of a user."""
         return [dict(message) for message in self.messages] or [{"role": "user", "content": self.text}]
+
+    @property
+    def key(self) -> str:
+        """What tells questions apart: the text, or the whole conversation."""
+        return json.dumps(self.conversation) if self.messages else self.text
 
 
 @dataclass(frozen=True, eq=False)

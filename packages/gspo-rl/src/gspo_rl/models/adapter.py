@@ -10,6 +10,8 @@ NAME = "default"
 """peft's name of the one adapter of a model."""
 
 
+_WRAPPED = ".base_layer"
+
 ADAPTER_FILE = "adapter.json"
 """File with the settings of an adapter beside the files of a policy whose checkpoints hold the update apart from the weights."""
 
@@ -44,14 +46,15 @@ def effective_weight(layer: nn.Module) -> Tensor:
 @torch.no_grad()
 def merged_state(model: nn.Module) -> dict[str, Tensor]:
     """The state of a model with updates as that of the plain model: each added to its weight."""
-    layers = layers_with_update(model)
+    updated: dict[str, Any] = {}
+    for name, layer in layers_with_update(model).items():
+        # Experts are parameters of one module, and each has a wrapper of its own around the last one's.
+        updated[f"{name.replace(_WRAPPED, '')}.{getattr(layer, 'parameter_name', 'weight')}"] = layer
     state = {}
     for name, tensor in model.state_dict().items():
-        prefix, is_base, rest = name.partition(".base_layer.")
-        if is_base:
-            state[f"{prefix}.{rest}"] = effective_weight(layers[prefix]) if rest == "weight" else tensor
-        elif ".lora_" not in name:
-            state[name] = tensor
+        plain = name.replace(_WRAPPED, "")
+        if ".lora_" not in name:
+            state[plain] = tensor + updated[plain].get_delta_weight(NAME) if plain in updated else tensor
     return state
 
 

@@ -3,11 +3,13 @@
 The frozen weights and the update are separate parameters in training; a saved policy holds their sum, which any library loads.
 """
 
+import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from safetensors.torch import save_file
 from torch import nn
 
@@ -47,7 +49,10 @@ class LoRA:
         with torch.random.fork_rng():
             torch.manual_seed(0)  # the same start on every rank, whatever the number of ranks
             try:
-                inject_adapter_in_model(LoraConfig(r=self._rank, lora_alpha=self._alpha, target_modules=targets), model)
+                with warnings.catch_warnings():
+                    # peft warns of what it chose by itself: the layout of GPT-2's layers, and names that a model lacks.
+                    warnings.filterwarnings("ignore", message=r"fan_in_fan_out is set to False|The following (rank|alpha)_pattern keys")
+                    inject_adapter_in_model(LoraConfig(r=self._rank, lora_alpha=self._alpha, target_modules=targets), model)
             except ValueError as error:
                 raise UserError(f"adapter.targets is '{self._targets}': {str(error).splitlines()[0]}") from error
         head = getattr(model, "get_output_embeddings", lambda: None)()
@@ -59,10 +64,9 @@ class LoRA:
     def save(self, model: nn.Module, folder: Path, *, base: str) -> None:
         """Writes the update alone in the format of peft; see `gspo_rl.models.adapter.Adapter`."""
         folder.mkdir(parents=True, exist_ok=True)
-        own = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if ".lora_" in name}
-        named = {f"base_model.model.{name.replace(f'.{NAME}.', '.')}": tensor for name, tensor in own.items()}
+        named = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in get_peft_model_state_dict(model).items()}
         save_file(named, folder / "adapter_model.safetensors")
-        layers = sorted(layers_with_update(model))
-        written = LoraConfig(r=self._rank, lora_alpha=self._alpha, target_modules=layers, task_type="CAUSAL_LM", inference_mode=True)
-        written.base_model_name_or_path = base
+        configs: Any = model.peft_config
+        written = copy.copy(configs[NAME])  # with the targets that were found
+        written.base_model_name_or_path, written.task_type, written.inference_mode = base, "CAUSAL_LM", True
         written.save_pretrained(str(folder))

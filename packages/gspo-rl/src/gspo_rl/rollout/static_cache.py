@@ -60,13 +60,7 @@ class StaticCacheEngine:
 
     def __init__(self, policy: Policy, *, max_batch: int = 512, dtype: str | None = None) -> None:
         config = policy.model.config
-        is_served = (
-            type(policy.model) in _SERVED
-            and "sliding_attention" not in (getattr(config, "layer_types", None) or ())
-            and config.hidden_act == "silu"
-            and config.rope_parameters["rope_type"] in _FIXED_ROTARY
-        )
-        if not is_served:
+        if not self.serves(policy):
             raise UserError(
                 "rollout=static_cache serves dense Llama, Qwen2 and Qwen3 models with full attention, "
                 f"not {type(policy.model).__name__}: use rollout=transformers"
@@ -77,6 +71,17 @@ class StaticCacheEngine:
         self._head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._max_batch = max_batch
         self._version = 0
+
+    @staticmethod
+    def serves(policy: Policy) -> bool:
+        """Whether the policy is of an architecture that this decoder computes."""
+        config = policy.model.config
+        return (
+            type(policy.model) in _SERVED
+            and "sliding_attention" not in (getattr(config, "layer_types", None) or ())
+            and config.hidden_act == "silu"
+            and config.rope_parameters["rope_type"] in _FIXED_ROTARY
+        )
 
     @property
     def is_exact(self) -> bool:

@@ -59,7 +59,7 @@ class JsonlTask:
             if shared is not None:
                 raise UserError(f"the question {shared[:60]!r} stands in {path} and in {held_out_path}: remove it from one of them")
         else:
-            held_out = [derive_seed(seed, prompt.text) % 10**6 < held_out_fraction * 10**6 for prompt in prompts]
+            held_out = [derive_seed(seed, prompt.key) % 10**6 < held_out_fraction * 10**6 for prompt in prompts]
             self._splits = {
                 "train": [prompt for prompt, out in zip(prompts, held_out, strict=True) if not out],
                 "held_out": [prompt for prompt, out in zip(prompts, held_out, strict=True) if out],

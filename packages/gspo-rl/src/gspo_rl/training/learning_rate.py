@@ -12,6 +12,7 @@ _logger = get_logger("train")
 _RATE = 1e-5
 _PARAMETERS = 135e6
 _LOW_RANK = 10.0
+_MOST = 5e-5  # of policies below 5 million parameters
 
 
 def suggested_rate(num_parameters: int, *, has_adapter: bool) -> float:
@@ -28,7 +29,7 @@ def suggested_rate(num_parameters: int, *, has_adapter: bool) -> float:
         >>> round(suggested_rate(135_000_000, has_adapter=False) * 1e6, 3), round(suggested_rate(540_000_000, has_adapter=True) * 1e6, 3)
         (10.0, 50.0)
     """
-    rate = _RATE * math.sqrt(_PARAMETERS / num_parameters)
+    rate = min(_MOST, _RATE * math.sqrt(_PARAMETERS / num_parameters))
     return rate * _LOW_RANK if has_adapter else rate
 
 
