@@ -34,7 +34,7 @@ FLOORS = {
         {"evaluation", "metrics", "noise", "toy"},
         {"diagnosis", "preflight", "progress"},
         {"trainer"},
-        {"report"},
+        {"report", "results"},
         {"commands"},
     ],
     "captain_cinema": [

@@ -62,9 +62,6 @@ def test_the_experiment_trains_and_its_policy_can_be_evaluated(
     rows = [json.loads(line) for line in (tmp_path / "outputs" / "real" / "metrics.jsonl").read_text().splitlines()]
     assert rows[1]["noise/sampler_clip_widths"] < 0.3
     assert "What is " in capsys.readouterr().out, "completions are shown now and then"
-    assert (
-        run_command("evaluate", "policy.path=outputs/real/policy", "task=addition", "evaluation.num_prompts=4", "evaluation.num_samples=1")
-        == 0
-    )
+    assert run_command("evaluate", "policy.path=outputs/real/policy", "evaluation.num_prompts=4", "evaluation.num_samples=1") == 0
     found = json.loads((tmp_path / "outputs" / "evaluate-gspo" / "summary.json").read_text())
     assert found["accuracy"] == summary["accuracy_after"]

@@ -32,3 +32,14 @@ def test_an_unfinished_run_is_refused_and_nothing_is_written(run: Callable[..., 
     with pytest.raises(UserError, match=r"dead holds no summary\.json: give the folder of a finished run"):
         record([tmp_path / "done", tmp_path / "dead"], tmp_path / "claim")
     assert not (tmp_path / "claim").exists()
+
+
+def test_chosen_curves_are_kept_without_steps_that_lack_them(run: Callable[..., None], tmp_path: Path) -> None:
+    run(tmp_path, "a", summary={}, steps=3)
+    claim = tmp_path / "claim"
+    record([tmp_path / "a"], claim, ["loss"])
+    assert json.loads((claim / "results.json").read_text())["a"]["curves"] == {"loss": [[1, 1.0], [2, 0.5], [3, 1 / 3]]}
+    before = (claim / "results.json").read_bytes()
+    with pytest.raises(UserError, match="has no metric 'typo': give one that the run logged"):
+        record([tmp_path / "a"], claim, ["typo"])
+    assert (claim / "results.json").read_bytes() == before

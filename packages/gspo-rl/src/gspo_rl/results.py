@@ -1,7 +1,7 @@
 """The panel's part of docs/results.md and of the README's strip: accuracy by objective and seed, and a reward curve."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,6 +16,16 @@ prompts with 8 samples each in 4 mini-batches. Accuracy on 256 held-out sums of 
 temperature 1, in per cent; 95 % bootstrap intervals over prompts (`make train-gspo`, `make train-gspo
 ARGS="objective=grpo"`).
 """
+_REAL_TEXT = """
+SmolLM2-135M-Instruct, a real model with 4-bit weights at the start, is trained in 50 steps of 8 prompts with 4 samples each on sums of two
+numbers up to 50, in per cent of 300 held-out sums with 2 samples each at temperature 1; the gain is that of the last number of a response,
+whatever its format, with its 95 % interval paired by prompt (`make train-gspo ARGS="experiment=real_model"`,
+[the experiment](../experiments/gspo/real_model/README.md)).
+"""
+_REAL_RUN = "gspo_1e-5_seed_"
+_SMOOTHED = 5  # steps of the running mean of the curve
+REAL_COLUMNS = ("run", "before", "after", "gain, any format", "greedy before", "greedy after", "move", "noise")
+"""Of the table of the real model; the move of the policy at the last mini-batch and the noise of the sampler are in clip widths."""
 _MEANS = ("accuracy_before", "accuracy_after", "accuracy_gain", "clip_fraction_tokens")
 
 
@@ -34,7 +44,8 @@ class Results:
                 rows.append((objective, str(run["seed"]), *_accuracies(run), f"{low:+.1f} to {high:+.1f}", _clipped(run)))
             means = {key: fmean(run[key] for run in runs) for key in _MEANS}
             rows.append((f"**{objective}**", "**mean**", *_accuracies(means), "", _clipped(means)))
-        return f"{_TEXT}\n{markdown_table(columns, rows)}"
+        real = markdown_table(REAL_COLUMNS, [real_row(name, run["summary"]) for name, run in _real(experiments).items()])
+        return f"{_TEXT}\n{markdown_table(columns, rows)}{_REAL_TEXT}\n{real}"
 
     def figures(self, experiments: Path) -> dict[str, Figure]:
         """Accuracy after training by seed."""
@@ -42,7 +53,15 @@ class Results:
             objective: [(float(run["seed"]), run["accuracy_after"], *run["accuracy_after_interval"]) for run in runs]
             for objective, runs in _by_objective(experiments).items()
         }
-        return {"gspo_accuracy": Figure("Held-out accuracy after training", "seed", series, "fraction of samples", (0, 1))}
+        curves = {
+            f"seed {name.removeprefix(_REAL_RUN)}": _smoothed(run["curves"]["reward/mean"])
+            for name, run in _real(experiments).items()
+            if name.startswith(_REAL_RUN)
+        }
+        return {
+            "gspo_accuracy": Figure("Held-out accuracy after training", "seed", series, "fraction of samples", (0, 1)),
+            "gspo_real_model": Figure("Mean reward of SmolLM2-135M on sums", "step", curves, "fraction of samples", (0, 1)),
+        }
 
     def strip(self, panel: Panel, outputs: Path) -> None:
         """Mean reward over the steps of the default run."""
@@ -61,6 +80,37 @@ def _by_objective(experiments: Path) -> dict[str, list[dict[str, Any]]]:
     for run in record.values():
         found.setdefault(run["summary"]["objective"], []).append(run["summary"])
     return dict(sorted(found.items(), reverse=True))
+
+
+def _real(experiments: Path) -> dict[str, dict[str, Any]]:
+    record: dict[str, dict[str, Any]] = json.loads((experiments / "gspo" / "real_model" / "results.json").read_text())
+    return record
+
+
+def real_row(name: str, run: Mapping[str, Any]) -> list[str]:
+    """The cells of one run of the real model, in the order of `REAL_COLUMNS`."""
+    low, high = (100 * bound for bound in run["blind_gain_interval"])
+    before, after, greedy_before, greedy_after = (
+        f"{100 * run[key]:.1f}" for key in ("accuracy_before", "accuracy_after", "greedy_before", "greedy_after")
+    )
+    gain = f"{100 * run['blind_gain']:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return [
+        name.replace("_", " "),
+        before,
+        after,
+        gain,
+        greedy_before,
+        greedy_after,
+        f"{run['median_clip_widths']:.2g}",
+        f"{run['noise_clip_widths']:.2g}",
+    ]
+
+
+def _smoothed(points: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
+    """Means of the last few values at each step."""
+    return [
+        (points[index][0], fmean(value for _, value in points[max(0, index + 1 - _SMOOTHED) : index + 1])) for index in range(len(points))
+    ]
 
 
 def _accuracies(run: Mapping[str, float]) -> tuple[str, str, str]:

@@ -3,7 +3,7 @@
 import json
 from statistics import fmean
 
-from gspo_rl.toy.results import Results
+from gspo_rl.results import Results
 from projects import ROOT
 
 
