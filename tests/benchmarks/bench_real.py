@@ -37,7 +37,12 @@ def main() -> None:
     print(f"{GROUPS} prompts x {GROUP_SIZE} samples, at most {MAX_TOKENS} tokens, {policy.num_parameters} parameters, float32, CPU seconds")
     sampling = SamplingConfig(max_tokens=MAX_TOKENS)
     seeds = list(range(GROUPS * GROUP_SIZE))
-    engines = {"static_cache": StaticCacheEngine(policy), "transformers": TransformersEngine(policy)}
+    engines = {
+        "static_cache": StaticCacheEngine(policy),
+        "static_cache in bfloat16": StaticCacheEngine(policy, dtype="bfloat16"),
+        "transformers in bfloat16": TransformersEngine(policy, dtype="bfloat16"),
+        "transformers": TransformersEngine(policy),
+    }
     compare({name: lambda engine=engine: engine.generate(prompts, GROUP_SIZE, sampling, seeds=seeds) for name, engine in engines.items()})
     completions = engines["static_cache"].generate(prompts, GROUP_SIZE, sampling, seeds=seeds)
     batch = collate(completions, torch.zeros(len(seeds)), torch.zeros(len(seeds)), pad_id=policy.pad_id)
@@ -51,7 +56,7 @@ def score(policy: Policy, batch: object, *, share: bool) -> None:
 
 
 def compare(work: dict[str, Callable[[], object]]) -> None:
-    """Prints the medians of interleaved repetitions and the ratio of the first to the second."""
+    """Prints the medians of interleaved repetitions, and how many times faster each is than the last."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for repetition in range(REPETITIONS + 1):
         for name, call in work.items():
@@ -60,10 +65,9 @@ def compare(work: dict[str, Callable[[], object]]) -> None:
             if repetition:  # the first is a warm-up
                 seconds[name].append(time.process_time() - started)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
+    last = list(medians.values())[-1]
     for name, median in medians.items():
-        print(f"{name:>14}  {median:8.2f} s")
-    one, other = medians.values()
-    print(f"{'ratio':>14}  {other / one:8.2f}")
+        print(f"{name:>26}  {median:8.2f} s  {last / median:6.2f}")
 
 
 if __name__ == "__main__":
