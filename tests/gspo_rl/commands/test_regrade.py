@@ -38,8 +38,6 @@ def test_a_corrected_answer_changes_the_rewards_of_its_completions(run_command: 
     data.write_text("".join(json.dumps(corrected if other["question"] == row["prompt"] else other) + "\n" for other in rows))
     assert regrade(run)[-1] == "0 rewards differ", "a response that was cut has no reward"
     data.write_text(json.dumps({"question": "another=", "answer": "1"}) + "\n" + data.read_text())
-    assert regrade(run)[-1] == "0 rewards differ", "prompts are found at another place too"
-    data.write_text(data.read_text().replace("=", ":"))
     with pytest.raises(UserError, match="is another one than in the run: restore the task's data"):
         regrade(run)
 

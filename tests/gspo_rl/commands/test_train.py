@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 from gspo_rl.evaluation import EvaluationConfig, evaluate
 from gspo_rl.models.policy import pretrained_policy
+from gspo_rl.models.recorded import read_recorded
+from gspo_rl.records import read_records
 from gspo_rl.rollout.sampling import SamplingConfig
 from gspo_rl.rollout.static_cache import StaticCacheEngine
 from gspo_rl.toy.arithmetic import ArithmeticTask
@@ -85,6 +87,39 @@ def test_a_folder_of_any_architecture_and_a_file_of_questions_need_no_further_se
     before, after = (load_file(folder / "model.safetensors") for folder in (tmp_path / "model", saved))
     assert before.keys() == after.keys(), "a saved policy has the names of the model it came from"
     assert run_command("evaluate", f"policy.path={saved}", "evaluation.num_prompts=2", "device=cpu") == 0
+
+
+def test_an_evaluation_leaves_out_the_prompts_that_the_training_left_out(
+    run_command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The cold start too: its demonstrations are of the prompts that are left."""
+    arguments = [*QUICK, "prompts.overlong=drop", "prompts.max_tokens=9", "name=t", "sampling.max_tokens=24"]
+    assert run_command("train", *arguments, "policy.max_positions=120") == 0
+    assert "have more than 9 tokens and are left out" in capsys.readouterr().out
+    assert (
+        run_command("evaluate", "policy.path=outputs/t/policy", "evaluation.num_prompts=30", "evaluation.num_samples=1", "device=cpu") == 0
+    )
+    (record,) = read_records(tmp_path / "outputs" / "evaluate-gspo")
+    prompts = ArithmeticTask(seed=0).prompts("held_out")
+    assert all(prompts[row["index"]].text == row["prompt"] for row in record.rows), "the index is that of the whole split"
+    indices = [row["index"] for row in record.rows[::2]]
+    assert indices == [index for index, prompt in enumerate(prompts) if len(prompt.text) <= 9][:30]
+    assert indices != list(range(30)), "the case leaves none out"
+
+
+def test_a_cold_start_of_another_adapter_is_not_reused(run_command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    for name, alpha, reused in (("a", 2, False), ("b", 64, False), ("c", 64, True)):
+        assert run_command("train", *QUICK, "adapter=lora", "adapter.rank=2", f"adapter.alpha={alpha}", f"name={name}") == 0
+        assert ("read from" in capsys.readouterr().out) == reused
+
+
+def test_a_task_from_the_environment_is_not_written_into_the_policy(
+    run_command: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "q.jsonl").write_text("\n".join(json.dumps({"question": f"{n}+{n}=", "answer": str(2 * n)}) for n in range(40)))
+    monkeypatch.setenv("QUESTIONS", str(tmp_path / "q.jsonl"))
+    assert run_command("train", *QUICK, "task=jsonl", "task.path=${oc.env:QUESTIONS}", "cold_start.steps=0", "name=t") == 0
+    assert read_recorded(tmp_path / "outputs" / "t" / "policy")["training"]["task"] is None
 
 
 def test_an_invalid_objective_is_refused_before_a_folder_is_made(

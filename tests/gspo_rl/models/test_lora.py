@@ -137,14 +137,19 @@ def test_engines_sample_with_the_update(engine: Any, dtype: str | None, small_po
 
 @pytest.mark.parametrize(
     ("targets", "message"),
-    [("nothing_like_it", "adapter.targets is 'nothing_like_it'"), ("q_proj,lm_head", "which names the head of the model: leave it out")],
+    [
+        ("nothing_like_it", "adapter.targets is 'nothing_like_it'"),
+        ("q_proj,lm_head", "which names the head of the model: leave it out"),
+        ("q_proj,embed_tokens", "which names an embedding"),
+        ("q_proj,typo_proj", "no layer ends in 'typo_proj'"),
+    ],
 )
 def test_impossible_targets_are_refused(small_policy: Policy, targets: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         small_policy.train_with(LoRA(rank=2, targets=targets))
 
 
-@pytest.mark.parametrize("wrong", [{"rank": 0}, {"rank": 2, "alpha": 0}])
+@pytest.mark.parametrize("wrong", [{"rank": 0}, {"rank": 2, "alpha": 0}, {"rank": 1.5}])
 def test_impossible_settings_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(UserError, match="1 or more"):
         LoRA(**wrong)

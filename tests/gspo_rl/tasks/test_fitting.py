@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from gspo_rl.data.batch import Completion, Prompt
-from gspo_rl.tasks import BlindTask
+from gspo_rl.tasks import BlindTask, DemonstratingTask
 from gspo_rl.tasks.addition import AdditionTask
 from gspo_rl.tasks.fitting import PromptConfig, fitting_task
+from gspo_rl.toy.arithmetic import ArithmeticTask
 from triptych.errors import UserError
 from triptych.telemetry.logging import setup_logging
 
@@ -35,6 +36,11 @@ def kept(config: PromptConfig, max_tokens: int) -> list[int]:
     fitting = fitting_task(Texts(), config, encode, {"train": 16 - max_tokens})
     assert len(fitting.prompts("held_out")) == len(LENGTHS), "a split that is not used stays as it is"
     return [len(prompt.text) for prompt in fitting.prompts("train")]
+
+
+def test_a_prompt_keeps_its_index_in_the_whole_split() -> None:
+    fitting = fitting_task(Texts(), PromptConfig(overlong="drop"), encode, {"train": 14})
+    assert [prompt.index for prompt in fitting.prompts("train")] == [0, 2, 4, 5]
 
 
 def test_overlong_prompts_are_left_out_with_their_number(capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,6 +74,10 @@ def test_rewards_are_those_of_the_task() -> None:
     assert not isinstance(fitting, BlindTask)
     cut = Completion((), torch.zeros(1, dtype=torch.long), torch.zeros(1), "9", False)
     assert fitting.reward(Prompt("", ""), cut) == 0.5
+    assert not isinstance(fitting, DemonstratingTask)
+    arithmetic = fitting_task(ArithmeticTask(), PromptConfig(overlong="drop"), encode, {"train": 22})
+    assert isinstance(arithmetic, DemonstratingTask)
+    assert arithmetic.demonstrate(arithmetic.prompts("train")[0], torch.Generator().manual_seed(0))
     blind = fitting_task(AdditionTask(highest=20), PromptConfig(overlong="drop"), encode, {"train": 100})
     assert isinstance(blind, BlindTask)
     assert (blind.reward(Prompt("", "9"), cut), blind.blind_reward(Prompt("", "9"), cut)) == (0, 1)

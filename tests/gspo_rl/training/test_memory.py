@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -74,6 +75,33 @@ def test_activations_are_recomputed_if_one_sequence_does_not_fit(
     shared = Policy(policy.model, policy.tokenizer, share_prompts=True)
     assert not plan_memory(shared, strategy(), World(), longest=100).recomputes
     assert plan_memory(policy, strategy(activation_checkpointing=True), World(), longest=1).recomputes
+
+
+def test_attention_that_keeps_its_matrix_is_extrapolated_by_its_square(random_policy: Callable[..., Policy]) -> None:
+    policy = random_policy(max_positions=1024)
+    policy.model.set_attn_implementation("eager")
+    plan = plan_memory(policy, strategy(), World(), longest=1000)
+    measured = activation_bytes(policy.scorer, num_tokens=1000) / 1000
+    assert 0.8 < plan.bytes_per_token / measured < 1.25
+    assert measured > 3 * activation_bytes(policy.scorer) / 64, "the case is not quadratic"
+
+
+def test_sharding_strategies_share_the_states_of_the_optimizer(small_policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda device: 2**30)
+
+    class Sharded(DDPStrategy):
+        syncs_in_forward = True
+
+    class Alone(World):
+        """One of four ranks, which asks no other."""
+
+        def gather_objects(self, values: list[Any]) -> list[Any]:
+            return values
+
+    four = Alone(size=4)
+    free = [plan_memory(small_policy, kind(World(), max_grad_norm=1.0), four, longest=16).free for kind in (DDPStrategy, Sharded)]
+    assert free[0] == 2**28 - 12 * small_policy.num_parameters
+    assert free[1] == 2**28 - 16 * small_policy.num_parameters // 4
 
 
 def test_free_memory_is_within_the_limit_of_a_container(tmp_path: Path) -> None:

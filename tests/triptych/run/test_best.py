@@ -62,6 +62,30 @@ def test_a_step_that_was_gone_back_from_is_not_the_best(tmp_path: Path) -> None:
     assert train(tmp_path / "b", [0.5, 0.2, 0.3, 0.4], 4, resume_step=1) == [1, 4]
 
 
+class Unsound:
+    """A guard of a run whose fourth update was skipped."""
+
+    is_sound = True
+
+    def check(self, step: int) -> None: ...
+
+
+def test_a_step_without_a_checkpoint_is_not_the_best(tmp_path: Path) -> None:
+    """An update that was skipped postpones the checkpoint; a setting that comes later finds the checkpoints that are left."""
+    settings = CheckpointConfig(every_steps=2, keep=1, keep_best="score")
+    guard, scores = Unsound(), [0.1, 0.7, 0.3, 0.9, 0.2, 0.2, 0.2, 0.2]
+    with Run.open(RunConfig(name="a", output_root=str(tmp_path), device="cpu", checkpoint=settings)) as run:
+        state = {"nothing": Nothing()}
+        run.begin(state)
+        for step in run.steps(8, state, guard=guard):
+            guard.is_sound = step.number != 4
+            step.metrics["score"] = scores[step.number - 1]
+        assert (run.best_step, run.checkpoint_steps) == (2, [2, 8])
+    assert train(tmp_path / "b", [0.1, 0.2, 0.9], 3, best=None) == [3]
+    assert train(tmp_path / "c", [0.1, 0.9, 0.2], 3, best=None) == [3]
+    assert train(tmp_path / "c", [0.1, 0.9, 0.2, 0.5, 0.1], 5) == [4, 5]
+
+
 def test_a_metric_that_no_step_logs_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(tmp_path, SCORES, 4, best="typo") == [4]
     assert "checkpoint.keep_best is 'typo', which no step has logged" in capsys.readouterr().out

@@ -35,15 +35,16 @@ def completion_row(split: str, index: int, prompt: Prompt, completion: Completio
 
     Args:
         split: of the prompt.
-        index: of the prompt in it.
+        index: of the prompt in it, unless the prompt has one of its own.
         prompt: the prompt.
         completion: the completion.
         rewards: its rewards by name, before their weights.
     """
     return {
         "split": split,
-        "index": index,
+        "index": index if prompt.index is None else prompt.index,
         "prompt": prompt.text,
+        **({"messages": prompt.conversation} if prompt.messages else {}),
         "answer": prompt.answer,
         "token_ids": completion.token_ids.tolist(),
         "text": completion.text,

@@ -56,7 +56,7 @@ class Results:
         curves = {
             f"seed {name.removeprefix(_REAL_RUN)}": _smoothed(run["curves"]["reward/mean"])
             for name, run in _real(experiments).items()
-            if name.startswith(_REAL_RUN)
+            if name.startswith(_REAL_RUN) and "curves" in run
         }
         return {
             "gspo_accuracy": Figure("Held-out accuracy after training", "seed", series, "fraction of samples", (0, 1)),

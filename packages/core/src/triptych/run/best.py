@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 
 class BestStep:
-    """Follows one metric over the steps that log it.
+    """Follows one metric over the steps that have a checkpoint.
 
     Args:
         metric: its name, such as `evaluation/accuracy`; None to follow none.
@@ -28,10 +28,16 @@ class BestStep:
         self.value = math.nan
         self._sign = -1.0 if lower_is_better else 1.0
 
-    def observe(self, metrics: Mapping[str, float | None], step: int) -> None:
-        """Called with the metrics of each step, in order; a value that is not finite is never the best."""
+    def improves(self, metrics: Mapping[str, float | None]) -> bool:
+        """Whether these metrics are better than all before; a value that is not finite never is."""
         value = None if self.metric is None else metrics.get(self.metric)
         if value is None or not math.isfinite(value):
-            return
-        if self.step is None or self._sign * value > self._sign * self.value:
+            return False
+        return self.step is None or self._sign * value > self._sign * self.value
+
+    def observe(self, metrics: Mapping[str, float | None], step: int) -> None:
+        """Called in order with the metrics of each step that has a checkpoint."""
+        if self.metric is not None and self.improves(metrics):
+            value = metrics[self.metric]
+            assert value is not None
             self.step, self.value = step, float(value)

@@ -69,6 +69,7 @@ class Run:
         self._digests = InputDigests(self.cache_directory, run=self.directory, output_root=Path(config.output_root))
         self._checkpointer = self._checkpoints_in("checkpoints")
         self._best = BestStep(config.checkpoint.keep_best, lower_is_better=config.checkpoint.lower_is_better)
+        self._logged: tuple[int | None, dict[str, float]] = (None, {})  # step and metrics of the last row
         self._fingerprint: str | None = None
         self._random_state = GlobalRandomState(world.rank)
         self._interruption = Interruption()
@@ -206,8 +207,10 @@ class Run:
 
     def _start_trackers(self, step: int | None, columns: tuple[str, ...]) -> None:
         self._jsonl = JsonlTracker(self._folder.files, resume_step=step)
+        kept = set(self._checkpointer.steps())
         for row in read_rows(self.directory / "metrics.jsonl"):
-            self._best.observe(row, int(row["step"]))
+            if row["step"] in kept:
+                self._best.observe(row, int(row["step"]))
         trackers: list[Tracker] = [TerminalTracker(columns)]
         if self._build_tracker is not None:
             identity = self._identity
@@ -323,7 +326,7 @@ class Run:
         if step.metrics:
             self.log(step.metrics, step=number)
         if self._best.metric is not None:
-            saves |= bool(state) and is_sound and self.world.broadcast_object(self._best.step) == number
+            saves |= bool(state) and is_sound and self.world.broadcast_object(self._best.improves(step.metrics))
         if saves:
             if guard is not None and not evaluates:  # after the row of the step is logged
                 guard.check(number)
@@ -364,7 +367,7 @@ class Run:
         Failures of a tracker are logged; those of metrics.jsonl are raised, so that no checkpoint is newer than its metrics.
         """
         if self._fingerprint is None:  # not in a phase
-            self._best.observe(metrics, step)
+            self._logged = step, dict(metrics)
         if self._jsonl is not None:
             self._jsonl.log(metrics, step=step)
             self._trackers.log(metrics, step=step)
@@ -373,6 +376,8 @@ class Run:
         """Commits `state` as the checkpoint of `step`, after the metrics up to it are on disk; see `Checkpointer.save`."""
         if self._jsonl is not None:
             self._jsonl.sync()
+        if self._logged[0] == step and self._fingerprint is None:
+            self._best.observe(self._logged[1], step)
         self._checkpointer.save(step, self._complete(state, step), best=self._best.step)
 
     def wait_for_checkpoint(self) -> None:

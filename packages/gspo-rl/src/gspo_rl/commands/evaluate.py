@@ -1,8 +1,9 @@
 """`python -m gspo_rl.commands.evaluate`: avg@k and pass@k of any saved policy on a held-out split."""
 
 import json
+import pkgutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,12 +24,14 @@ from triptych.commands.messages import choice_name
 from triptych.errors import UserError
 from triptych.report import ReportConfig, Samples
 from triptych.run.config import RunConfig
-from triptych.run.secret import without_secrets
+from triptych.run.secret import leaves, without_secrets
 from triptych.run.session import Run
-from triptych.run.targets import CORE, check_targets
+from triptych.run.targets import is_allowed, origin
 from triptych.telemetry.logging import get_logger
 
 _logger = get_logger("evaluate")
+
+_TASKS = "gspo_rl."
 
 
 @dataclass
@@ -39,7 +42,7 @@ class EvaluateConfig(RunConfig):
         policy: the model to evaluate (group `policy`).
         task: prompts and rewards (group `task`); None for the task that the policy was trained on.
         rollout: the sampler (group `rollout`).
-        prompts: the longest prompt, and what a longer one is met with.
+        prompts: the longest prompt, and what a longer one is met with; None for those of the policy's training.
         sampling: length, temperature and truncation of responses, where they differ from those of the policy's training.
         evaluation: split, number of prompts and samples.
         store_completions: whether every completion is kept in `completions/`.
@@ -53,7 +56,7 @@ class EvaluateConfig(RunConfig):
     policy: Any = MISSING
     task: Any = None
     rollout: Any = MISSING
-    prompts: PromptConfig = field(default_factory=PromptConfig)
+    prompts: PromptConfig | None = None
     sampling: SamplingOverrides = field(default_factory=SamplingOverrides)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     store_completions: bool = True
@@ -72,7 +75,7 @@ def main(config: EvaluateConfig) -> float:
             run.begin({})
             started = time.perf_counter()
             rooms = {config.evaluation.split: policy.max_positions - sampling.max_tokens}
-            task = fitting_task(task, config.prompts, policy.encode, rooms)
+            task = fitting_task(task, config.prompts or PromptConfig(), policy.encode, rooms)
             result = evaluate(engine, task, sampling, config.evaluation, world=run.world, seed=config.seed, rows=rows)
             seconds = time.perf_counter() - started
         if run.world.is_main:
@@ -95,20 +98,44 @@ def _as_trained(config: EvaluateConfig) -> tuple[EvaluateConfig, SamplingConfig]
         training = read_recorded(Path(path))["training"]
     training = training or {}
     if config.task is None:
-        if not isinstance(training.get("task"), Mapping):
+        task = training.get("task")
+        if not isinstance(task, Mapping) or not isinstance(task.get("_target_"), str):
             raise UserError(
                 f"the folder of the policy ({path}) does not tell what it was trained on: choose a task, such as task=arithmetic"
             )
-        # The folder may come from elsewhere, so that only code of these packages is built unless the user allows more.
-        check_targets(training["task"], {CORE, "gspo_rl"}, config.allowed_targets or [])
-        config = replace(config, task=training["task"])
+        _check_recorded(task, config.allowed_targets or [])
+        config = replace(config, task=task)
     try:
         recorded = SamplingConfig(**(training.get("sampling") or {}))
+        if config.prompts is None:
+            config = replace(config, prompts=PromptConfig(**(training.get("prompts") or {})))
     except TypeError as error:
         raise UserError(
             f"the folder of the policy ({path}) names settings of sampling that do not exist ({error}): save it again"
         ) from error
     return config, config.evaluation.sampling.over(config.sampling.over(recorded))
+
+
+def _check_recorded(task: Mapping[str, Any], allowed: Sequence[str]) -> None:
+    """Refuses a recorded task that is no task of this package, unless the user allows its code: the folder may come from elsewhere.
+
+    A `_target_` inside its settings would build something before the task is called, so there may be none.
+
+    Raises:
+        UserError: naming the target.
+    """
+    target, settings = task["_target_"], {key: value for key, value in task.items() if key != "_target_"}
+    special = sorted(key for key, _ in leaves(settings) if any(part.startswith("_") for part in key.split(".")))
+    if special:
+        raise UserError(f"the task of the policy's folder has '{special[0]}' among its settings, which could run code: choose a task")
+    if is_allowed(target, (), allowed):
+        return
+    defined = origin(target, {"gspo_rl"})
+    found = pkgutil.resolve_name(target) if defined.startswith(_TASKS) else None
+    if not (isinstance(found, type) and hasattr(found, "prompts") and hasattr(found, "reward")):
+        raise UserError(
+            f"the task of the policy's folder is {target}, which is no task of gspo-rl: add allowed_targets=[{target}] if you trust it"
+        )
 
 
 def _conclude(config: EvaluateConfig, run: Run, result: EvaluationResult, sampling: SamplingConfig, seconds: float) -> None:

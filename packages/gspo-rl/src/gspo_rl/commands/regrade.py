@@ -54,9 +54,8 @@ def _rewards(record: Record, task: Task) -> tuple[list[float], list[float]]:
 def _prompt(row: dict[str, Any], task: Task) -> Prompt:
     prompts = task.prompts(row["split"])
     prompt = prompts[row["index"]] if row["index"] < len(prompts) else None
-    if prompt is None or prompt.text != row["prompt"]:  # prompts before it were too long and left out
-        prompt = next((other for other in prompts if other.text == row["prompt"]), None)
-    if prompt is None:  # only the answer may have been corrected
+    # The answer may have been corrected since.
+    if prompt is None or prompt.text != row["prompt"] or prompt.conversation != row.get("messages", prompt.conversation):
         raise UserError(f"prompt {row['index']} of the {row['split']} split is another one than in the run: restore the task's data")
     return prompt
 

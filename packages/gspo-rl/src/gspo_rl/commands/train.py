@@ -97,16 +97,17 @@ def main(config: TrainConfig) -> float:
         if config.adapter is not None:
             policy.train_with(build(config.adapter))
         sampling = config.evaluation.sampling.over(config.sampling)
-        lengths = {config.evaluation.split: sampling.max_tokens, "train": config.sampling.max_tokens}
+        lengths = {"train": config.sampling.max_tokens}
+        lengths[config.evaluation.split] = max(sampling.max_tokens, lengths.get(config.evaluation.split, 0))
         rooms = {split: policy.max_positions - length for split, length in lengths.items()}
-        fitting = fitting_task(task, config.prompts, policy.encode, rooms)
-        policy.training = {"task": without_secrets(config.task), "sampling": asdict(sampling)}
+        task = fitting_task(task, config.prompts, policy.encode, rooms)
+        policy.training = {"task": _shareable(config.task), "prompts": asdict(config.prompts), "sampling": asdict(sampling)}
         strategy = build(config.strategy, run.world, max_grad_norm=config.optimizer.max_grad_norm)
         with closing(build(config.rollout, policy)) as engine:
             trainer = GSPOTrainer(
                 policy,
                 engine,
-                build_rewards(fitting, config.rewards, build),
+                build_rewards(task, config.rewards, build),
                 objective,
                 strategy,
                 config.trainer,
@@ -116,12 +117,20 @@ def main(config: TrainConfig) -> float:
             )
             if not run.checkpoint_steps:  # a resumed run reads its weights from the checkpoint
                 identity = {"policy": config.policy, "task": config.task}
+                # Only where they are set, so that caches from before stay valid.
+                identity |= {} if config.adapter is None else {"adapter": config.adapter}
+                identity |= {} if config.prompts == PromptConfig() else {"prompts": asdict(config.prompts)}
                 cold_start(policy, task, config.cold_start, run=run, identity=identity)
             result = trainer.fit(run)
         if run.world.is_main:
             _conclude(config, run, trainer, result)
         run.world.barrier()
     return result.after.accuracy.mean
+
+
+def _shareable(task: Any) -> Any:
+    """The node of a task, for the policy's folder; None if it holds something from the environment, which stays unwritten."""
+    return task if without_secrets(task) == task else None
 
 
 def _conclude(config: TrainConfig, run: Run, trainer: GSPOTrainer, result: FitResult) -> None:

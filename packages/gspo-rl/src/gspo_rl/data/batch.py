@@ -20,12 +20,14 @@ class Prompt:
         metadata: further fields that the task needs for grading.
         messages: a whole conversation with the keys `role` and `content` instead of the text, for the chat template; `text` is then
             what is shown.
+        index: of the prompt in its split, where prompts before it were left out; None for its position.
     """
 
     text: str
     answer: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
     messages: tuple[Mapping[str, str], ...] = ()
+    index: int | None = None
 
     @property
     def conversation(self) -> list[dict[str, str]]:

@@ -30,8 +30,10 @@ class LoRA:
     """
 
     def __init__(self, *, rank: int = 16, alpha: int = 32, targets: str = "all-linear") -> None:
-        if rank < 1 or alpha < 1:
-            raise UserError(f"adapter.rank is {rank} and adapter.alpha {alpha}: both must be 1 or more")
+        if not isinstance(rank, int) or not isinstance(alpha, int) or rank < 1 or alpha < 1:
+            raise UserError(f"adapter.rank is {rank} and adapter.alpha {alpha}: both must be whole numbers, 1 or more")
+        if not isinstance(targets, str):
+            raise UserError(f"adapter.targets is {targets}: give all-linear, or ends of names as one text, such as 'q_proj,v_proj'")
         self._settings = {"rank": rank, "alpha": alpha, "targets": targets}
         self._rank, self._alpha, self._targets = rank, alpha, targets
 
@@ -58,6 +60,15 @@ class LoRA:
         head = getattr(model, "get_output_embeddings", lambda: None)()
         if any(module is head for module in layers_with_update(model).values()):
             raise UserError(f"adapter.targets is '{self._targets}', which names the head of the model: leave it out")
+        if any(".lora_embedding_" in name for name, _ in model.named_parameters()):
+            raise UserError(f"adapter.targets is '{self._targets}', which names an embedding: leave it out")
+        missing = (
+            []
+            if isinstance(targets, str)
+            else [end for end in targets if not any(name.endswith(end) for name in layers_with_update(model))]
+        )
+        if missing:
+            raise UserError(f"adapter.targets is '{self._targets}', and no layer ends in '{missing[0]}': correct the name")
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(f".lora_A.{NAME}" in name or f".lora_B.{NAME}" in name)
 

@@ -1,10 +1,12 @@
 """Prompts that are too long: refused or left out."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from gspo_rl.data.batch import Completion, Prompt
-from gspo_rl.tasks import BlindTask, Task
+from gspo_rl.tasks import BlindTask, DemonstratingTask, Task
 from triptych.errors import UserError
 from triptych.telemetry.logging import get_logger
 
@@ -52,7 +54,7 @@ def fitting_task(task: Task, config: PromptConfig, encode: Callable[[Prompt], Se
     for split, room in rooms.items():
         limit = room if config.max_tokens is None else min(room, config.max_tokens)
         prompts = task.prompts(split)
-        kept = [prompt for prompt in prompts if len(encode(prompt)) <= limit]
+        kept = [replace(prompt, index=index) for index, prompt in enumerate(prompts) if len(encode(prompt)) <= limit]
         number = f"{len(prompts) - len(kept)} of {len(prompts)} prompts of the {split} split have more than {limit} tokens"
         if len(kept) < len(prompts) and (config.overlong == "refuse" or not kept):
             remedy = "shorten them" if config.overlong == "drop" else "shorten them, or leave them out with prompts.overlong=drop"
@@ -60,7 +62,7 @@ def fitting_task(task: Task, config: PromptConfig, encode: Callable[[Prompt], Se
         if len(kept) < len(prompts):
             _logger.warning("%s and are left out", number)
         splits[split] = kept
-    return _FittingBlind(task, splits) if isinstance(task, BlindTask) else _Fitting(task, splits)
+    return _KINDS[isinstance(task, BlindTask), isinstance(task, DemonstratingTask)](task, splits)
 
 
 class _Fitting:
@@ -77,9 +79,25 @@ class _Fitting:
         return self._task.reward(prompt, completion)
 
 
-class _FittingBlind(_Fitting):
+class _Blind(_Fitting):
     """The same for a task that grades whatever the format."""
 
     def blind_reward(self, prompt: Prompt, completion: Completion) -> float:
         assert isinstance(self._task, BlindTask)
         return self._task.blind_reward(prompt, completion)
+
+
+class _Demonstrating(_Fitting):
+    """The same for a task with demonstrations."""
+
+    def demonstrate(self, prompt: Prompt, generator: torch.Generator) -> str:
+        assert isinstance(self._task, DemonstratingTask)
+        return self._task.demonstrate(prompt, generator)
+
+
+class _BlindDemonstrating(_Blind, _Demonstrating):
+    """Both."""
+
+
+_KINDS = {(False, False): _Fitting, (True, False): _Blind, (False, True): _Demonstrating, (True, True): _BlindDemonstrating}
+"""By whether the task is a `BlindTask` and a `DemonstratingTask`."""

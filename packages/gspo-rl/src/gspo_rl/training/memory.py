@@ -42,16 +42,22 @@ def plan_memory(policy: Policy, strategy: Strategy, world: World, *, longest: in
     Called before the strategy prepares the policy, on every rank; all get the same plan.
 
     Args:
-        policy: its activations are measured by a forward of 64 tokens.
+        policy: its activations are measured by two short forwards.
         strategy: `recomputes` is set where it helps.
         world: the ranks; those without a GPU of their own share the memory of the machine.
         longest: tokens of the longest sequence.
     """
     is_gpu = world.device.type == "cuda"
-    states = _STATE_BYTES * policy.num_trainable
+    # Sharding strategies build a sharded copy and divide gradients and moments among the ranks.
+    shards = world.size if strategy.syncs_in_forward else 1
+    states = (_STATE_BYTES * policy.num_trainable + (4 * policy.num_parameters if strategy.syncs_in_forward else 0)) // shards
     available = free_memory(world.device) // (1 if is_gpu else world.size)
     free = min(world.gather_objects([max(0, available - states)]))
-    kept = activation_bytes(policy.scorer) / _PROBE_TOKENS
+    # K bytes of n tokens are a * n + b * n^2; b is 0 but for attention that keeps its matrix.
+    count = max(2, min(_PROBE_TOKENS, policy.max_positions // 2))
+    short, long = (activation_bytes(policy.scorer, num_tokens=number) for number in (count, 2 * count))
+    quadratic = max(0, long - 2 * short) / (2 * count**2)
+    kept = short / count + quadratic * max(0, longest - count)
     # Recomputed: the input of every block, and all of one block at a time.
     config = policy.model.config.get_text_config()
     inputs = 4 * config.hidden_size * (config.num_hidden_layers + 2) + kept / config.num_hidden_layers
