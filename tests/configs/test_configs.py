@@ -36,6 +36,7 @@ def choices() -> Iterator[tuple[str, str, str]]:
 CHOICES = list(choices())
 EXPERIMENTS = [(path.parents[1].name, path.stem) for panel in PANELS for path in sorted((CONFIGS / panel / "experiment").glob("*.yaml"))]
 ARGUMENTS_FROM_THE_ENTRY_POINT = {
+    "adapter": set(),
     "policy": {"device"}, "rollout": {"policy"}, "strategy": {"world", "max_grad_norm"}, "tracker": {"directory", "run_id", "name", "config"},
     "objective": {"logprobs", "old_logprobs", "advantages", "mask", "behavior_logprobs"}, "task": set(),
     "generator": {"device"}, "reward": {"device"}, "features": {"device"}, "benchmark": set(), "verifier": set(),

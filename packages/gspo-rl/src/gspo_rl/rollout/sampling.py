@@ -57,7 +57,12 @@ class SamplingOverrides:
     """Settings of sampling that differ from others: those of evaluations from those of rollouts; None for the same.
 
     Attributes:
-        max_tokens, temperature, top_k, top_p, stop, stop_token_ids: see `SamplingConfig`.
+        max_tokens: longest response, in tokens.
+        temperature: divisor of the logits; 0 takes the most likely token.
+        top_k: number of most likely tokens to sample from; 0 for all.
+        top_p: sample from the smallest set of most likely tokens with this probability; 1 for all.
+        stop: strings that end a response.
+        stop_token_ids: tokens that end a response beside the policy's own.
     """
 
     max_tokens: int | None = None
