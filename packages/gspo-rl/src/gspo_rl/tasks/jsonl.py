@@ -54,8 +54,8 @@ class JsonlTask:
         prompts = self._read(Path(path))
         if held_out_path is not None:
             self._splits = {"train": prompts, "held_out": self._read(Path(held_out_path))}
-            trained = {prompt.text for prompt in prompts}
-            shared = next((prompt.text for prompt in self._splits["held_out"] if prompt.text in trained), None)
+            trained = {prompt.key for prompt in prompts}
+            shared = next((prompt.text for prompt in self._splits["held_out"] if prompt.key in trained), None)
             if shared is not None:
                 raise UserError(f"the question {shared[:60]!r} stands in {path} and in {held_out_path}: remove it from one of them")
         else:
