@@ -50,10 +50,13 @@ def check_settings(policy: Policy, engine: RolloutEngine, strategy: Strategy, sa
         raise UserError("sampling.temperature is 0: all samples of a prompt would be equal, and every advantage 0; use 1")
 
 
-def check_task(policy: Policy, task: Task, sampling: SamplingConfig, evaluation: EvaluationConfig) -> None:
+def check_task(policy: Policy, task: Task, sampling: SamplingConfig, evaluation: EvaluationConfig) -> int:
     """Refuses an empty task, and prompts that leave no room for a response.
 
     Every training prompt of a list is checked; of prompts generated on access, the first 256.
+
+    Returns:
+        Tokens of the longest training prompt among them.
 
     Raises:
         UserError: if a split is empty or a prompt is too long.
@@ -63,6 +66,8 @@ def check_task(policy: Policy, task: Task, sampling: SamplingConfig, evaluation:
         if len(prompts) == 0:
             raise UserError(f"the task is empty: its {split} split has no prompt")
     num_checked = len(train) if isinstance(train, list) else _NUM_CHECKED_PROMPTS
-    evaluated = evaluation.sampling.over(sampling)
-    for prompts, max_tokens in ((train[:num_checked], sampling.max_tokens), (held_out[: evaluation.num_prompts], evaluated.max_tokens)):
-        check_lengths([len(policy.encode(prompt)) for prompt in prompts], max_tokens, policy.max_positions)
+    lengths = [len(policy.encode(prompt)) for prompt in train[:num_checked]]
+    check_lengths(lengths, sampling.max_tokens, policy.max_positions)
+    evaluated = [len(policy.encode(prompt)) for prompt in held_out[: evaluation.num_prompts]]
+    check_lengths(evaluated, evaluation.sampling.over(sampling).max_tokens, policy.max_positions)
+    return max(lengths)

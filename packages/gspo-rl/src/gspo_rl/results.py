@@ -24,7 +24,7 @@ whatever its format, with its 95 % interval paired by prompt (`make train-gspo A
 """
 _REAL_RUN = "gspo_1e-5_seed_"
 _SMOOTHED = 5  # steps of the running mean of the curve
-REAL_COLUMNS = ("run", "before", "after", "gain, any format", "greedy before", "greedy after", "move", "noise")
+_REAL_COLUMNS = ("run", "before", "after", "gain, any format", "greedy before", "greedy after", "move", "noise")
 """Of the table of the real model; the move of the policy at the last mini-batch and the noise of the sampler are in clip widths."""
 _MEANS = ("accuracy_before", "accuracy_after", "accuracy_gain", "clip_fraction_tokens")
 
@@ -44,7 +44,7 @@ class Results:
                 rows.append((objective, str(run["seed"]), *_accuracies(run), f"{low:+.1f} to {high:+.1f}", _clipped(run)))
             means = {key: fmean(run[key] for run in runs) for key in _MEANS}
             rows.append((f"**{objective}**", "**mean**", *_accuracies(means), "", _clipped(means)))
-        real = markdown_table(REAL_COLUMNS, [real_row(name, run["summary"]) for name, run in _real(experiments).items()])
+        real = markdown_table(_REAL_COLUMNS, [_real_row(name, run["summary"]) for name, run in _record(experiments, "real_model").items()])
         return f"{_TEXT}\n{markdown_table(columns, rows)}{_REAL_TEXT}\n{real}"
 
     def figures(self, experiments: Path) -> dict[str, Figure]:
@@ -55,7 +55,7 @@ class Results:
         }
         curves = {
             f"seed {name.removeprefix(_REAL_RUN)}": _smoothed(run["curves"]["reward/mean"])
-            for name, run in _real(experiments).items()
+            for name, run in _record(experiments, "real_model").items()
             if name.startswith(_REAL_RUN) and "curves" in run
         }
         return {
@@ -75,20 +75,19 @@ class Results:
 
 
 def _by_objective(experiments: Path) -> dict[str, list[dict[str, Any]]]:
-    record = json.loads((experiments / "gspo" / "clip_fraction" / "results.json").read_text())
     found: dict[str, list[dict[str, Any]]] = {}
-    for run in record.values():
+    for run in _record(experiments, "clip_fraction").values():
         found.setdefault(run["summary"]["objective"], []).append(run["summary"])
     return dict(sorted(found.items(), reverse=True))
 
 
-def _real(experiments: Path) -> dict[str, dict[str, Any]]:
-    record: dict[str, dict[str, Any]] = json.loads((experiments / "gspo" / "real_model" / "results.json").read_text())
+def _record(experiments: Path, claim: str) -> dict[str, dict[str, Any]]:
+    record: dict[str, dict[str, Any]] = json.loads((experiments / "gspo" / claim / "results.json").read_text())
     return record
 
 
-def real_row(name: str, run: Mapping[str, Any]) -> list[str]:
-    """The cells of one run of the real model, in the order of `REAL_COLUMNS`."""
+def _real_row(name: str, run: Mapping[str, Any]) -> list[str]:
+    """The cells of one run of the real model, in the order of `_REAL_COLUMNS`."""
     low, high = (100 * bound for bound in run["blind_gain_interval"])
     before, after, greedy_before, greedy_after = (
         f"{100 * run[key]:.1f}" for key in ("accuracy_before", "accuracy_after", "greedy_before", "greedy_after")

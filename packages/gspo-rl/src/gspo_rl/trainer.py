@@ -23,7 +23,7 @@ from gspo_rl.rewards import Rewards, RewardTable
 from gspo_rl.rollout import RolloutEngine
 from gspo_rl.rollout.sampling import SamplingConfig
 from gspo_rl.tasks import Task
-from gspo_rl.training.memory import describe, plan_memory
+from gspo_rl.training.memory import MemoryPlan, describe, plan_memory
 from triptych.checkpoint import Saveable
 from triptych.checkpoint.export import Exportable
 from triptych.distributed import World
@@ -42,8 +42,6 @@ _logger = get_logger("trainer")
 DEFAULT_TOKENS = 16384
 
 OLD_LOGPROBS = ("engine", "recompute")
-NUM_MEASURED = 256
-"""Prompts whose lengths decide whether a sequence fits into the memory."""
 COLUMNS = ("reward/mean", "clip_fraction/sequences", "entropy", "length/mean", "timing/tokens_per_second", "evaluation/accuracy")
 
 
@@ -71,7 +69,7 @@ class TrainerConfig:
     prompts_per_step: int = 16
     group_size: int = 8
     minibatches: int = 4
-    microbatch_tokens: int | None = 16384
+    microbatch_tokens: int | None = DEFAULT_TOKENS
     old_logprobs: str = "engine"
     evaluate_every: int = 0
     noise_every: int = 20
@@ -166,7 +164,7 @@ class GSPOTrainer:
         self._engine = engine
         self._rewards = task if isinstance(task, Rewards) else Rewards(task)
         self._task = self._rewards.task
-        check_task(policy, self._task, sampling, evaluation)
+        self._longest = check_task(policy, self._task, sampling, evaluation) + sampling.max_tokens
         self._objective = objective
         self._strategy = strategy
         self._config = config
@@ -181,7 +179,10 @@ class GSPOTrainer:
         config, progress = self._config, TrainingProgress(run.world, self._groups(run.world))
         guard = DivergenceGuard(run, self._strategy, max_skipped=self._optimizer.max_skipped_steps)
         exportable = Exportable("hugging_face", "model", self.policy.scorer, self.policy.save_files)
-        self._plan_microbatches(progress, run)
+        plan = plan_memory(self.policy, self._strategy, run.world, longest=self._longest) if config.microbatch_tokens is None else None
+        if plan is not None:
+            self._strategy.recomputes, self._most_tokens = plan.recomputes, plan.tokens
+        progress.microbatch_tokens = self._most_tokens
         self.policy.scorer = self._strategy.prepare(self.policy.scorer, lambda model: build_adamw(model, self._optimizer))
         recorder = StepRecorder(self.policy.scorer, run.device, run.peak_flops(self._strategy.precision))
         diagnosis = Diagnosis(is_main=run.world.is_main, uses_sampler=config.old_logprobs == "engine")
@@ -190,7 +191,7 @@ class GSPOTrainer:
         restored = run.begin(state, columns=COLUMNS, exportable=exportable)
         # Of a resumed run as before: another size would round otherwise.
         self._most_tokens = config.microbatch_tokens or progress.microbatch_tokens
-        self._log_budget()
+        self._log_budget(plan)
         self._engine.update_weights(self._strategy.full_parameters(), version=(restored or 0) * config.minibatches)
         if restored is None:
             progress.before = self._evaluate(run, 0)
@@ -301,18 +302,10 @@ class GSPOTrainer:
                     self._strategy.backward(output.losses.sum() / total_weight)
         return SequenceTable.merged(tables, [rows for rows, _ in (*silent, *parts)]).gathered(world)
 
-    def _plan_microbatches(self, progress: TrainingProgress, run: Run) -> None:
-        """Chooses the size of micro-batches before the strategy prepares the model."""
-        if self._config.microbatch_tokens is None:
-            lengths = [len(self.policy.encode(prompt)) for prompt in self._prompts[:NUM_MEASURED]]
-            plan = plan_memory(self.policy, self._strategy, run.world, longest=max(lengths) + self._sampling.max_tokens)
-            self._strategy.recomputes = plan.recomputes
-            _logger.info("micro-batches      %s", describe(plan))
-            self._most_tokens = plan.tokens
-        progress.microbatch_tokens = self._most_tokens
-
-    def _log_budget(self) -> None:
+    def _log_budget(self, plan: MemoryPlan | None) -> None:
         config, most = self._config, self._sampling.max_tokens
+        if plan is not None:
+            _logger.info("micro-batches      %s", describe(plan._replace(tokens=self._most_tokens)))
         responses = config.prompts_per_step * config.group_size
         _logger.info(
             "budget             %d steps of %d prompts x %d responses, at most %s response tokens",

@@ -68,6 +68,7 @@ class Checkpointer:
         self._world = world
         self._keep = keep
         self._asynchronous = asynchronous
+        self._best: int | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -93,6 +94,7 @@ class Checkpointer:
                 removed, and earlier checkpoints are unchanged.
         """
         self.wait()
+        self._best = best
         partial = self._directory / f"step_{step:08d}.partial"
         group = self._world.background_group
         failure: str | None = None
@@ -113,10 +115,9 @@ class Checkpointer:
             except Exception as error:
                 failure = _disk_failure(error)
         if not self._asynchronous:
-            self._write(step, partial, writers, failure, group, best)
+            self._write(step, partial, writers, failure, group)
             return
-        arguments = (step, partial, writers, failure, group, best)
-        self._thread = threading.Thread(target=self._write_aside, args=arguments, name="checkpoint")
+        self._thread = threading.Thread(target=self._write_aside, args=(step, partial, writers, failure, group), name="checkpoint")
         self._thread.start()
 
     def wait(self) -> None:
@@ -132,13 +133,13 @@ class Checkpointer:
         if error is not None:
             raise error
 
-    def _write_aside(self, step: int, partial: Path, writers: list[Writer], failure: str | None, group: Any, best: int | None) -> None:
+    def _write_aside(self, step: int, partial: Path, writers: list[Writer], failure: str | None, group: Any) -> None:
         try:
-            self._write(step, partial, writers, failure, group, best)
+            self._write(step, partial, writers, failure, group)
         except BaseException as error:
             self._error = error
 
-    def _write(self, step: int, partial: Path, writers: list[Writer], failure: str | None, group: Any, best: int | None) -> None:
+    def _write(self, step: int, partial: Path, writers: list[Writer], failure: str | None, group: Any) -> None:
         if failure is None:
             try:
                 for writer in writers:
@@ -156,7 +157,7 @@ class Checkpointer:
             self._abandon(step, partial, failure, group)
         if self._world.is_main:
             for old in self.steps()[: -self._keep]:
-                if old == best:
+                if old == self._best:
                     continue
                 try:
                     self._remove(self.path(old))

@@ -1,7 +1,6 @@
 """Signal handling (SIGTERM, Slurm preemption) and a watchdog for hung processes."""
 
 import faulthandler
-import logging
 import os
 import signal
 import subprocess
@@ -12,7 +11,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-_logger = logging.getLogger(__name__)
+from triptych.telemetry.logging import get_logger
+
+_logger = get_logger("signals")
 
 _SAME_SIGNAL_SECONDS = 3.0
 _SCHEDULER_SECONDS = 120.0

@@ -73,9 +73,9 @@ def main(config: EvaluateConfig) -> float:
         policy = build(config.policy, device=run.device)
         with closing(build(config.rollout, policy)) as engine:
             run.begin({})
-            started = time.perf_counter()
             rooms = {config.evaluation.split: policy.max_positions - sampling.max_tokens}
             task = fitting_task(task, config.prompts or PromptConfig(), policy.encode, rooms)
+            started = time.perf_counter()
             result = evaluate(engine, task, sampling, config.evaluation, world=run.world, seed=config.seed, rows=rows)
             seconds = time.perf_counter() - started
         if run.world.is_main:

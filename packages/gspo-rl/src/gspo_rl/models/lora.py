@@ -34,12 +34,11 @@ class LoRA:
             raise UserError(f"adapter.rank is {rank} and adapter.alpha {alpha}: both must be whole numbers, 1 or more")
         if not isinstance(targets, str):
             raise UserError(f"adapter.targets is {targets}: give all-linear, or ends of names as one text, such as 'q_proj,v_proj'")
-        self._settings = {"rank": rank, "alpha": alpha, "targets": targets}
         self._rank, self._alpha, self._targets = rank, alpha, targets
 
     def settings(self) -> dict[str, Any]:
         """The arguments."""
-        return dict(self._settings)
+        return {"rank": self._rank, "alpha": self._alpha, "targets": self._targets}
 
     def add(self, model: nn.Module) -> None:
         """Freezes a model of transformers and adds low-rank updates, which are 0 at first, in place.
@@ -47,26 +46,23 @@ class LoRA:
         Raises:
             UserError: if no layer of the model has a name in `targets`, or the head is among them.
         """
-        targets = self._targets if self._targets == "all-linear" else [name.strip() for name in self._targets.split(",")]
+        ends = [] if self._targets == "all-linear" else [name.strip() for name in self._targets.split(",")]
         with torch.random.fork_rng():
             torch.manual_seed(0)  # the same start on every rank, whatever the number of ranks
             try:
                 with warnings.catch_warnings():
                     # peft warns of what it chose by itself: the layout of GPT-2's layers, and names that a model lacks.
                     warnings.filterwarnings("ignore", message=r"fan_in_fan_out is set to False|The following (rank|alpha)_pattern keys")
-                    inject_adapter_in_model(LoraConfig(r=self._rank, lora_alpha=self._alpha, target_modules=targets), model)
+                    inject_adapter_in_model(LoraConfig(r=self._rank, lora_alpha=self._alpha, target_modules=ends or self._targets), model)
             except ValueError as error:
                 raise UserError(f"adapter.targets is '{self._targets}': {str(error).splitlines()[0]}") from error
         head = getattr(model, "get_output_embeddings", lambda: None)()
-        if any(module is head for module in layers_with_update(model).values()):
+        layers = layers_with_update(model)
+        if any(module is head for module in layers.values()):
             raise UserError(f"adapter.targets is '{self._targets}', which names the head of the model: leave it out")
         if any(".lora_embedding_" in name for name, _ in model.named_parameters()):
             raise UserError(f"adapter.targets is '{self._targets}', which names an embedding: leave it out")
-        missing = (
-            []
-            if isinstance(targets, str)
-            else [end for end in targets if not any(name.endswith(end) for name in layers_with_update(model))]
-        )
+        missing = [end for end in ends if not any(name.endswith(end) for name in layers)]
         if missing:
             raise UserError(f"adapter.targets is '{self._targets}', and no layer ends in '{missing[0]}': correct the name")
         for name, parameter in model.named_parameters():
