@@ -197,6 +197,13 @@ def test_a_resumed_run_writes_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "halves" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
 
 
+def test_an_engine_with_a_copy_of_the_policy_samples_from_the_restored_weights(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"engine": partial(StaticCacheEngine, dtype="bfloat16"), "old_logprobs": "recompute"}
+    whole = fit(tmp_path, "whole", max_steps=3, **options)
+    fit(tmp_path, "halves", max_steps=1, **options)
+    assert fit(tmp_path, "halves", max_steps=3, **options)[-2:] == whole[-2:]
+
+
 @pytest.mark.parametrize("old_logprobs", ["recompute", "engine"])
 @pytest.mark.parametrize(("calls", "unfinished"), [(1, True), (2, False), (3, True)])
 def test_a_run_resumed_inside_a_rollout_batch_writes_the_same_bytes(

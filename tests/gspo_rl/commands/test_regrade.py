@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from gspo_rl.commands.regrade import _regrade
-from gspo_rl.records import read_records
+from gspo_rl.commands.regrade import _prompt, _regrade
+from gspo_rl.data.batch import Completion
+from gspo_rl.records import completion_row, read_records
+from gspo_rl.tasks.jsonl import JsonlTask
 from triptych.errors import UserError
 
 
@@ -40,6 +43,20 @@ def test_a_corrected_answer_changes_the_rewards_of_its_completions(run_command: 
     data.write_text(json.dumps({"question": "another=", "answer": "1"}) + "\n" + data.read_text())
     with pytest.raises(UserError, match="is another one than in the run: restore the task's data"):
         regrade(run)
+
+
+def test_a_conversation_is_not_graded_by_the_answer_of_another(tmp_path: Path) -> None:
+    last = {"role": "user", "content": "Answer with the number only."}
+    rows = [{"messages": [{"role": "user", "content": f"{n} + {n}"}, last], "answer": str(2 * n)} for n in range(40)]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = JsonlTask(str(tmp_path / "q.jsonl"))
+    first, second = task.prompts("train")[:2]
+    completion = Completion((), torch.zeros(1, dtype=torch.long), torch.zeros(1), first.answer, True)
+    row = completion_row("train", 0, first, completion, {"task": 1.0})
+    assert _prompt(row, task) == first
+    assert second.text == first.text
+    with pytest.raises(UserError, match="prompt 1 of the train split is another one than in the run"):
+        _prompt({**row, "index": 1}, task)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -12,8 +12,6 @@ from gspo_rl.data.batch import Completion, Prompt
 from gspo_rl.tasks.jsonl import JsonlTask
 from triptych.errors import UserError
 
-pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed (one of its libraries needs a C compiler)")
-
 
 def completion(text: str, *, finished: bool = True) -> Completion:
     return Completion((1,), torch.tensor([1]), torch.zeros(1), text, finished)
@@ -69,6 +67,20 @@ def test_a_question_in_both_files_is_refused(tmp_path: Path) -> None:
     assert len(JsonlTask(str(train), held_out_path=str(held_out)).prompts("held_out")) == 20
     with pytest.raises(UserError, match=r"the question 'What is 39 \+ 39\?' stands in .*a\.jsonl and in .*b\.jsonl"):
         JsonlTask(str(train), held_out_path=str(write(tmp_path / "b.jsonl", ROWS[39:])))
+
+
+def test_conversations_with_one_last_message_are_different_questions(tmp_path: Path) -> None:
+    def talk(numbers: range) -> list[dict[str, Any]]:
+        last = {"role": "user", "content": "Answer with the number only."}
+        return [{"messages": [{"role": "user", "content": f"{n} + {n}"}, last], "answer": str(2 * n)} for n in numbers]
+
+    train = write(tmp_path / "train.jsonl", talk(range(40)))
+    task = JsonlTask(str(train), held_out_path=str(write(tmp_path / "a.jsonl", talk(range(40, 60)))))
+    assert len(task.prompts("held_out")) == 20
+    with pytest.raises(UserError, match="stands in"):
+        JsonlTask(str(train), held_out_path=str(write(tmp_path / "b.jsonl", talk(range(39, 60)))))
+    alone = JsonlTask(str(train))
+    assert 0 < len(alone.prompts("held_out")) < 40, "each is put into a split by itself"
 
 
 def test_a_formula_needs_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
