@@ -25,6 +25,8 @@ class DDPStrategy:
         max_grad_norm: global gradient norm above which gradients are scaled down.
         precision: `float32`, or `bfloat16` for a forward under autocast; parameters stay float32.
         activation_checkpointing: keep only the inputs of the model's blocks, and recompute the rest in the backward.
+        torch_compile: compile the model with `torch.compile`, which needs a C++ compiler on a CPU and takes up to a minute at the first
+            step of every shape. Results differ from those of the uncompiled model by rounding.
 
     Raises:
         UserError: if `precision` is unknown.
@@ -32,11 +34,20 @@ class DDPStrategy:
 
     syncs_in_forward = False
 
-    def __init__(self, world: World, *, max_grad_norm: float, precision: str = "float32", activation_checkpointing: bool = False) -> None:
+    def __init__(
+        self,
+        world: World,
+        *,
+        max_grad_norm: float,
+        precision: str = "float32",
+        activation_checkpointing: bool = False,
+        torch_compile: bool = False,
+    ) -> None:
         self.precision = check_precision(precision)
         self._world = world
         self._max_grad_norm = max_grad_norm
         self.recomputes = activation_checkpointing
+        self._compiles = torch_compile
         self._model: nn.Module
         self._forward: nn.Module
         self._optimizer: Optimizer
@@ -47,6 +58,8 @@ class DDPStrategy:
         if self.recomputes:
             recompute_activations(model)
         self._optimizer = build_optimizer(self._model)
+        if self._compiles:
+            self._model.compile()
         self._forward = self._model
         if self._world.size > 1:
             device_ids = [self._world.device.index] if self._world.device.type == "cuda" else None
