@@ -1,32 +1,43 @@
-"""Recorded runs of the released code: `golden("infinity/plain.sample")`, skipped if the recordings are absent."""
+"""Fixtures of recordings: a test that takes one of `recordings.KINDS` runs once for every recording of that kind.
 
-import json
+So any other set of recordings of the same form can take the place of the default one. Without TRIPTYCH_GOLDEN the tests are skipped where
+the default folder is absent; a folder named by TRIPTYCH_GOLDEN must contain recordings.
+"""
+
 import os
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
-_ROOT = Path(__file__).resolve().parents[2]
+from recordings import KINDS, Golden, folder, recordings
 
 
 @pytest.fixture(scope="session")
-def golden() -> Callable[[str], dict[str, Any]]:
-    """Tensors of a recording in float32 (integers keep their type), or a config if the name ends in `.config`."""
-    folder = Path(os.environ.get("TRIPTYCH_GOLDEN", _ROOT.parent / "shared" / "golden"))
+def golden() -> Golden:
+    """The recordings."""
+    if "TRIPTYCH_GOLDEN" not in os.environ and not folder().is_dir():
+        pytest.skip(f"no recordings at {folder()}: set TRIPTYCH_GOLDEN")
+    return Golden(folder())
 
-    def load(name: str) -> dict[str, Any]:
-        if not folder.is_dir():
-            pytest.skip(f"no recordings at {folder}: set TRIPTYCH_GOLDEN")
-        if name.endswith(".config"):
-            return dict(json.loads((folder / f"{name}.json").read_text()))
-        tensors = load_file(folder / f"{name}.safetensors")
-        return {key: value.float() if value.dtype == torch.bfloat16 else value for key, value in tensors.items()}
 
-    return load
+def _named(kind: str) -> Any:
+    @pytest.fixture(name=kind)
+    def fixture(request: pytest.FixtureRequest, golden: Golden) -> str:
+        if request.param is None:
+            pytest.fail(f"TRIPTYCH_GOLDEN={golden.folder} has no recording {'/*'.join(KINDS[kind])}")
+        return str(request.param)
+
+    return fixture
+
+
+infinity_variant, var_variant, search_recording = (_named(kind) for kind in KINDS)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test for every recording; one that is skipped or fails if there is none."""
+    for kind in KINDS:
+        if kind in metafunc.fixturenames:
+            metafunc.parametrize(kind, recordings(kind) or [None], indirect=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

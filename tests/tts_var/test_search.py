@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recordings import Golden, recordings
 from triptych.errors import UserError
 from triptych.seeding import derive_seed
 from triptych.seeding import generator as seeded
@@ -25,7 +26,6 @@ from tts_var.scorers.pixels import PixelFeatures
 from tts_var.search import EventRecord, Search
 from tts_var.testing import RedReward, tiny_generator, tiny_var
 
-Golden = Callable[[str], dict[str, Any]]
 FULL = SearchConfig([4, 4, 3, 2], [Event(2, "cluster"), Event(3, "resample")], num_images=1, strength=5.0)
 PROMPTS = ["a circle", "two red circles left of a blue square", "three rings"]
 CLASSES = ["0", "1", "2"]
@@ -47,23 +47,32 @@ class Recorded:
         return values
 
 
-@pytest.mark.parametrize("kind", ["pca", "pool"])
-def test_search_reproduces_the_recorded_run(golden: Golden, kind: str) -> None:
-    config, recorded = golden(f"infinity/tts_{kind}.config"), golden(f"infinity/tts_{kind}")
-    scales = infinity_scales("0.06M")
-    generator = InfinityGenerator(
-        load_infinity_transformer(golden("infinity/plain.transformer"), scales),
-        load_binary_tokenizer(golden("infinity/plain.vae")),
-        None,  # type: ignore[arg-type]
-        InfinitySampling(config["cfg"], config["tau"], config["top_k"], config["top_p"]),
-    )
+def model_of(golden: Golden, config: dict[str, Any], recorded: dict[str, Any]) -> InfinityGenerator:
+    """The recorded model on which the search was run: the one whose scales, text width and bits per token fit."""
+    for variant in recordings("infinity_variant"):
+        sizes = golden(f"infinity/{variant}.config")
+        own = (len(sizes["scale_schedule"]), sizes["Ct5"], sizes["d_vae"])
+        if own == (len(config["batch_schedule"]), recorded["text"].shape[1], recorded["bits.0"].shape[-1]):
+            scales = infinity_scales(sizes["pn"], ratio=sizes["ratio"], patch=2 if sizes["patchify"] else 1)
+            return InfinityGenerator(
+                load_infinity_transformer(golden(f"infinity/{variant}.transformer"), scales),
+                load_binary_tokenizer(golden(f"infinity/{variant}.vae")),
+                None,  # type: ignore[arg-type]
+                InfinitySampling(config["cfg"], config["tau"], config["top_k"], config["top_p"]),
+            )
+    raise AssertionError("no recorded model fits the recorded search")
+
+
+def test_search_reproduces_the_recorded_run(golden: Golden, search_recording: str) -> None:
+    config, recorded = golden(f"infinity/{search_recording}.config"), golden(f"infinity/{search_recording}")
+    generator = model_of(golden, config, recorded)
     events = [Event(scale, "cluster") for scale in config["cluster_scales"]] + [
         Event(scale, "resample") for scale in config["resample_scales"]
     ]
     settings = SearchConfig(config["batch_schedule"], events, strength=config["lam"], projection="pool")
     # The recorded input of k-means is one token per image: the sign of a principal direction is arbitrary.
-    features = Recorded([recorded["kmeans_in.2"][:, None]])
-    reward = Recorded([recorded["score.4"], recorded["score.5"], recorded["final_scores"]])
+    features = Recorded([recorded[f"kmeans_in.{scale}"][:, None] for scale in config["cluster_scales"]])
+    reward = Recorded([*(recorded[f"score.{scale}"] for scale in config["resample_scales"]), recorded["final_scores"]])
     search = Search(generator, settings, reward=reward, features=features)
     stream = torch.Generator().manual_seed(config["seed"])
     condition = generator.condition(TextFeatures(recorded["text"][None], torch.ones(1, len(recorded["text"]), dtype=torch.bool)))
@@ -77,13 +86,14 @@ def test_search_reproduces_the_recorded_run(golden: Golden, kind: str) -> None:
     assert float((difference > 0).float().mean()) < 1e-3
 
 
-@pytest.mark.parametrize("kind", ["pca", "pool"])
-def test_projection_is_the_recorded_one_up_to_sign(golden: Golden, kind: str) -> None:
-    recorded = golden(f"infinity/tts_{kind}")
-    found, expected = project(recorded["features.2"], kind), recorded["kmeans_in.2"]
-    signs = torch.sign((found * expected).sum(1, keepdim=True)) if kind == "pca" else 1.0
-    torch.testing.assert_close(signs * found, expected, atol=1e-4, rtol=1e-4)
-    assert representatives(expected, 6, seed=0).tolist() == recorded["keep.2"].tolist()
+def test_projection_is_the_recorded_one_up_to_sign(golden: Golden, search_recording: str) -> None:
+    config, recorded = golden(f"infinity/{search_recording}.config"), golden(f"infinity/{search_recording}")
+    for scale in config["cluster_scales"]:
+        found, expected = project(recorded[f"features.{scale}"], config["kind"]), recorded[f"kmeans_in.{scale}"]
+        signs = torch.sign((found * expected).sum(1, keepdim=True)) if config["kind"] == "pca" else 1.0
+        torch.testing.assert_close(signs * found, expected, atol=1e-4, rtol=1e-4)
+        kept = recorded[f"keep.{scale}"]
+        assert representatives(expected, len(kept), seed=0).tolist() == kept.tolist()
 
 
 @FAMILIES
@@ -157,9 +167,9 @@ class Recording(PixelFeatures):
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("name", POTENTIALS)
 def test_weights_come_from_the_history_of_the_lineage(name: str, scheme: str) -> None:
-    first, second = [0.3, 0.1, 0.4, 0.2], [0.25, 0.5, 0.05]
+    first, second = [0.3, 0.1, 0.4, 0.2, 0.35], [0.25, 0.5, 0.05]
     config = SearchConfig(
-        [4, 4, 3, 2], [Event(1, "resample"), Event(2, "cluster"), Event(3, "resample")], potential=name, scheme=scheme, strength=3.0
+        [5, 4, 3, 2], [Event(1, "resample"), Event(2, "cluster"), Event(3, "resample")], potential=name, scheme=scheme, strength=3.0
     )
     search = Search(tiny_generator(), config, reward=Script(first, second, [0.0, 1.0]), features=PixelFeatures(grid=4))
     [result] = search.run("a circle", seed=2)
@@ -190,6 +200,99 @@ def test_the_page_shows_rewards_under_the_images_that_received_them() -> None:
     assert _scored(4, [cluster, resampling]) == {2: (10.0, 0.5), 1: (20.0, 0.3), 0: (30.0, 0.2)}
     # Copies of one image: slot 2 occurs twice at the second resampling, and its first reward is shown.
     assert _scored(4, [cluster, resampling, EventRecord(2, "resample", (0,), (7.0, 7.0), (0.4, 0.6))])[2] == (10.0, 0.5)
+
+
+class Counting:
+    """A model that counts the images it decodes."""
+
+    def __init__(self) -> None:
+        self._model = tiny_generator()
+        self.decoded = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def decode(self, latent: Tensor, *, max_size: int | None = None) -> Tensor:
+        self.decoded += len(latent)
+        return self._model.decode(latent, max_size=max_size)
+
+
+def test_events_that_keep_everyone_cost_no_decode() -> None:
+    config = SearchConfig([3], [Event(1, "cluster"), Event(2, "resample")], num_images=1, scheme="top")
+    model = Counting()
+    [result] = Search(model, config, reward=RedReward(), features=PixelFeatures(grid=4)).run("a circle")
+    [plain] = Search(tiny_generator(), SearchConfig([3]), reward=RedReward()).run("a circle")
+    assert torch.equal(result.images, plain.images)
+    assert (result.cost.num_decodes, model.decoded) == (3, 3)
+    assert [event.kept for event in result.events] == [(0, 1, 2), (0, 1, 2)]
+    # With replacement, three of three are not everyone; a potential over the history needs the reward.
+    for changed in ({"scheme": "multinomial"}, {"potential": "maximum"}):
+        [result] = Search(tiny_generator(), replace(config, **changed), reward=RedReward(), features=PixelFeatures(grid=4)).run("a circle")
+        assert result.cost.num_decodes == 6
+
+
+def test_an_event_at_the_last_scale_and_the_final_images_share_their_decode() -> None:
+    config = SearchConfig([4, 4, 4, 2], [Event(3, "cluster", keep=3), Event(3, "resample")])
+    model = Counting()
+    [result] = Search(model, config, reward=RedReward(), features=PixelFeatures(grid=4)).run("a circle")
+    assert (result.cost.num_decodes, model.decoded) == (4, 4)
+
+
+def test_a_trace_decodes_nothing_twice() -> None:
+    model = Counting()
+    search = Search(model, FULL, reward=RedReward(), features=PixelFeatures(grid=4))
+    [plain] = search.run("a circle", seed=2)
+    model.decoded = 0
+    [traced] = search.run("a circle", seed=2, trace=True)
+    assert model.decoded == sum(len(images) for images in traced.thumbnails) == 4 + 4 + 4 + 3
+    assert replace(traced.cost, seconds=0.0) == replace(plain.cost, seconds=0.0)
+    assert torch.equal(traced.images, plain.images)
+
+
+def test_plain_functions_are_rewards_and_features() -> None:
+    def reward(images: Tensor, prompts: Sequence[str]) -> Tensor:
+        assert len(images) == len(prompts)
+        return images.mean((1, 2, 3))
+
+    [result] = Search(tiny_generator(), FULL, reward=reward, features=lambda images: images.flatten(2)).run("a circle")
+    assert result.cost.scorer_flops == 0
+    assert len(result.rewards) == 2
+
+
+@pytest.mark.parametrize(
+    ("scorers", "message"),
+    [
+        ({"reward": lambda images, prompts: images.mean()}, r"the reward of 4 images has shape \(\): return one number per image"),
+        ({"reward": lambda images, prompts: images}, r"the reward of 4 images has shape \(4, 3, 8, 8\): return one number per image"),
+        ({"reward": lambda images, prompts: images.mean((1, 2, 3)) * torch.nan}, "the reward of an image is not finite"),
+        (
+            {"features": lambda images: images.mean((1, 2, 3))},
+            r"the features of 4 images have shape \(4,\): return \(images, tokens, channels\)",
+        ),
+        ({"features": lambda images: images.flatten(1)[:, None]}, "projection=pca needs patch features"),
+        ({"reward": 3}, "reward is 3: give a function of images"),
+    ],
+)
+def test_scorers_of_another_form_are_refused(scorers: dict[str, Any], message: str) -> None:
+    settings = {"reward": RedReward(), "features": PixelFeatures(grid=4)} | scorers
+    config = SearchConfig([4, 4, 4, 2], [Event(3, "resample" if "reward" in scorers else "cluster")])
+    with pytest.raises(UserError, match=message) as caught:
+        Search(tiny_generator(), config, **settings).run("a circle")
+    assert "\n" not in str(caught.value)
+
+
+def test_misuse_of_the_search_is_refused_in_one_line() -> None:
+    search = Search(tiny_generator())
+    with pytest.raises(UserError, match="there are no prompts"):
+        search.run([])
+    with pytest.raises(UserError, match="config is a dict: give a SearchConfig"):
+        Search(tiny_generator(), {"batch_schedule": [1]})  # type: ignore[arg-type]
+    config = SearchConfig()
+    config.events = [{"scale": 1, "kind": "cluster"}]  # type: ignore[list-item]
+    with pytest.raises(UserError, match=r"search.events has \{'scale': 1.*give Event"):
+        config.__post_init__()
+    with pytest.raises(UserError, match=r"search.strength is 1e\+300: it must be between 0 .* use search.scheme=top"):
+        SearchConfig(strength=1e300)
 
 
 def test_memory_counts_old_and_new_caches_together() -> None:
@@ -226,12 +329,12 @@ def test_only_events_and_the_final_choice_decode_and_cost_is_counted() -> None:
     model = tiny_generator()
     search = Search(model, FULL, reward=Script([1.0, 2.0, 3.0], [1.0, 2.0]), features=Recording(grid=4))
     [result] = search.run("a circle")
-    # 4 particles at the clustering after scale 2, 3 at the resampling after scale 3, 2 final images.
-    assert result.cost.num_decodes == 4 + 3 + 2
+    # 4 particles at the clustering after scale 2, 3 at the resampling after scale 3, of which the 2 final images are two.
+    assert result.cost.num_decodes == 4 + 3
     assert result.cost.num_tokens == 4 * (1 + 4 + 9) + 3 * 16
     condition = model.encode(["a circle"])
     assert result.cost.transformer_flops == sum(count * model.advance_flops(scale, condition) for scale, count in enumerate((4, 4, 4, 3)))
-    assert result.cost.decoder_flops == 9 * model.decode_flops()
+    assert result.cost.decoder_flops == 7 * model.decode_flops()
     assert result.cost.scorer_flops == 4 * 10 + (3 + 2) * 1e3
     assert result.cost.flops == result.cost.transformer_flops + result.cost.decoder_flops + result.cost.scorer_flops
 

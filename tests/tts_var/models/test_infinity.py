@@ -3,13 +3,13 @@
 Tolerances are those suggested with the recordings (logits 2e-4, hidden 5e-4, images 1e-4): float32 sums in another order.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from recordings import Golden
 from tts_var.models.autoencoder import INFINITY_TOKENIZERS, BinaryTokenizer
 from tts_var.models.flops import decoder_flops
 from tts_var.models.infinity import INFINITY_SIZES, InfinityGenerator, InfinitySampling, InfinityTransformer, tokens_of
@@ -23,9 +23,6 @@ from tts_var.numerics.scales import ScaleTable
 from tts_var.search import Search
 from tts_var.testing import tiny_generator
 from tts_var.training.transformer_stage import bit_losses, token_weights
-
-Golden = Callable[[str], dict[str, Any]]
-VARIANTS = ("patchify", "plain")
 
 PROMPTS = ["a circle", "two red circles left of a blue square"]
 LOGITS = {"atol": 2e-4, "rtol": 0.0}
@@ -43,29 +40,33 @@ def padded(texts: list[Tensor]) -> TextFeatures:
     return TextFeatures(values, torch.stack([torch.arange(longest) < len(text) for text in texts]))
 
 
-def generator_of(golden: Golden, variant: str, **sampling: Any) -> tuple[InfinityGenerator, dict[str, Any]]:
-    config = golden(f"infinity/{variant}.config")
-    transformer = load_infinity_transformer(golden(f"infinity/{variant}.transformer"), scales_of(config))
-    tokenizer = load_binary_tokenizer(golden(f"infinity/{variant}.vae"))
+def texts_of(recorded: dict[str, Tensor], kind: str = "text.") -> TextFeatures:
+    """The recorded features of all prompts, or of the negative ones."""
+    names = sorted((name for name in recorded if name.startswith(kind)), key=lambda name: int(name.removeprefix(kind)))
+    return padded([recorded[name] for name in names])
+
+
+def generator_of(golden: Golden, infinity_variant: str, **sampling: Any) -> tuple[InfinityGenerator, dict[str, Any]]:
+    config = golden(f"infinity/{infinity_variant}.config")
+    transformer = load_infinity_transformer(golden(f"infinity/{infinity_variant}.transformer"), scales_of(config))
+    tokenizer = load_binary_tokenizer(golden(f"infinity/{infinity_variant}.vae"))
     settings = {"guidance": tuple(config["cfg"]), "temperature": tuple(config["tau"]), "top_k": config["top_k"], "top_p": config["top_p"]}
     generator = InfinityGenerator(transformer, tokenizer, None, InfinitySampling(**{**settings, **sampling}))  # type: ignore[arg-type]
     return generator, config
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_grids_are_the_recorded_ones(golden: Golden, variant: str) -> None:
-    config = golden(f"infinity/{variant}.config")
+def test_grids_are_the_recorded_ones(golden: Golden, infinity_variant: str) -> None:
+    config = golden(f"infinity/{infinity_variant}.config")
     scales = scales_of(config)
     assert [[1, *grid] for grid in scales.grids] == config["scale_schedule"]
     assert [[1, *grid] for grid in scales.latent_grids] == config["vae_scale_schedule"]
     assert scales.num_tokens == config["seq_len"]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_tokenizer_reproduces_the_recording(golden: Golden, variant: str) -> None:
-    tokenizer = load_binary_tokenizer(golden(f"infinity/{variant}.vae"))
-    scales = scales_of(golden(f"infinity/{variant}.config"))
-    recorded = golden(f"infinity/{variant}.vae_io")
+def test_tokenizer_reproduces_the_recording(golden: Golden, infinity_variant: str) -> None:
+    tokenizer = load_binary_tokenizer(golden(f"infinity/{infinity_variant}.vae"))
+    scales = scales_of(golden(f"infinity/{infinity_variant}.config"))
+    recorded = golden(f"infinity/{infinity_variant}.vae_io")
     with torch.no_grad():
         features = tokenizer.encode(recorded["image"])
         torch.testing.assert_close(features, recorded["raw_features"], **IMAGES)
@@ -79,20 +80,18 @@ def test_tokenizer_reproduces_the_recording(golden: Golden, variant: str) -> Non
         torch.testing.assert_close(tokenizer.decode(quantized.latent), recorded["decoded"], **IMAGES)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_bits_codes_and_labels_agree(golden: Golden, variant: str) -> None:
-    recorded = golden(f"infinity/{variant}.vae_io")
+def test_bits_codes_and_labels_agree(golden: Golden, infinity_variant: str) -> None:
+    recorded = golden(f"infinity/{infinity_variant}.vae_io")
     bits = recorded["rt.bits"]
     assert torch.equal(bits_to_integers(bits), recorded["rt.int_label"])
     assert torch.equal(integers_to_bits(recorded["rt.int_label"], bits.shape[-1]), bits)
     torch.testing.assert_close(codes_from_bits(bits).permute(0, 4, 1, 2, 3), recorded["rt.codes"], atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_teacher_forced_logits_reproduce_the_recording(golden: Golden, variant: str) -> None:
-    generator, _ = generator_of(golden, variant)
-    model, recorded = generator.transformer, golden(f"infinity/{variant}.teacher")
-    text = padded([recorded["text.0"], recorded["text.1"]])
+def test_teacher_forced_logits_reproduce_the_recording(golden: Golden, infinity_variant: str) -> None:
+    generator, _ = generator_of(golden, infinity_variant)
+    model, recorded = generator.transformer, golden(f"infinity/{infinity_variant}.teacher")
+    text = texts_of(recorded)
     angles = rotary_angles(generator.scales, model.config.width // model.config.num_heads)
     assert torch.equal(angles.cos(), recorded["rope.cos"].view_as(angles))
     assert torch.equal(angles.sin(), recorded["rope.sin"].view_as(angles))
@@ -109,10 +108,9 @@ def test_teacher_forced_logits_reproduce_the_recording(golden: Golden, variant: 
             torch.testing.assert_close(found, recorded[logits], **LOGITS)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_self_correction_reproduces_the_recording(golden: Golden, variant: str) -> None:
-    scales = scales_of(golden(f"infinity/{variant}.config"))
-    recorded, io = golden(f"infinity/{variant}.teacher"), golden(f"infinity/{variant}.vae_io")
+def test_self_correction_reproduces_the_recording(golden: Golden, infinity_variant: str) -> None:
+    scales = scales_of(golden(f"infinity/{infinity_variant}.config"))
+    recorded, io = golden(f"infinity/{infinity_variant}.teacher"), golden(f"infinity/{infinity_variant}.vae_io")
 
     def flip(scale: int, bits: Tensor) -> Tensor:
         key = f"bsc.flipped.{scale}"
@@ -128,14 +126,34 @@ def test_self_correction_reproduces_the_recording(golden: Golden, variant: str) 
         assert torch.equal(torch.cat(bits, dim=1).to(torch.uint8), recorded[targets])
 
 
-@pytest.mark.parametrize(
-    ("variant", "recording", "layers"),
-    [("patchify", "patchify.sample", (0,)), ("patchify", "patchify.sample_layercfg", (-3,)), ("plain", "plain.sample", (0,))],
-)
-def test_sampling_reproduces_the_recording(golden: Golden, variant: str, recording: str, layers: tuple[int, ...]) -> None:
-    generator, config = generator_of(golden, variant, guidance_layers=layers)
-    texts, recorded = golden(f"infinity/{variant}.teacher"), golden(f"infinity/{recording}")
-    condition = generator.condition(padded([texts["text.0"], texts["text.1"]]))
+def test_hidden_states_reproduce_the_recording(golden: Golden, infinity_variant: str) -> None:
+    generator, _ = generator_of(golden, infinity_variant)
+    model, recorded = generator.transformer, golden(f"infinity/{infinity_variant}.teacher")
+    text, seen = texts_of(recorded), {}
+    for name, block in (("mid.block_first", model.blocks[0]), ("mid.block_last", model.blocks[-1])):
+        block.register_forward_hook(lambda module, inputs, output, name=name: seen.update({name: output[0]}))
+    model.text_proj_for_ca.register_forward_hook(
+        lambda module, inputs, output: seen.update({"mid.text_norm": inputs[0], "mid.ca_kv": output})
+    )
+    with torch.no_grad():
+        model(recorded["x_in"], text)
+    # The recording concatenates the valid tokens of all prompts.
+    seen |= {name: seen[name][text.mask] for name in ("mid.text_norm", "mid.ca_kv")}
+    for name, found in seen.items():
+        torch.testing.assert_close(found, recorded[name], **HIDDEN, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("where", ["logits", "layers"])
+def test_sampling_reproduces_the_recording(golden: Golden, infinity_variant: str, where: str) -> None:
+    name = f"infinity/{infinity_variant}.sample" + ("_layercfg" if where == "layers" else "")
+    if not golden.has(name):
+        pytest.skip(f"there is no recording {name}")
+    config = golden(f"infinity/{infinity_variant}.config")
+    layers = tuple(config["layercfg" if where == "layers" else "cfg_insertion_layer"])
+    generator, _ = generator_of(golden, infinity_variant, guidance_layers=layers)
+    texts, recorded = golden(f"infinity/{infinity_variant}.teacher"), golden(name)
+    negative = texts_of({**texts, **recorded}, "negative.") if config["negative"] else None
+    condition = generator.condition(texts_of(texts), negative)
     particles = generator.start(condition, 1)
     streams = SharedStream(torch.Generator().manual_seed(config["g_seed"]))
     for scale in range(len(generator.scales)):
@@ -144,7 +162,7 @@ def test_sampling_reproduces_the_recording(golden: Golden, variant: str, recordi
         bits = generator.sample(logits, scale, streams)
         assert torch.equal(bits, recorded[f"bits.{scale}"][:, 0]), scale
         particles = generator.extend(particles, bits, cache)
-    if layers == (0,):  # the other recording has no images
+    if "decoded" in recorded:
         torch.testing.assert_close(particles.latent, recorded["summed_codes"], atol=2e-6, rtol=0)
         torch.testing.assert_close(generator.decode(particles.latent) * 2 - 1, recorded["decoded"], **IMAGES)
 
@@ -165,10 +183,9 @@ def test_released_sizes_are_the_same_classes(size: str, num_parameters: float, n
         assert len(model.state_dict()) == num_tensors, buffers
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(("weighting", "recording"), [("per_scale", "loss.reweight"), ("uniform", "loss.plain")])
-def test_losses_are_the_recorded_ones(golden: Golden, variant: str, weighting: str, recording: str) -> None:
-    scales, recorded = scales_of(golden(f"infinity/{variant}.config")), golden(f"infinity/{variant}.teacher")
+def test_losses_are_the_recorded_ones(golden: Golden, infinity_variant: str, weighting: str, recording: str) -> None:
+    scales, recorded = scales_of(golden(f"infinity/{infinity_variant}.config")), golden(f"infinity/{infinity_variant}.teacher")
     logits = recorded["logits"].unflatten(-1, (-1, 2))
     loss = (bit_losses(logits, recorded["bits"]) * token_weights(scales, weighting)).sum(1).mean()
     assert float(loss) == pytest.approx(float(recorded[recording]), abs=1e-5)

@@ -66,14 +66,14 @@ def test_chunked_blocks_are_numbered_chunk_by_chunk() -> None:
     [
         VARConfig(3, 24, 2, num_codes=10, code_width=4, num_classes=7),
         VARConfig(3, 24, 2, num_codes=10, code_width=4, num_classes=7, shared_modulation=True),
-        # Without normalisation no tensor has the number of heads: it is the depth, as in the released models.
-        VARConfig(3, 24, 3, num_codes=10, code_width=4, num_classes=7, normalise=False),
+        # Without normalisation no tensor has the number of heads, which is therefore given.
+        VARConfig(3, 24, 4, num_codes=10, code_width=4, num_classes=7, normalise=False),
     ],
     ids=["plain", "shared", "not normalised"],
 )
 def test_a_var_transformer_has_the_sizes_of_its_tensors(config: VARConfig) -> None:
     state = random_state(VARTransformer(config, SCALES))
-    model = load_var_transformer({**state, "lvl_1L": torch.zeros(1)}, SCALES)
+    model = load_var_transformer({**state, "lvl_1L": torch.zeros(1)}, SCALES, num_heads=None if config.normalise else config.num_heads)
     assert model.config == config
     assert_same(model, state)
 

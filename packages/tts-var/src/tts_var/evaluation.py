@@ -114,6 +114,8 @@ def evaluate_search(
 
     def evaluate(shard: range) -> list[Outcome]:
         own = [jobs[position] for position in shard]
+        if not own:
+            return []
         # The seed depends on the index, so that a repeated prompt gets different seeds.
         seeds = [derive_seed(seed, "evaluation", index) for index, seed in own]
         results = search.run([prompts[index].text for index, _ in own], seeds=seeds)

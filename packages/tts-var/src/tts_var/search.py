@@ -24,8 +24,8 @@ from tts_var.models.random_streams import KeyedStreams, LineageStreams, RandomSt
 from tts_var.numerics.clustering import project, representatives
 from tts_var.numerics.potentials import effective_sample_size, log_weights, potential
 from tts_var.numerics.resampling import resample
-from tts_var.numerics.schedule import SearchConfig, Step, estimate_memory, plan
-from tts_var.scorers import Features, Reward
+from tts_var.numerics.schedule import SearchConfig, Step, estimate_memory, keeps_everyone, plan
+from tts_var.scorers import Features, Reward, Scorer
 
 # Pixels per decoder batch, which bounds the activations: 4 images of 1024 x 1024 or 1024 of 64 x 64.
 _DECODED_PIXELS = 2**22
@@ -132,6 +132,10 @@ class _State:
     cost: SearchCost
     events: list[list[EventRecord]] = field(default_factory=list)
     thumbnails: list[Tensor] = field(default_factory=list)
+    decoded: dict[int | None, Tensor] = field(default_factory=dict)
+    """Images of the live particles at the current scale, by the longest side they were decoded for; None for the full image."""
+    counted: set[int | None] = field(default_factory=set)
+    """Keys of `decoded` whose decoding is counted in the cost."""
 
 
 class Search:
@@ -144,8 +148,9 @@ class Search:
     Args:
         model: a next-scale model.
         config: schedule and events.
-        reward: required for resampling and for the choice among several final images.
-        features: required for clustering.
+        reward: required for resampling and for the choice among several final images; an object with the contract of `Reward`, or
+            a function of images and prompts.
+        features: required for clustering; likewise, a function of images.
         max_particles: upper bound on the particles of a batch of prompts; a single prompt is never split.
         memory_bytes: upper bound on the caches of a batch; None for no check.
 
@@ -158,16 +163,18 @@ class Search:
         model: NextScaleModel,
         config: SearchConfig | None = None,
         *,
-        reward: Reward | None = None,
-        features: Features | None = None,
+        reward: Reward | Callable[..., Any] | None = None,
+        features: Features | Callable[..., Any] | None = None,
         max_particles: int = 64,
         memory_bytes: int | None = None,
     ) -> None:
+        if config is not None and not isinstance(config, SearchConfig):
+            raise UserError(f"config is a {type(config).__name__}: give a SearchConfig, such as SearchConfig(**settings)")
         self.model = model
         self.config = config or SearchConfig()
         self.steps = plan(self.config, len(model.scales))
-        self.reward = reward
-        self.features = features
+        self.reward = None if reward is None else Scorer.of("reward", reward)
+        self.features = None if features is None else Scorer.of("features", features)
         if max_particles < 1:
             raise UserError(f"max_particles is {max_particles}: it must be 1 or more")
         kinds = {kind for step in self.steps for kind, _ in step.events}
@@ -204,7 +211,8 @@ class Search:
             trace: also keep thumbnails of all live particles after each scale, for a report; not counted as cost.
 
         Raises:
-            UserError: if the numbers of seeds and prompts differ, or an output of the model or a scorer is not finite.
+            UserError: if there are no prompts, the numbers of seeds and prompts differ, or an output of the model or a scorer is not
+                finite or has another shape.
         """
         return list(self.stream(prompts, seed=seed, seeds=seeds, trace=trace))
 
@@ -213,6 +221,8 @@ class Search:
     ) -> Iterator[SearchResult]:
         """The results of `run`, yielded batch by batch."""
         texts = [prompts] if isinstance(prompts, str | int) else list(prompts)
+        if not texts:
+            raise UserError("there are no prompts: give one or more")
         chosen = [seed] * len(texts) if seeds is None else list(seeds)
         if len(chosen) != len(texts):
             raise UserError(f"there are {len(chosen)} seeds for {len(texts)} prompts: give one per prompt, or leave seeds out")
@@ -259,11 +269,12 @@ class Search:
         state = _State(first, torch.zeros(len(first.latent), 0), SearchCost(), [[] for _ in prompts])
         for scale, step in enumerate(self.steps):
             state.particles = self.model.advance(state.particles, condition, streams)
+            state.decoded, state.counted = {}, set()
             state.cost.transformer_flops += step.particles * self.model.advance_flops(scale, condition)
             state.cost.num_tokens += step.particles * self.model.scales.lengths[scale]
             if trace:
                 paused = _clock(state.particles)
-                state.thumbnails.append(_shrink(self._decode(state.particles.latent), _THUMBNAIL).cpu())
+                state.thumbnails.append(_shrink(self._images(state, self._thumbnail_size(scale, step)), _THUMBNAIL).cpu())
                 started += time.perf_counter() - paused
             self._events(state, scale, step, prompts, resampling)
         return self._results(state, prompts, started)
@@ -272,6 +283,10 @@ class Search:
         self, state: _State, scale: int, step: Step, prompts: Sequence[str | int], resampling: Callable[[int, int, int], torch.Generator]
     ) -> None:
         for number, (kind, keep) in enumerate(step.events):
+            if keeps_everyone(self.config, step, number):
+                for events in state.events:
+                    events.append(EventRecord(scale, kind, tuple(range(keep))))
+                continue
             if kind == "cluster":
                 indices = self._cluster(state, scale, keep)
             else:
@@ -280,13 +295,11 @@ class Search:
             rows = flat_rows(indices, state.particles.per_prompt)
             state.particles = state.particles.select(indices)
             state.history = state.history[rows]
+            state.decoded = {size: images[rows.to(images.device)] for size, images in state.decoded.items()}
 
     def _cluster(self, state: _State, scale: int, keep: int) -> Tensor:
         assert self.features is not None
-        images = self._decode_for_scorer(state, self.features.image_size, self.features.flops_per_image)
-        features = self.features(images).float().cpu()
-        if not torch.isfinite(features).all():
-            raise UserError("the features of an image are not finite: use a features model trained for this kind of image")
+        features = self.features(self._images_for(state, self.features))
         # features (prompts * particles, tokens, channels); each prompt clusters its own (particles, tokens, channels).
         kept = []
         for prompt, patches in enumerate(features.unflatten(0, (state.particles.num_prompts, -1))):
@@ -318,29 +331,42 @@ class Search:
             kept.append(chosen)
         return torch.stack(kept)
 
-    def _rewards(self, state: _State, prompts: Sequence[str | int], images: Tensor | None = None) -> Float[Tensor, "prompts particles"]:
+    def _rewards(self, state: _State, prompts: Sequence[str | int]) -> Float[Tensor, "prompts particles"]:
         assert self.reward is not None
-        if images is None:
-            images = self._decode_for_scorer(state, self.reward.image_size, self.reward.flops_per_image)
-        else:
-            state.cost.scorer_flops += state.particles.per_prompt * self.reward.flops_per_image
-        return self._score(images, prompts)
+        return self._score(self._images_for(state, self.reward), prompts)
 
     def _score(self, images: Tensor, prompts: Sequence[str | int]) -> Float[Tensor, "prompts particles"]:
         assert self.reward is not None
         texts = [str(prompt) for prompt in prompts for _ in range(len(images) // len(prompts))]
-        rewards = self.reward(images, texts).float().cpu()
-        if not torch.isfinite(rewards).all():
-            raise UserError("the reward of an image is not finite: use a reward model trained for this kind of image")
-        return rewards.unflatten(0, (len(prompts), -1))
+        return self.reward(images, texts).unflatten(0, (len(prompts), -1))
 
-    def _decode_for_scorer(self, state: _State, image_size: int | None, flops_per_image: float) -> Tensor:
+    def _images_for(self, state: _State, scorer: Scorer) -> Tensor:
         """Images of the live particles at the scorer's input size; adds decoding and scoring to the cost."""
-        count = state.particles.per_prompt
-        state.cost.num_decodes += count
-        state.cost.decoder_flops += count * self.model.decode_flops(max_size=image_size)
-        state.cost.scorer_flops += count * flops_per_image
-        return self._decode(state.particles.latent, max_size=image_size)
+        state.cost.scorer_flops += state.particles.per_prompt * scorer.flops_per_image
+        return self._images(state, scorer.image_size, counted=True)
+
+    def _images(self, state: _State, max_size: int | None, *, counted: bool = False) -> Tensor:
+        """Images of the live particles, decoded once per scale and size; with `counted` the first use adds to the cost."""
+        size = self._size(max_size)
+        if size not in state.decoded:
+            state.decoded[size] = self._decode(state.particles.latent, max_size=size)
+        if counted and size not in state.counted:
+            state.counted.add(size)
+            state.cost.num_decodes += state.particles.per_prompt
+            state.cost.decoder_flops += state.particles.per_prompt * self.model.decode_flops(max_size=size)
+        return state.decoded[size]
+
+    def _size(self, max_size: int | None) -> int | None:
+        """None for a size that is no smaller than the image."""
+        return None if max_size is None or max_size >= max(self.model.image_size) else max_size
+
+    def _thumbnail_size(self, scale: int, step: Step) -> int | None:
+        """The size that the events of the scale decode, so that a thumbnail costs no decode of its own where there is one."""
+        kinds = [kind for number, (kind, _) in enumerate(step.events) if not keeps_everyone(self.config, step, number)]
+        scorer = {"cluster": self.features, "resample": self.reward}[kinds[0]] if kinds else None
+        if scorer is not None:
+            return scorer.image_size
+        return None if scale == len(self.steps) - 1 else _THUMBNAIL
 
     def _decode(self, latent: Tensor, *, max_size: int | None = None) -> Tensor:
         height, width = self.model.image_size
@@ -349,10 +375,12 @@ class Search:
 
     def _results(self, state: _State, prompts: Sequence[str | int], started: float) -> list[SearchResult]:
         count = state.particles.per_prompt
-        images = self._decode(state.particles.latent)
-        state.cost.num_decodes += count
-        state.cost.decoder_flops += count * self.model.decode_flops()
-        rewards = self._rewards(state, prompts, images) if count > 1 else None
+        images = self._images(state, None, counted=True)
+        rewards = None
+        if count > 1:
+            assert self.reward is not None
+            state.cost.scorer_flops += count * self.reward.flops_per_image
+            rewards = self._score(images, prompts)
         seconds = (_clock(state.particles) - started) / len(prompts)
         if rewards is None and self.reward is not None:  # reported only: no choice depends on it, so it is not counted as cost
             rewards = self._score(images, prompts)

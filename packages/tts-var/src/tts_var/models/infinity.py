@@ -34,7 +34,7 @@ from tts_var.models.particles import KeyValues, Particles
 from tts_var.models.quantizers import add_scale, pool, resize
 from tts_var.models.random_streams import RandomStreams
 from tts_var.models.text import TextEncoder, TextFeatures
-from tts_var.numerics.sampling import filter_logits, guided_logits
+from tts_var.numerics.sampling import check_filters, filter_logits, guided_logits
 from tts_var.numerics.scales import ScaleTable
 
 MAX_SCALES = 15
@@ -376,7 +376,7 @@ class InfinitySampling:
         guidance_layers: positions of the guidance: 0 applies it to the logits, -k after block depth - k.
 
     Raises:
-        UserError: if a temperature is not positive, a value is not finite, or top_p is outside [0, 1].
+        UserError: if a temperature is not positive, a value is not finite, top_k is negative, or top_p is outside [0, 1].
     """
 
     guidance: float | tuple[float, ...] = 3.0
@@ -392,8 +392,7 @@ class InfinitySampling:
                 raise UserError(f"{name} is {value}: it must be a finite number")
             if name == "temperature" and min(values) <= 0:
                 raise UserError(f"temperature is {value}: it must be above 0")
-        if not 0 <= self.top_p <= 1:
-            raise UserError(f"top_p is {self.top_p}: it must be between 0 (off) and 1")
+        check_filters(self.top_k, self.top_p)
 
     def at(self, scale: int, num_scales: int) -> tuple[float, float]:
         """Guidance and temperature of one scale.
@@ -434,19 +433,29 @@ class InfinityGenerator:
         tokenizer: its tokenizer.
         text_encoder: maps prompts to text features.
         sampling: sampling settings of the bits.
+        negative_prompt: text of the unconditional branch, instead of the learned rows; needs guidance.
 
     Raises:
-        UserError: if the tokenizer's bits per token differ from the transformer's.
+        UserError: if the tokenizer's bits per token differ from the transformer's, or a negative prompt has no guidance to act by.
     """
 
     def __init__(
-        self, transformer: InfinityTransformer, tokenizer: BinaryTokenizer, text_encoder: TextEncoder, sampling: InfinitySampling
+        self,
+        transformer: InfinityTransformer,
+        tokenizer: BinaryTokenizer,
+        text_encoder: TextEncoder,
+        sampling: InfinitySampling,
+        *,
+        negative_prompt: str | None = None,
     ) -> None:
         self.transformer = transformer
         self.tokenizer = tokenizer
         self.text_encoder = text_encoder
         self.sampling = sampling
         self.scales = transformer.scales
+        self.negative_prompt = negative_prompt
+        if negative_prompt is not None and not self.is_guided:
+            raise UserError(f"the negative prompt '{negative_prompt}' has no effect at guidance 1: set another guidance, or leave it out")
         bits = tokenizer.config.latent_channels * self.scales.patch**2
         if bits != transformer.config.token_bits:
             raise UserError(
@@ -474,20 +483,27 @@ class InfinityGenerator:
 
     def check(self, prompts: Sequence[str]) -> None:
         """Validates prompts with the text encoder; see `NextScaleModel.check`."""
-        self.text_encoder.check(prompts)
+        self.text_encoder.check(prompts if self.negative_prompt is None else [*prompts, self.negative_prompt])
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> InfinityCondition:
         """Conditions of all guidance branches; without the unconditional one if no scale uses guidance."""
-        return self.condition(self.text_encoder.encode(prompts))
+        negative = None if self.negative_prompt is None else self.text_encoder.encode([self.negative_prompt])
+        return self.condition(self.text_encoder.encode(prompts), negative)
 
     @torch.no_grad()
-    def condition(self, text: TextFeatures) -> InfinityCondition:
-        """Conditions of all guidance branches from text features."""
+    def condition(self, text: TextFeatures, negative: TextFeatures | None = None) -> InfinityCondition:
+        """Conditions of all guidance branches from text features.
+
+        Args:
+            text: features of the prompts.
+            negative: features of one negative prompt for all prompts, or of one each, which may have another number of tokens; None
+                for the learned rows, of which every prompt uses as many as it has tokens.
+        """
         both = text
         if self.is_guided:
-            empty = self.transformer.unconditional(text.mask)
-            both = TextFeatures(torch.cat((text.values, empty.values)), torch.cat((text.mask, empty.mask)))
+            empty = self.transformer.unconditional(text.mask) if negative is None else negative.repeated(len(text.mask))
+            both = text.joined(empty)
         return InfinityCondition(self.transformer.condition(both), len(text.mask), 2 if self.is_guided else 1)
 
     def start(self, condition: InfinityCondition, num_particles: int) -> Particles:

@@ -75,21 +75,33 @@ def load_infinity_transformer(state: Mapping[str, Tensor], scales: ScaleTable, *
     return _fill(InfinityTransformer(config, scales), state, source)
 
 
-def load_var_transformer(state: Mapping[str, Tensor], scales: ScaleTable, *, source: str = "the weights") -> VARTransformer:
+def load_var_transformer(
+    state: Mapping[str, Tensor], scales: ScaleTable, *, num_heads: int | None = None, source: str = "the weights"
+) -> VARTransformer:
     """A VAR transformer in float32, with sizes inferred from the shapes.
 
+    Args:
+        state: the weights.
+        scales: token grids.
+        num_heads: attention heads; needed for a model without normalised queries and keys, whose shapes do not show it.
+        source: name of the weights in messages.
+
     Raises:
-        UserError: if a tensor is missing, unexpected or of another shape.
+        UserError: if a tensor is missing, unexpected or of another shape, or the number of heads is unknown or wrong.
     """
     state = {key: value for key, value in state.items() if key not in _VAR_UNUSED}
     _need(state, ("word_embed.weight", "class_emb.weight", "head.weight", "blocks.0.ffn.fc1.weight"), source, "a VAR transformer")
     width, code_width = state["word_embed.weight"].shape
     normalise = "blocks.0.attn.scale_mul_1H11" in state
-    depth = _count(state, r"blocks\.(\d+)\.")
+    inferred = state["blocks.0.attn.scale_mul_1H11"].numel() if normalise else num_heads
+    if inferred is None:
+        raise UserError(f"{source}: there is no blocks.0.attn.scale_mul_1H11, so its attention heads cannot be inferred: give num_heads")
+    if num_heads not in (None, inferred) or inferred < 1 or width % inferred:
+        raise UserError(f"num_heads is {num_heads} but {source} has a width of {width}{f' and {inferred} heads' if normalise else ''}")
     config = VARConfig(
-        depth=depth,
+        depth=_count(state, r"blocks\.(\d+)\."),
         width=width,
-        num_heads=state["blocks.0.attn.scale_mul_1H11"].numel() if normalise else depth,
+        num_heads=inferred,
         num_codes=state["head.weight"].shape[0],
         code_width=code_width,
         num_classes=state["class_emb.weight"].shape[0] - 1,
@@ -113,8 +125,17 @@ def load_binary_tokenizer(state: Mapping[str, Tensor], *, source: str = "the wei
     return _fill(BinaryTokenizer(_autoencoder_config(state, source)), state, source)
 
 
-def load_vector_tokenizer(state: Mapping[str, Tensor], *, num_scales: int, source: str = "the weights") -> VectorTokenizer:
+def load_vector_tokenizer(
+    state: Mapping[str, Tensor], *, num_scales: int, cosine: bool = False, ratio: float = 0.5, source: str = "the weights"
+) -> VectorTokenizer:
     """VAR's tokenizer in float32, with sizes inferred from the shapes.
+
+    Args:
+        state: the weights.
+        num_scales: scales of the model.
+        cosine: whether codes are looked up by cosine similarity; the weights do not show it, the released ones are not.
+        ratio: weight of the convolutions after upsampling; the weights do not show it either.
+        source: name of the weights in messages.
 
     Raises:
         UserError: if a tensor is missing, unexpected or of another shape.
@@ -131,7 +152,7 @@ def load_vector_tokenizer(state: Mapping[str, Tensor], *, num_scales: int, sourc
     _need(renamed, ("quantize.embedding.weight",), source, "a VAR tokenizer")
     codes, channels = renamed["quantize.embedding.weight"].shape
     convolutions = 0 if one_each else _count(renamed, r"quantize\.convolutions\.(\d+)\.")
-    quantizer = VectorQuantizer(codes, channels, num_convolutions=convolutions, num_scales=num_scales)
+    quantizer = VectorQuantizer(codes, channels, num_convolutions=convolutions, ratio=ratio, num_scales=num_scales, cosine=cosine)
     return _fill(VectorTokenizer(_autoencoder_config(renamed, source), quantizer), renamed, source)
 
 

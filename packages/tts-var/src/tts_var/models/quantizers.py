@@ -199,10 +199,21 @@ class VectorQuantizer(nn.Module):
         num_convolutions: K; 1 shares one convolution, 0 gives every scale its own.
         ratio: weight of the convolution in phi.
         num_scales: number of convolutions if `num_convolutions` is 0.
+        cosine: looks up the code of largest cosine similarity instead of the nearest one.
     """
 
-    def __init__(self, num_codes: int, channels: int, *, num_convolutions: int = 4, ratio: float = 0.5, num_scales: int = 10) -> None:
+    def __init__(
+        self,
+        num_codes: int,
+        channels: int,
+        *,
+        num_convolutions: int = 4,
+        ratio: float = 0.5,
+        num_scales: int = 10,
+        cosine: bool = False,
+    ) -> None:
         super().__init__()
+        self.cosine = cosine
         self.embedding = nn.Embedding(num_codes, channels)
         self._one_each = num_convolutions == 0
         self.convolutions = nn.ModuleList(ResidualConvolution(channels, ratio) for _ in range(num_convolutions or num_scales))
@@ -239,9 +250,14 @@ class VectorQuantizer(nn.Module):
         indices, prefixes = [], []
         for scale, grid in enumerate(grids):
             cells = pool(features - latent, grid).flatten(2).transpose(1, 2)
-            # cells (batch, h_i * w_i, channels); |cell - code|^2 expanded, so that distances (batch, cells, codes) are one product.
-            squared = cells.square().sum(-1, keepdim=True) - 2 * cells @ self.embedding.weight.T + self.embedding.weight.square().sum(-1)
-            indices.append(squared.argmin(-1))
+            indices.append(self._lookup(cells))
             latent = latent + self.contribution(indices[-1], scale, grids)
             prefixes.append(latent)
         return MultiScaleIndices(indices=indices, prefixes=prefixes)
+
+    def _lookup(self, cells: Float[Tensor, "batch tokens channels"]) -> Int[Tensor, "batch tokens"]:
+        codes = self.embedding.weight
+        if self.cosine:
+            return (functional.normalize(cells, dim=-1) @ functional.normalize(codes, dim=-1).T).argmax(-1)
+        # |cell - code|^2 expanded, so that distances (batch, tokens, codes) are one product.
+        return (cells.square().sum(-1, keepdim=True) - 2 * cells @ codes.T + codes.square().sum(-1)).argmin(-1)

@@ -3,6 +3,7 @@
 Source: VAR (arXiv 2404.02905) and its released code. Shape suffixes as in `models/layers.py`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from tts_var.models.layers import AdaptiveNormBeforeHead, DropPath, FeedForward,
 from tts_var.models.particles import KeyValues, Particles
 from tts_var.models.quantizers import pool
 from tts_var.models.random_streams import RandomStreams
-from tts_var.numerics.sampling import filter_logits, guided_logits
+from tts_var.numerics.sampling import check_filters, filter_logits, guided_logits
 from tts_var.numerics.scales import ScaleTable
 
 
@@ -114,12 +115,17 @@ class VARTransformer(nn.Module):
         """Teacher-forced logits of all scales; `inputs` are those of scales 1 and up."""
         embedded, condition = self.modulation(labels)
         start = (embedded[:, None] + self.pos_start).expand(-1, self.scales.lengths[0], -1)
-        x_BNC = torch.cat((start, self.word_embed(inputs)), dim=1)
+        x_BNC = torch.cat((start, self.word_embed(inputs.to(self.dtype))), dim=1)
         x_BNC = x_BNC + torch.cat([self.positions(scale) for scale in range(len(self.scales))], dim=1)
         mask = block_causal_mask(self.scales.lengths).to(x_BNC.device)
         for block in self.blocks:
             x_BNC, _ = block(x_BNC, condition, mask=mask)
         return self.logits(x_BNC, embedded)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights; inputs are cast to it, logits are returned in float32."""
+        return self.word_embed.weight.dtype
 
     def logits(self, x_BNC: Tensor, embedded: Tensor) -> Tensor:
         """Logits over the codebook, float32."""
@@ -135,11 +141,20 @@ class VARSampling:
         guidance: strength t at the last scale; scale i of S has strength `t i / (S - 1)`.
         top_k: number of codes kept; 0 keeps all.
         top_p: probability mass kept; 0 keeps all.
+
+    Raises:
+        UserError: if a value is not finite, top_k is negative, or top_p is outside [0, 1].
     """
 
     guidance: float = 1.5
     top_k: int = 900
     top_p: float = 0.96
+
+    def __post_init__(self) -> None:
+        for name in ("guidance", "top_k", "top_p"):
+            if not math.isfinite(getattr(self, name)):
+                raise UserError(f"{name} is {getattr(self, name)}: it must be a finite number")
+        check_filters(self.top_k, self.top_p)
 
 
 class VARCondition(NamedTuple):
@@ -210,7 +225,8 @@ class VARGenerator:
         if scale == 0:
             x_BNC = (embedded[:, None] + model.pos_start).expand(-1, self.scales.lengths[0], -1)
         else:
-            x_BNC = model.word_embed(pool(particles.latent, self.scales.grids[scale]).flatten(2).transpose(1, 2)).repeat(2, 1, 1)
+            tokens = pool(particles.latent, self.scales.grids[scale]).flatten(2).transpose(1, 2)
+            x_BNC = model.word_embed(tokens.to(model.dtype)).repeat(2, 1, 1)
         x_BNC = x_BNC + model.positions(scale)
         cache = []
         for index, block in enumerate(model.blocks):
@@ -233,7 +249,8 @@ class VARGenerator:
     @torch.no_grad()
     def decode(self, latent: Float[Tensor, "rows channels height width"], *, max_size: int | None = None) -> Float[Tensor, "rows 3 h w"]:
         """Images in [0, 1]; the decoder attends over the whole grid, so the latent is never downsampled."""
-        return (self.tokenizer.decode(latent) + 1) / 2
+        weights = next(self.tokenizer.parameters())
+        return (self.tokenizer.decode(latent.to(weights.dtype)).float() + 1) / 2
 
     def advance_flops(self, scale: int, condition: VARCondition) -> float:
         """Floating-point operations of one particle at one scale, both branches; no cross-attention."""

@@ -25,11 +25,13 @@ def project(patches: Float[Tensor, "particles tokens channels"], projection: str
     positive. `shared_pca` uses the first principal direction of the tokens of all particles.
 
     Raises:
-        UserError: if the projection is unknown.
+        UserError: if the projection is unknown, or `pca` has one token per particle: a single token has no principal direction.
     """
     if projection == "pool":
         return patches.mean(1)
     if projection == "pca":
+        if patches.shape[1] == 1:
+            raise UserError("projection=pca needs patch features, but the features are one vector per image: use projection=pool")
         return torch.stack([_first_coordinate(tokens, tokens) for tokens in patches])
     if projection == "shared_pca":
         everything = patches.flatten(0, 1)

@@ -15,6 +15,18 @@ def guided_logits(conditional: Float[Tensor, "*shape"], unconditional: Float[Ten
     return guidance * conditional + (1.0 - guidance) * unconditional
 
 
+def check_filters(top_k: int, top_p: float) -> None:
+    """Checks the arguments of `filter_logits`.
+
+    Raises:
+        UserError: if `top_k` is negative, or `top_p` is outside [0, 1].
+    """
+    if top_k < 0:
+        raise UserError(f"top_k is {top_k}: it must be 0 (off) or more")
+    if not 0 <= top_p <= 1:
+        raise UserError(f"top_p is {top_p}: it must be between 0 (off) and 1")
+
+
 def filter_logits(logits: Float[Tensor, "*rest classes"], *, top_k: int = 0, top_p: float = 0.0) -> Float[Tensor, "*rest classes"]:
     """Logits with the classes outside top-k and then top-p at minus infinity.
 

@@ -11,6 +11,9 @@ from tts_var.numerics.resampling import SCHEMES
 
 EVENT_KINDS = ("cluster", "resample")
 
+MAX_STRENGTH = 1e6
+"""Largest lambda: rewards that differ by a rounding error then have weights 0 and 1, which is what `scheme=top` does by intent."""
+
 
 @dataclass
 class Event:
@@ -82,9 +85,14 @@ class SearchConfig:
             raise UserError(f"search.num_images is {self.num_images}: it must be 1 or more")
         if not self.batch_schedule or min(self.batch_schedule) < 1:
             raise UserError(f"search.batch_schedule is {self.batch_schedule}: every scale needs at least one particle")
-        if not 0 <= self.strength < math.inf:
-            raise UserError(f"search.strength is {self.strength}: it must be 0 (uniform weights) or more, and finite")
+        if not 0 <= self.strength <= MAX_STRENGTH:
+            raise UserError(
+                f"search.strength is {self.strength:g}: it must be between 0 (uniform weights) and {MAX_STRENGTH:g}; for the best "
+                "particles use search.scheme=top"
+            )
         for event in self.events:
+            if not isinstance(event, Event):
+                raise UserError(f"search.events has {event!r}: give Event(scale=..., kind=...)")
             if event.kind not in EVENT_KINDS:
                 raise UserError(
                     f"search.events has an event of kind '{event.kind}' at scale {event.scale}: choose one of {', '.join(EVENT_KINDS)}"
@@ -189,6 +197,17 @@ def plan(config: SearchConfig, num_scales: int) -> tuple[Step, ...]:
             raise UserError(f"search.batch_schedule {change} without an event: add a cluster or resample event there")
         steps.append(Step(began * config.num_images, tuple(done)))
     return tuple(steps)
+
+
+def keeps_everyone(config: SearchConfig, step: Step, number: int) -> bool:
+    """Whether event `number` of a step changes nothing: as many distinct particles survive as there are.
+
+    Resampling with replacement copies particles even then, and a reward enters the history of every potential but `value`.
+    """
+    kind, keep = step.events[number]
+    before = step.events[number - 1][1] if number else step.particles
+    distinct = kind == "cluster" or (config.scheme in ("without_replacement", "top") and config.potential == "value")
+    return distinct and keep == before
 
 
 def memory_limit(gibibytes: float) -> int:

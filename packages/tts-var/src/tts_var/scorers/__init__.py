@@ -1,15 +1,20 @@
 """Contracts of scorers (rewards for resampling, features for clustering) and of verifiers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from triptych.errors import UserError
 
 
 class Reward(Protocol):
     """Contract of rewards, which resampling and the final choice use.
+
+    A plain function is a reward too: the attributes are optional, and default to the full image and 0.
 
     Attributes:
         image_size: longest side of its input in pixels; None for the full image.
@@ -25,7 +30,7 @@ class Reward(Protocol):
 
 
 class Features(Protocol):
-    """Contract of features, which clustering uses.
+    """Contract of features, which clustering uses; like a reward, it may be a plain function.
 
     Attributes:
         image_size: longest side of its input in pixels; None for the full image.
@@ -38,6 +43,50 @@ class Features(Protocol):
     def __call__(self, images: Float[Tensor, "rows 3 height width"]) -> Float[Tensor, "rows tokens channels"]:
         """Patch features of images in [0, 1]."""
         ...
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A reward or features with the attributes of their contract and checked results.
+
+    Attributes:
+        name: `reward` or `features`, for messages.
+        function: the reward or the features.
+        image_size: longest side of its input in pixels; None for the full image.
+        flops_per_image: floating-point operations per image.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    image_size: int | None = None
+    flops_per_image: float = 0.0
+
+    @classmethod
+    def of(cls, name: str, function: Callable[..., Any]) -> "Scorer":
+        """The scorer of a function or of an object with the attributes of the contract.
+
+        Raises:
+            UserError: if it cannot be called.
+        """
+        if not callable(function):
+            raise UserError(f"{name} is {function!r}: give a function of images, or an object that can be called")
+        attributes = {key: getattr(function, key) for key in ("image_size", "flops_per_image") if hasattr(function, key)}
+        return cls(name, function, **attributes)
+
+    def __call__(self, images: Float[Tensor, "rows 3 height width"], *prompts: Sequence[str]) -> Tensor:
+        """Its result in float32 on the CPU: (rows,) for a reward, (rows, tokens, channels) for features.
+
+        Raises:
+            UserError: if the result has another shape, or is not finite.
+        """
+        found = torch.as_tensor(self.function(images, *prompts)).float().cpu()
+        one = self.name == "reward"
+        form, sides = ("one number per image", 1) if one else ("(images, tokens, channels)", 3)
+        if found.dim() != sides or len(found) != len(images):
+            raise UserError(f"the {self.name} of {len(images)} images {'has' if one else 'have'} shape {tuple(found.shape)}: return {form}")
+        if not torch.isfinite(found).all():
+            raise UserError(f"the {self.name} of an image {'is' if one else 'are'} not finite: use a model trained for this kind of image")
+        return found
 
 
 @dataclass(frozen=True)
