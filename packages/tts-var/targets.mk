@@ -11,4 +11,4 @@ evaluate-var: $(STAMP) ## fraction of fulfilled prompts and compute of every sea
 
 smoke:: $(STAMP)
 	@$(BIN)/python -m tts_var.commands.sample name=smoke-var overwrite=true
-	@test -s outputs/smoke-var/search.html
+	@test -s outputs/smoke-var/report.html

@@ -48,7 +48,7 @@ FLOORS = {
     ],
     "tts_var": [
         {"numerics", "data", "images"},
-        {"models"},
+        {"models", "schedules"},
         {"scorers", "training", "testing"},
         {"search"},
         {"evaluation", "report"},

@@ -53,12 +53,13 @@ def test_a_trained_model_samples_images(command: Callable, model: Path, tmp_path
         assert row["reward"] == row["rewards"][0]
         assert len(row["lineage"]) == 7
         assert [event["kind"] for event in row["events"]] == ["cluster", "cluster", "resample", "resample"]
-    page = (folder / "search.html").read_text()
+    page = (folder / "report.html").read_text()
     assert "<script" not in page
     assert page.count("<svg") == 2
     assert page.count("data:image/png") == 2 * (1 + 8 + 8 + 6 + 6 + 4 + 2 + 1)
     assert "ended-by-cluster" in page
     assert "effective size" in page
+    assert not (folder / "search.html").exists()
     first = pixels(folder / rows[0]["file"])
     assert command("sample_var", f"generator.path={model}", "prompts=a red circle", "seed=3", "name=again").code == 0
     # In a batch of one prompt, sums of another shape may change the rounding of the last of eight bits.
@@ -79,9 +80,28 @@ def test_all_final_images_are_written(command: Callable, model: Path, tmp_path: 
     assert rewards[0] == max(rewards)
     assert second["verdict"] == {}
     assert "unclear" in second["note"]
-    page = (folder / "search.html").read_text()
+    assert "not verified: the prompt &#39;ring red a&#39; has an unclear" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text()
     assert page.count("<svg") == 1
     assert page.count('class="not-chosen"') == 2
+
+
+def test_images_of_one_prompt_have_seeds_of_their_own(command: Callable, model: Path, tmp_path: Path) -> None:
+    arguments = [f"generator.path={model}", "search=single", "page_prompts=0"]
+    outcome = command("sample_var", "prompts=[a ring,a square,a ring]", "images_per_prompt=2", *arguments)
+    assert outcome.code == 0, outcome.err
+    assert "'a ring' is given 2 times and gives equal images: images_per_prompt=2" in outcome.out + outcome.err
+    folder = tmp_path / "outputs" / "samples"
+    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == ["a ring"] * 2 + ["a square"] * 2 + ["a ring"] * 2
+    assert [row["seed"] for row in rows[:2]] == [row["seed"] for row in rows[2:4]]
+    images = [(folder / row["file"]).read_bytes() for row in rows]
+    assert rows[0]["seed"] == 0
+    assert images[0] != images[1]
+    assert "<svg" not in (folder / "report.html").read_text()
+    assert command("sample_var", "prompts=a ring", f"seed={rows[1]['seed']}", "name=again", *arguments).code == 0
+    again = pixels(tmp_path / "outputs" / "again" / "pictures" / "0000.png")
+    assert np.abs(again - pixels(folder / rows[1]["file"])).max() <= 1
 
 
 def test_two_processes_sample_the_images_of_one(command: Callable, tmp_path: Path) -> None:
@@ -196,6 +216,7 @@ def refused(outcome: object, *parts: str) -> None:
         (["max_particles=0"], ["max_particles is 0"]),
         (["memory_gib=-1"], ["memory_gib is -1"]),
         (["page_prompts=-1"], ["page_prompts is -1"]),
+        (["images_per_prompt=0"], ["images_per_prompt is 0"]),
     ],
 )
 def test_bad_input_is_refused_in_one_line(command: Callable, model: Path, tmp_path: Path, arguments: list[str], parts: list[str]) -> None:

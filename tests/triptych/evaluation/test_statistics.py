@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from triptych.errors import UserError
-from triptych.evaluation.statistics import bootstrap_interval, paired_difference, pass_at_k
+from triptych.evaluation.statistics import binomial_interval, bootstrap_interval, detectable_difference, paired_difference, pass_at_k
 from triptych.seeding import generator
 
 
@@ -66,3 +67,23 @@ def test_a_comparison_of_different_problems_and_an_empty_average_are_refused() -
 def test_intervals_are_a_function_of_their_generator() -> None:
     values = torch.rand(50, generator=generator(3))
     assert bootstrap_interval(values, generator=generator(4)) == bootstrap_interval(values, generator=generator(4))
+
+
+@given(st.integers(0, 40), st.integers(1, 40))
+def test_the_binomial_interval_is_scipys(successes: int, trials: int) -> None:
+    successes = min(successes, trials)
+    found, expected = binomial_interval(successes, trials), binomtest(successes, trials).proportion_ci(method="wilson")
+    assert found.mean == successes / trials
+    assert found[1:] == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_a_paired_test_detects_the_detectable_difference_four_times_in_five() -> None:
+    stream = torch.Generator().manual_seed(0)
+    noise = torch.randn(4000, 50, generator=stream, dtype=torch.float64)
+    zeros = torch.zeros(50)
+    differences = noise + 2.8 / 50**0.5  # a standard deviation of 1
+    assert detectable_difference(zeros, noise[0]) == pytest.approx(2.8 * float(noise[0].std()) / 50**0.5)
+    statistics = differences.mean(1) / (differences.std(1) / 50**0.5)
+    assert 0.77 < float((statistics > 1.96).double().mean()) < 0.83
+    with pytest.raises(UserError, match="two or more"):
+        detectable_difference(zeros[:1], zeros[:1])

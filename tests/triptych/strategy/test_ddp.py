@@ -1,5 +1,6 @@
 """One process or one replica per process; the contract that all strategies share is in test_strategies."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,23 @@ def test_gradients_are_sums_over_ranks_and_rank_0_saves() -> None:
         # Five float32 terms in another order.
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
         assert saves_nothing == (rank != 0)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_model_trains_as_the_model_itself(tmp_path: Path) -> None:
+    weights = []
+    for torch_compile in (False, True):
+        model = Tied()
+        strategy = DDPStrategy(World(), max_grad_norm=10.0, torch_compile=torch_compile)
+        forward = strategy.prepare(model, lambda module: build_adamw(module, OptimizerConfig()))
+        for index in (1, 2):
+            step(strategy, forward, index)
+        folder = tmp_path / str(torch_compile)
+        folder.mkdir()
+        write = strategy.save(folder)
+        assert write is not None
+        write()
+        weights.append(load_file(folder / "model.safetensors"))
+    assert weights[0].keys() == weights[1].keys()  # no prefix of the compiled module
+    for name in weights[0]:
+        torch.testing.assert_close(weights[1][name], weights[0][name], atol=1e-6, rtol=0)

@@ -1,4 +1,4 @@
-"""Page of a search: columns, fates, weights and links of hand-made searches, and escaped text."""
+"""Sections of a sample report: verdicts, columns, fates, weights and links of hand-made searches, and escaped text."""
 
 import re
 from dataclasses import replace
@@ -8,7 +8,8 @@ import torch
 
 from tts_var.images import data_uri
 from tts_var.numerics.scales import ScaleTable
-from tts_var.report.search_page import _follow, _scored, render_search_page
+from tts_var.report.search_page import _follow, _scored, images_section, search_section
+from tts_var.scorers import Verdict
 from tts_var.search import EventRecord, SearchCost, SearchResult
 
 SCALES = ScaleTable(((1, 1), (2, 2), (4, 4)))  # 21 tokens
@@ -35,8 +36,13 @@ RESULT = SearchResult(
 )
 
 
-def page(*results: SearchResult, settings: dict[str, str] | None = None) -> str:
-    return render_search_page("t", results, SCALES, verdicts=[{"colour": True, "shape": False}] * len(results), settings=settings or {})
+def page(*results: SearchResult) -> str:
+    return search_section(results, SCALES).html
+
+
+def gallery(*results: SearchResult, verdict: Verdict | None = None) -> str:
+    verdict = verdict or Verdict({"colour": True, "shape": False})
+    return images_section(results, [verdict] * len(results), ["pictures/0000.png"] * len(results)).html
 
 
 def fates(html: str) -> list[str]:
@@ -79,15 +85,18 @@ def test_every_particle_has_its_fate_and_the_path_to_the_chosen_image_is_marked(
 
 
 def test_links_run_from_parents_to_children() -> None:
-    # Centre of column c: 200 + 76 c + 32. Rows begin at 8, 124 and 240; a link starts 34 above the row of its child.
+    # Centre of column c: 68 c + 30. Rows begin at 0, 110 and 220; a link starts 92 below its row (16 of text, 60 of image, 16 of
+    # numbers), and ends 16 below the next.
     links = re.findall(r'<path( class="winner")? d="M(\d+),(\d+) L(\d+),(\d+)"/>', page(RESULT))
     assert [(bool(winner), *map(int, ends)) for winner, *ends in links] == [
-        (False, 460, 90, 232, 124),  # column 3 -> 0
-        (True, 308, 90, 308, 124),  # column 1 -> 1
-        (False, 308, 206, 232, 240),  # column 1 -> 0
-        (True, 308, 206, 308, 240),  # column 1 -> 1
+        (False, 234, 92, 30, 126),  # column 3 -> 0
+        (True, 98, 92, 98, 126),  # column 1 -> 1
+        (False, 98, 202, 30, 236),  # column 1 -> 0
+        (True, 98, 202, 98, 236),  # column 1 -> 1
     ]
-    assert '<svg width="504" height="348"' in page(RESULT), "200 + 4 columns of 76, and 3 rows of 116"
+    assert '<svg width="480" height="330"' in page(RESULT), "room for the text of a row, and 3 rows of 110"
+    wide = replace(RESULT, thumbnails=(images(8, 0), *RESULT.thumbnails[1:]))
+    assert '<svg width="544"' in page(wide), "8 columns of 68"
 
 
 def test_rewards_weights_copies_notes_and_cost_are_shown() -> None:
@@ -95,19 +104,26 @@ def test_rewards_weights_copies_notes_and_cost_are_shown() -> None:
     shown = re.findall(r'>([\d.]+) <tspan class="soft">([^<]*)</tspan>', html)
     assert shown == [("0.5", "25 %"), ("2.0", "75 %"), ("2.5", ""), ("3.0", "")], "a final image has a reward and no weight"
     assert html.count(">&times;2</text>") == 1
-    assert "<td>reward</td><td>3.00</td>" in html
     for text in ("clustering keeps 2 of 4", "resampling keeps 2 of 2", "1 distinct, effective size 1.6", "4 x 4 tokens"):
         assert html.count(text) == 1, text
     assert "6.00 GFLOP, 0.50 seconds" in html
     assert "42, 2.0 times those of a single image" in html
-    assert '<td>colour</td><td class="good">holds</td>' in html
-    assert '<td>shape</td><td class="bad">does not hold</td>' in html
 
 
 def test_thumbnails_and_the_chosen_image_are_embedded() -> None:
     html = page(RESULT)
     assert re.findall(r'href="(data:[^"]+)"', html) == [data_uri(image) for row in RESULT.thumbnails for image in row]
-    assert re.findall(r'<img src="(data:[^"]+)"', html) == [data_uri(RESULT.images[1])]
+    assert re.findall(r'<img src="(data:[^"]+)"', gallery(RESULT)) == [data_uri(RESULT.images[1])]
+
+
+def test_a_chosen_image_has_its_verdict_reward_and_file() -> None:
+    html = gallery(RESULT)
+    assert '<li class="good">&#10003; colour</li>' in html
+    assert '<li class="bad">&#10007; shape</li>' in html
+    assert "reward 3.00, <code>pictures/0000.png</code>" in html
+    unverified = gallery(RESULT, verdict=Verdict(note="the number is unclear"))
+    assert "not verified: the number is unclear" in unverified
+    assert "&#10003; " not in unverified.partition("</p>")[2]
 
 
 def test_a_search_without_reward_and_events_is_one_column() -> None:
@@ -122,17 +138,20 @@ def test_a_search_without_reward_and_events_is_one_column() -> None:
     )
     html = page(single)
     assert fates(html) == ["kept winner"] * 3
-    assert "<td>reward</td>" not in html
     assert "keeps" not in html.partition("<svg")[2]
+    assert "reward " not in gallery(single).partition("</p>")[2]
 
 
-def test_prompts_and_settings_are_escaped() -> None:
-    html = page(replace(RESULT, prompt=ATTACK), settings={ATTACK: ATTACK})
-    assert "<script" not in html
-    assert "<img src=x" not in html
-    assert html.count("&lt;script&gt;") == 5, "heading, two labels, and name and value of the setting"
+def test_prompts_files_and_verdicts_are_escaped() -> None:
+    attacked = replace(RESULT, prompt=ATTACK)
+    for html, times in ((page(attacked), 2), (images_section([attacked], [Verdict({ATTACK: True}, ATTACK)], [ATTACK]).html, 4)):
+        assert "<script" not in html
+        assert "<img src=x" not in html
+        assert html.count("&lt;script&gt;") == times, "summary and label of the tree; label, caption, part and file of the image"
+    assert "<script" not in gallery(attacked, verdict=Verdict(note=ATTACK))
 
 
-def test_every_search_needs_a_verdict() -> None:
-    with pytest.raises(ValueError, match="shorter"):
-        render_search_page("t", [RESULT, RESULT], SCALES, verdicts=[{}], settings={})
+def test_every_search_needs_a_verdict_and_a_file() -> None:
+    for verdicts, files in (([Verdict()], ["a", "b"]), ([Verdict()] * 2, ["a"])):
+        with pytest.raises(ValueError, match="shorter"):
+            images_section([RESULT, RESULT], verdicts, files)

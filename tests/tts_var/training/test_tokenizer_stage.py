@@ -11,7 +11,7 @@ from tts_var.data import Examples
 from tts_var.models.autoencoder import BinaryTokenizer, binary_tokenizer
 from tts_var.models.quantizers import bit_entropy_loss, quantize_bits
 from tts_var.numerics.scales import square_scales
-from tts_var.training.tokenizer_stage import TokenizerLossConfig, TokenizerStage
+from tts_var.training.tokenizer_stage import TokenizerLossConfig, TokenizerStage, contrast_weights
 
 SCALES = square_scales((1, 2, 4))
 
@@ -118,3 +118,26 @@ def test_the_encoder_receives_the_gradient_of_the_decoder_unchanged() -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         TokenizerLossConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_contrast_weights_are_the_definition() -> None:
+    images = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    images[1] = 0.25  # a plain image has no contrast
+    expected = torch.ones(2, 1, 12, 12)
+    for row, column in ((row, column) for row in range(12) for column in range(12)):
+        window = images[:, :, max(0, row - 4) : row + 5, max(0, column - 4) : column + 5].flatten(2)
+        expected[:, 0, row, column] += 3.0 * (window.amax(-1) - window.amin(-1)).amax(1) / 2
+    torch.testing.assert_close(contrast_weights(images, 3.0), expected / expected.mean())
+    assert torch.equal(contrast_weights(images, 0.0), torch.ones(2, 1, 12, 12))
+
+
+def test_the_contrast_weighs_the_error_of_the_image() -> None:
+    """Without a commitment, the loss is the mean of weights and squared errors of the same decoded images."""
+    settings = {"commitment": 0.0, "prefix_fraction": 0.0, "plain_fraction": 0.0}
+    made = stage(contrast=5.0, **settings)
+    images = Noise().examples(range(8)).images
+    mask = torch.zeros(8, dtype=torch.bool)
+    with torch.no_grad():
+        decoded = made.model(images, mask, mask, 0)[0]
+    expected = (contrast_weights(images, 5.0) * (decoded - images).square()).mean()
+    torch.testing.assert_close(made.losses(made.model, range(8), step=99, first=0, batch_size=8)["loss"].detach(), expected)

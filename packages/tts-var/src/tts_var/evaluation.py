@@ -12,7 +12,7 @@ from torch import Tensor
 from triptych.distributed import World
 from triptych.errors import UserError
 from triptych.evaluation.runner import evaluate_sharded
-from triptych.evaluation.statistics import Interval, bootstrap_interval, paired_difference
+from triptych.evaluation.statistics import Interval, bootstrap_interval, detectable_difference, paired_difference
 from triptych.seeding import derive_seed, generator
 from tts_var.data import Benchmark, BenchmarkPrompt
 from tts_var.models import NextScaleModel
@@ -244,19 +244,49 @@ def summarize(
             "score_seen": _mean_where(fulfilled, [prompt.held_out is False for prompt in prompts]),
             "effective_sample_sizes": [fmean(sizes) for sizes in zip(*(row.effective_sample_sizes for row in rows), strict=True)],
         }
+    operations = {name: _mean([row.flops for row in rows]) for name, rows in outcomes.items()}
     for name, row in found.items():
-        for baseline, key in (("single", "over_single"), (best_of(strategies, strategies[name].num_images), "over_best_of")):
+        baselines = {
+            "over_single": "single",
+            "over_best_of": best_of(strategies, strategies[name].num_images),
+            "over_equal_compute": equal_compute(name, strategies, operations),
+        }
+        for key, baseline in baselines.items():
             if baseline is not None and baseline in outcomes and baseline != name:
-                stream = generator(seed, "paired", name, baseline)
-                gain = gain_over(outcomes[baseline], outcomes[name], len(prompts), generator=stream, confidence=confidence)
-                row[key] = gain._asdict()
+                row[key] = _comparison(name, baseline, outcomes, len(prompts), seed=seed, confidence=confidence)
     return found
+
+
+def _comparison(
+    name: str, baseline: str, outcomes: Mapping[str, Sequence[Outcome]], num_prompts: int, *, seed: int, confidence: float
+) -> dict[str, Any]:
+    """The paired gain of a strategy, the difference that the comparison can detect, and the ratio of the operations."""
+    gain = gain_over(
+        outcomes[baseline], outcomes[name], num_prompts, generator=generator(seed, "paired", name, baseline), confidence=confidence
+    )
+    before, after = (per_prompt(outcomes[key], num_prompts) for key in (baseline, name))
+    ratio = sum(row.flops for row in outcomes[name]) / sum(row.flops for row in outcomes[baseline])
+    return {
+        **gain._asdict(),
+        "baseline": baseline,
+        "detectable": detectable_difference(before, after) if num_prompts > 1 else None,
+        "flops_ratio": ratio,
+    }
 
 
 def best_of(strategies: Mapping[str, SearchConfig], num_images: int) -> str | None:
     """The first strategy without events and with this number of final images, if that is more than one."""
     names = [name for name, settings in strategies.items() if not settings.events and settings.num_images == num_images > 1]
     return names[0] if names else None
+
+
+def equal_compute(name: str, strategies: Mapping[str, SearchConfig], operations: Mapping[str, float]) -> str | None:
+    """The strategy without events that needs as many operations as `name`, the nearest within 15 %; None without one."""
+    if not strategies[name].events:
+        return None
+    ratios = {other: operations[other] / operations[name] for other in operations if not strategies[other].events}
+    nearest = min(ratios, key=lambda other: abs(ratios[other] - 1), default=None)
+    return nearest if nearest is not None and abs(ratios[nearest] - 1) <= 0.15 else None
 
 
 def by_category(scores: Float[Tensor, " prompts"], prompts: Sequence[BenchmarkPrompt], categories: Sequence[str]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Statistics of evaluation results: pass@k and bootstrap confidence intervals."""
 
 import math
+from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,49 @@ class Interval(NamedTuple):
             '50.0 % [41.2, 60.0]'
         """
         return f"{100 * self.mean:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+def binomial_interval(num_successes: int, num_trials: int, *, confidence: float = 0.95) -> Interval:
+    """A fraction with its Wilson score interval.
+
+    With z the quantile of the confidence and p = k / n:
+
+        (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
+
+    Args:
+        num_successes: k, between 0 and `num_trials`.
+        num_trials: n, 1 or more.
+        confidence: coverage of the two-sided interval, in (0, 1).
+
+    Raises:
+        UserError: if a number is out of range.
+
+    Example:
+        >>> [round(value, 3) for value in binomial_interval(10, 10)]
+        [1.0, 0.722, 1.0]
+    """
+    if not 0 <= num_successes <= num_trials or num_trials < 1:
+        raise UserError(f"num_successes is {num_successes} of {num_trials}: it must lie between 0 and all of one or more")
+    z, fraction = NormalDist().inv_cdf((1 + confidence) / 2), num_successes / num_trials
+    centre = fraction + z**2 / (2 * num_trials)
+    half = z * (fraction * (1 - fraction) / num_trials + z**2 / (4 * num_trials**2)) ** 0.5
+    scale = 1 + z**2 / num_trials
+    return Interval(fraction, max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale))
+
+
+def detectable_difference(before: Float[Tensor, " problems"], after: Float[Tensor, " other_problems"]) -> float:
+    """The smallest true difference that a paired test at a level of 5 % detects with a probability of 80 %.
+
+        (1.96 + 0.84) * std(after - before) / sqrt(n)
+
+    Source: the normal approximation of the power of a two-sided paired test.
+
+    Raises:
+        UserError: if the two do not cover the same problems, or there are fewer than two.
+    """
+    if len(before) != len(after) or len(before) < 2:
+        raise UserError(f"{len(before)} problems before and {len(after)} after: a paired comparison needs the same two or more problems")
+    return 2.8 * float((after.double() - before.double()).std()) / len(before) ** 0.5
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:

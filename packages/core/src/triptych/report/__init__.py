@@ -58,6 +58,19 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Section:
+    """A part of the page made by a panel's own template.
+
+    Attributes:
+        html: the markup, in which the template has escaped all inserted text.
+        style: CSS rules of the section.
+    """
+
+    html: str
+    style: str = ""
+
+
+@dataclass(frozen=True)
 class ReportConfig:
     """Contents of a page.
 
@@ -67,7 +80,8 @@ class ReportConfig:
         charts: curves over the step; one without data is omitted.
         figures: curves over other quantities.
         samples: tables of examples.
-        notes: sentences below the headline.
+        notes: sentences below the title.
+        sections: parts made by a panel's own templates, below the headline.
     """
 
     title: str
@@ -76,3 +90,4 @@ class ReportConfig:
     figures: Sequence[Figure] = ()
     samples: Sequence[Samples] = ()
     notes: Sequence[str] = ()
+    sections: Sequence[Section] = ()

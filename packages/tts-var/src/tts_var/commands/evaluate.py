@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from omegaconf import MISSING
@@ -141,12 +141,13 @@ def _conclude(
         "seeds": config.evaluation.seeds,
         "strategies": strategies,
         "reward_rank_correlation": correlation,
+        "agreement": None if benchmark.agreement is None else asdict(benchmark.agreement),
     }
     page = evaluation_report(
         config.name,
         strategies,
         [name for name in strategies if not config.strategies[name].events],
-        benchmark.categories,
+        benchmark,
         sizes=(len(prompts), len(config.evaluation.seeds)),
         correlation=correlation,
         confidence=confidence,

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from triptych.evaluation.statistics import Interval, binomial_interval
+
 
 class Examples(NamedTuple):
     """A batch of training examples.
@@ -56,16 +58,56 @@ class BenchmarkPrompt:
     held_out: bool | None = None
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement of a benchmark's score with human labels, on generated images that were labelled before they were scored.
+
+    Attributes:
+        num_fulfilled: images that fulfil their prompt according to the labels.
+        num_accepted: those of them with a score of 1.
+        num_failed: images that do not.
+        num_rejected: those of them with a lower score.
+        source: the labelled images.
+    """
+
+    num_fulfilled: int
+    num_accepted: int
+    num_failed: int
+    num_rejected: int
+    source: str
+
+    @property
+    def sensitivity(self) -> Interval:
+        """Fraction of the right images that are accepted, with its 95 % interval."""
+        return binomial_interval(self.num_accepted, self.num_fulfilled)
+
+    @property
+    def specificity(self) -> Interval:
+        """Fraction of the wrong images that are rejected, with its 95 % interval."""
+        return binomial_interval(self.num_rejected, self.num_failed)
+
+    @property
+    def text(self) -> str:
+        """One sentence for reports."""
+        return (
+            f"Against human labels of {self.num_fulfilled + self.num_failed} pairs of image and prompt ({self.source}) the score accepts "
+            f"{self.sensitivity.percent()} of the right ones (sensitivity) and rejects {self.specificity.percent()} of the wrong ones "
+            "(specificity)."
+        )
+
+
 class Benchmark(Protocol):
     """Contract of benchmarks: prompts with categories, and scores of images.
 
     Attributes:
         categories: in the order in which they are reported.
         image_size: pixels per side of the images to score; None for any.
+        agreement: agreement of the score with human labels; None if it was not measured.
     """
 
     categories: tuple[str, ...]
     image_size: int | None
+    agreement: Agreement | None
 
     def prompts(self, count: int, *, seed: int) -> Sequence[BenchmarkPrompt]:
         """`count` prompts.

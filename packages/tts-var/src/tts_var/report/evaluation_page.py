@@ -5,23 +5,27 @@ from typing import Any
 
 from triptych.evaluation.statistics import Interval
 from triptych.report import Figure, ReportConfig, Samples
+from tts_var.data import Benchmark
 
 NOTES = (
-    "The score is the fraction of prompts whose chosen image fulfils every part, over all prompts and seeds. Combinations of two objects, "
-    "positions and bindings were held out of training; there are too few single objects, counts and colours to hold some out.",
-    "Intervals resample the prompts of this benchmark; the single objects, for instance, are five texts under many seeds.",
+    "The score is the fraction of prompts whose chosen image fulfils every part, over all prompts and seeds. 'Any final image' is the "
+    "score of an oracle that chooses among the final images.",
+    "Intervals resample the prompts of this benchmark; a category of few texts repeats them under many seeds.",
+    "'At equal compute' is the difference to the Best-of-N whose operations are within 15 %; the number after the slash is the smallest "
+    "difference, in points, that the comparison detects with a probability of 80 %.",
 )
 
 COLUMNS = (
-    "strategy", "score", "final images", "GFLOP", "seconds", "any final image", "diversity", "over a single sample", "over Best-of-N",
-)  # fmt: skip
+    *("strategy", "score", "final images", "GFLOP", "seconds", "any final image", "diversity"),
+    *("over a single sample", "over Best-of-N", "at equal compute"),
+)
 
 
 def evaluation_report(
     name: str,
     strategies: Mapping[str, Mapping[str, Any]],
     best_of_n: Collection[str],
-    categories: Sequence[str],
+    benchmark: Benchmark,
     *,
     sizes: tuple[int, int],
     correlation: Sequence[float],
@@ -33,20 +37,24 @@ def evaluation_report(
         name: name of the run.
         strategies: result of `summarize`.
         best_of_n: names of the strategies without events.
-        categories: categories of the prompts.
+        benchmark: source of the prompts and of the score.
         sizes: numbers of prompts and of seeds.
         correlation: rank correlation at each scale; empty for none.
         confidence: level of the intervals.
     """
     best = max(strategies, key=lambda strategy: float(strategies[strategy]["score"]))
-    columns, rows = table(strategies, categories)
+    columns, rows = table(strategies, benchmark.categories)
     return ReportConfig(
         title=f"Search strategies: {name}",
         headline={"prompts": str(sizes[0]), "seeds": str(sizes[1]), "best": best},
-        notes=NOTES,
+        notes=(*NOTES, _agreement(benchmark)),
         figures=figures(strategies, best_of_n, correlation, confidence),
         samples=[Samples("Strategies, per prompt", columns, rows)],
     )
+
+
+def _agreement(benchmark: Benchmark) -> str:
+    return benchmark.agreement.text if benchmark.agreement else "The agreement of this score with human labels was not measured."
 
 
 def table(strategies: Mapping[str, Mapping[str, Any]], categories: Sequence[str]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -62,6 +70,7 @@ def table(strategies: Mapping[str, Mapping[str, Any]], categories: Sequence[str]
             "" if row["diversity"] is None else f"{row['diversity']:.3f}",
             points(row.get("over_single")),
             points(row.get("over_best_of")),
+            at_equal_compute(row.get("over_equal_compute")),
             *(f"{100 * row['categories'][category]:.0f} %" for category in categories),
         )
         for name, row in strategies.items()
@@ -94,6 +103,15 @@ def figures(
     if correlation:
         found.append(Figure("Rank correlation with the final reward", "scale", {"Spearman": list(enumerate(correlation))}))
     return found
+
+
+def at_equal_compute(comparison: Mapping[str, Any] | None) -> str:
+    """A paired difference to the Best-of-N of equal compute, with that baseline and the detectable difference."""
+    if comparison is None:
+        return ""
+    detectable = comparison["detectable"]
+    power = "" if detectable is None else f" / {100 * detectable:.1f}"
+    return f"{points(comparison)}{power} to {comparison['baseline']} at {comparison['flops_ratio']:.2f} x"
 
 
 def points(interval: Mapping[str, float] | None) -> str:

@@ -1,17 +1,21 @@
-"""`search.html`: the search of each prompt, scale by scale; one page without a script or an outside resource."""
+"""Sections of a sample report: the chosen images with their verdicts, and the search of each prompt, scale by scale."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
+from triptych.report import Section
 from triptych.report.page import environment
 from tts_var.images import data_uri
 from tts_var.numerics.scales import ScaleTable
+from tts_var.scorers import Verdict
 from tts_var.search import EventRecord, SearchCost, SearchResult
 
-_LEFT, _CELL, _ROW = 200, 76, 116
-_BELOW_TEXT = 82  # a link starts below the numbers of its image
+# Pixels of the drawing: a row has a line of text, its images with the numbers below, and room for the links.
+_CELL, _IMAGE, _TEXT, _ROW = 68, 60, 16, 110
+_NARROWEST = 480  # room for the text of a row
+_BELOW_NUMBERS = _TEXT + _IMAGE + 16  # a link starts below the numbers of its image
 
 _Link = tuple[int, int, int, int, bool]  # x and y of both ends, and whether it leads to the chosen image
 _Scores = dict[int, tuple[float, float | None]]  # column -> reward, weight
@@ -33,20 +37,15 @@ class _Particle(NamedTuple):
 class _Scale(NamedTuple):
     """One row of thumbnails."""
 
-    number: int
-    grid: str
+    text: str
     y: int
     particles: list[_Particle]
-    notes: list[str]
 
 
 class _Tree(NamedTuple):
     """The search of one prompt."""
 
     prompt: str
-    verdict: list[tuple[str, bool]]
-    reward: str
-    final: str
     width: int
     height: int
     scales: list[_Scale]
@@ -54,23 +53,47 @@ class _Tree(NamedTuple):
     cost: list[tuple[str, str]]
 
 
-def render_search_page(
-    title: str, results: Sequence[SearchResult], scales: ScaleTable, *, verdicts: Sequence[Mapping[str, bool]], settings: dict[str, str]
-) -> str:
-    """The page as HTML; prompts and settings are escaped.
+class _Card(NamedTuple):
+    """One chosen image."""
+
+    uri: str
+    prompt: str
+    file: str
+    reward: str
+    verdict: Verdict
+
+
+def images_section(results: Sequence[SearchResult], verdicts: Sequence[Verdict], files: Sequence[str]) -> Section:
+    """The chosen image of every search, with its prompt, verdict, reward and file; all text is escaped.
 
     Args:
-        title: heading.
+        results: searches.
+        verdicts: one per search.
+        files: path of each chosen image, relative to the page.
+    """
+    cards = [
+        _Card(data_uri(result.image), result.prompt, file, "" if result.reward is None else f"{result.reward:.2f}", verdict)
+        for result, verdict, file in zip(results, verdicts, files, strict=True)
+    ]
+    return _section("images", cards=cards)
+
+
+def search_section(results: Sequence[SearchResult], scales: ScaleTable) -> Section:
+    """The tree of every search, with a legend; all text is escaped.
+
+    Args:
         results: searches that were run with `trace`.
         scales: the model's grids.
-        verdicts: for each result the parts of its prompt and whether they hold; empty without a verifier.
-        settings: rows of the table of settings.
     """
-    trees = [_tree(result, scales, verdict) for result, verdict in zip(results, verdicts, strict=True)]
-    return environment("tts_var").get_template("search.html").render(title=title, trees=trees, settings=settings, cell=_CELL - 12)
+    return _section("search", trees=[_tree(result, scales) for result in results], image=_IMAGE, text=_TEXT)
 
 
-def _tree(result: SearchResult, scales: ScaleTable, verdict: Mapping[str, bool]) -> _Tree:
+def _section(name: str, **contents: object) -> Section:
+    templates = environment("tts_var")
+    return Section(templates.get_template(f"{name}.html").render(**contents), templates.get_template(f"{name}.css").render())
+
+
+def _tree(result: SearchResult, scales: ScaleTable) -> _Tree:
     """Layout of one search: a row per scale, a column per particle, and links from each particle to its parent.
 
     Particles are columns in the order of their batch. An event keeps columns of its batch, possibly several times: the batch of
@@ -88,21 +111,17 @@ def _tree(result: SearchResult, scales: ScaleTable, verdict: Mapping[str, bool])
                 scored.setdefault(column, (reward, None))
                 if column != result.lineage[scale]:
                     fates[column] = "not-chosen"
-        y = scale * _ROW + 8
+        y = scale * _ROW
         winner = result.lineage[scale] if scale < len(result.lineage) else None
-        rows.append(
-            _Scale(scale, _grid(scales, scale), y, _particles(images, survivors, fates, scored, winner, y), _notes(events, len(images)))
-        )
+        text = "; ".join((f"scale {scale}: {_grid(scales, scale)}", *_notes(events, len(images))))
+        rows.append(_Scale(text, y, _particles(images, survivors, fates, scored, winner, y)))
         if parents is not None:
             links += _links(parents, y, winner, None if winner is None else result.lineage[scale - 1])
         parents = survivors
     widest = max((len(images) for images in result.thumbnails), default=1)
     return _Tree(
         prompt=str(result.prompt),
-        verdict=list(verdict.items()),
-        reward="" if result.reward is None else f"{result.reward:.2f}",
-        final=data_uri(result.image),
-        width=_LEFT + widest * _CELL,
+        width=max(_NARROWEST, widest * _CELL),
         height=len(rows) * _ROW,
         scales=rows,
         links=links,
@@ -117,8 +136,8 @@ def _particles(
     return [
         _Particle(
             uri=data_uri(image),
-            x=_LEFT + column * _CELL,
-            y=y,
+            x=column * _CELL,
+            y=y + _TEXT,
             column=column,
             fate=f"{fates[column]} winner" if column == winner else fates[column],
             copies=survivors.count(column),
@@ -131,13 +150,13 @@ def _particles(
 
 def _links(parents: Sequence[int], y: int, winner: int | None, winning_parent: int | None) -> list[_Link]:
     """Lines from below a parent to the top of its child; the last entry is true on the path of the chosen image."""
-    half = (_CELL - 12) // 2
+    half = _IMAGE // 2
     return [
         (
-            _LEFT + parent * _CELL + half,
-            y - _ROW + _BELOW_TEXT,
-            _LEFT + column * _CELL + half,
-            y,
+            parent * _CELL + half,
+            y - _ROW + _BELOW_NUMBERS,
+            column * _CELL + half,
+            y + _TEXT,
             column == winner and parent == winning_parent,
         )
         for column, parent in enumerate(parents)
