@@ -3,6 +3,7 @@
 Tolerances are those suggested with the recordings (logits 2e-4, hidden 5e-4, images 1e-4): float32 sums in another order.
 """
 
+import re
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from recordings import Golden
+from triptych.errors import UserError
 from tts_var.models.autoencoder import INFINITY_TOKENIZERS, BinaryTokenizer
 from tts_var.models.flops import decoder_flops
 from tts_var.models.infinity import INFINITY_SIZES, InfinityGenerator, InfinitySampling, InfinityTransformer, tokens_of
@@ -40,10 +42,11 @@ def padded(texts: list[Tensor]) -> TextFeatures:
     return TextFeatures(values, torch.stack([torch.arange(longest) < len(text) for text in texts]))
 
 
-def texts_of(recorded: dict[str, Tensor], kind: str = "text.") -> TextFeatures:
-    """The recorded features of all prompts, or of the negative ones."""
-    names = sorted((name for name in recorded if name.startswith(kind)), key=lambda name: int(name.removeprefix(kind)))
-    return padded([recorded[name] for name in names])
+def texts_of(recorded: dict[str, Tensor], kind: str = r"text\.") -> TextFeatures:
+    """The recorded features of all prompts, or of the negative ones: tensors that are named by `kind` and their number."""
+    numbered = {int(match[1]): value for key, value in recorded.items() if (match := re.fullmatch(rf"{kind}(\d+)", key))}
+    assert numbered, f"the recording has no tensor {kind}<number>"
+    return padded([numbered[number] for number in sorted(numbered)])
 
 
 def generator_of(golden: Golden, infinity_variant: str, **sampling: Any) -> tuple[InfinityGenerator, dict[str, Any]]:
@@ -152,7 +155,7 @@ def test_sampling_reproduces_the_recording(golden: Golden, infinity_variant: str
     layers = tuple(config["layercfg" if where == "layers" else "cfg_insertion_layer"])
     generator, _ = generator_of(golden, infinity_variant, guidance_layers=layers)
     texts, recorded = golden(f"infinity/{infinity_variant}.teacher"), golden(name)
-    negative = texts_of({**texts, **recorded}, "negative.") if config["negative"] else None
+    negative = texts_of({**texts, **recorded}, r".*neg.*?\.") if config["negative"] else None
     condition = generator.condition(texts_of(texts), negative)
     particles = generator.start(condition, 1)
     streams = SharedStream(torch.Generator().manual_seed(config["g_seed"]))
@@ -262,3 +265,49 @@ def test_half_precision_is_close_to_full() -> None:
     condition, particles = half.encode(PROMPTS), half.start(half.encode(PROMPTS), 1)
     particles = half.advance(particles, condition, KeyedStreams([1, 2]))
     assert {tensor.dtype for pair in particles.cache for tensor in pair} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("negatives", [["a ring"], ["a ring", "a long negative prompt"]], ids=["one for all", "one each"])
+def test_a_negative_prompt_takes_the_place_of_the_unconditional_rows(negatives: list[str]) -> None:
+    """Guided logits are 2 z(prompt) - z(negative prompt), each from its own text of its own length."""
+    guided, plain = tiny_generator(), tiny_generator()
+    plain.sampling = InfinitySampling(guidance=1.0)
+    features = {
+        text: TextFeatures(values[None, : len(text)], mask[None, : len(text)]) for text, values, mask in encoded([*PROMPTS, *negatives])
+    }
+    text, negative = (padded([features[name].values[0] for name in names]) for names in (PROMPTS, negatives))
+    condition = guided.condition(text, negative)
+    assert condition.num_branches == 2
+    found, _ = guided.next_logits(guided.start(condition, 1), condition)
+    for row, prompt in enumerate(PROMPTS):
+        parts = []
+        for name in (prompt, negatives[row % len(negatives)]):
+            alone = plain.condition(features[name])
+            parts.append(plain.next_logits(plain.start(alone, 1), alone)[0][0])
+        torch.testing.assert_close(found[row], 2 * parts[0] - parts[1], atol=1e-5, rtol=0)
+
+
+def encoded(texts: list[str]) -> list[tuple[str, Tensor, Tensor]]:
+    features = tiny_generator().text_encoder.encode(texts)
+    return list(zip(texts, features.values, features.mask, strict=True))
+
+
+def test_a_generator_with_a_negative_prompt_encodes_it_and_checks_it() -> None:
+    generator = tiny_generator()
+    own = InfinityGenerator(
+        generator.transformer, generator.tokenizer, generator.text_encoder, generator.sampling, negative_prompt="a ring"
+    )
+    condition = own.encode(PROMPTS)
+    expected = generator.condition(generator.text_encoder.encode(PROMPTS), generator.text_encoder.encode(["a ring"]))
+    assert torch.equal(condition.text.pooled, expected.text.pooled)
+    assert not torch.equal(condition.text.pooled, generator.encode(PROMPTS).text.pooled)
+    with pytest.raises(UserError, match="a prompt is empty"):
+        InfinityGenerator(generator.transformer, generator.tokenizer, generator.text_encoder, generator.sampling, negative_prompt="").check(
+            PROMPTS
+        )
+    with pytest.raises(UserError, match="the negative prompt 'a ring' has no effect at guidance 1"):
+        InfinityGenerator(
+            generator.transformer, generator.tokenizer, generator.text_encoder, InfinitySampling(guidance=1.0), negative_prompt="a ring"
+        )
+    with pytest.raises(UserError, match="3 negative prompts for 2 prompts"):
+        generator.condition(generator.text_encoder.encode(PROMPTS), generator.text_encoder.encode(["a", "b", "c"]))
