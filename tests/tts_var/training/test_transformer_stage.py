@@ -140,6 +140,40 @@ def test_dropout_has_its_rate_and_does_not_depend_on_the_rank() -> None:
     assert float(torch.cat(dropped).float().mean()) == pytest.approx(0.3, abs=0.104)
 
 
+def test_the_first_scales_alone_have_the_logits_of_all_scales() -> None:
+    made = stage()
+    model = Inputs(made.model)
+    made.losses(model, range(4), step=0, first=0, batch_size=4)
+    for length in (1, 5):  # one scale of one token; two scales of one and four
+        cut = made.model(model.inputs[:, : length - 1], model.words, model.dropped)
+        torch.testing.assert_close(cut, model.logits[:, :length], atol=1e-6, rtol=0)
+
+
+def test_a_fraction_of_the_steps_trains_the_coarse_scales_alone() -> None:
+    made = stage(coarse_fraction=0.5, coarse_scales=2, weighting="per_scale", flip_strength=0.0)
+    whole = stage(weighting="per_scale", flip_strength=0.0)
+    lengths = []
+    for step in range(60):
+        model, other = Inputs(made.model), Inputs(whole.model)
+        losses = made.losses(model, range(4), step=step, first=0, batch_size=4)
+        lengths.append(model.inputs.shape[1] + 1)
+        if lengths[-1] == 5:
+            # Weights of scales 1 and 2 as they are in the whole loss, scaled to a sum of 1: 1 + 4 / sqrt(4) = 3.
+            whole.losses(other, range(4), step=step, first=0, batch_size=4)
+            torch.testing.assert_close(model.inputs, other.inputs[:, :4])
+            bits = quantize_bits(made._encoded(range(4))[1], SCALES.latent_grids).bits
+            targets = torch.cat([scale.flatten(1, 2) for scale in bits[:2]], dim=1)
+            weights = torch.tensor([1.0] + [0.5] * 4) / 3
+            expected = (bit_losses(model.logits, targets) * weights).sum(1).mean()
+            torch.testing.assert_close(losses["loss"], expected)
+    assert set(lengths) == {5, 21}
+    assert 18 <= lengths.count(5) <= 42  # 30 of 60 steps, with a standard deviation of 3.9
+    shard = Inputs(made.model)
+    first_coarse = lengths.index(5)
+    made.losses(shard, range(2), step=first_coarse, first=2, batch_size=4)
+    assert shard.inputs.shape[1] == 4  # the same step on every rank
+
+
 def test_every_image_is_encoded_once() -> None:
     data = Noise()
     made = stage(data)
@@ -154,8 +188,11 @@ def test_every_image_is_encoded_once() -> None:
         ({"weighting": "none"}, "loss.weighting is 'none': choose one of uniform, per_scale"),
         ({"flip_strength": 0.6}, "loss.flip_strength is 0.6: it must be between 0 and 0.5"),
         ({"text_dropout": 1.0}, "loss.text_dropout is 1.0: it must be at least 0 and below 1"),
+        ({"coarse_fraction": 1.0}, "loss.coarse_fraction is 1.0: it must be at least 0 and below 1"),
+        ({"coarse_scales": 0}, "loss.coarse_scales is 0: it must be 1 or more, or null"),
+        ({"coarse_scales": 4}, "loss.coarse_scales is 4 but there are 3 scales"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        TransformerLossConfig(**settings)  # type: ignore[arg-type]
+        stage(**settings)

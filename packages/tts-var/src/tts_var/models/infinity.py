@@ -262,20 +262,21 @@ class InfinityTransformer(nn.Module):
         )
 
     def forward(self, inputs: Float[Tensor, "batch tokens bits"], text: TextFeatures) -> Float[Tensor, "batch all_tokens bits 2"]:
-        """Teacher-forced logits of all scales.
+        """Teacher-forced logits of all scales, or of the first ones.
 
         Args:
-            inputs: token inputs of scales 1 and up, concatenated.
+            inputs: token inputs of scales 1 and up, concatenated; those of the last scales may be left out.
             text: features of the prompts.
         """
         pooled, memory = self._project_text(text)
         modulation = self._modulation(pooled)
         # Scale 0 has one token, the pooled text; `inputs` holds the tokens of scales 1 and up. All scales run in one pass
         # under the block-causal mask (tokens, tokens), which gives the logits of cached sampling.
-        start = pooled[:, None] + self.pos_start
-        x_GNC = torch.cat((start, self.word_embed(inputs.to(self.dtype))), dim=1) + self._level_rows().to(start.device)
-        mask = block_causal_mask(self.scales.lengths).to(start.device)
-        rotary = self._rotary(0, self.scales.num_tokens, start.device)
+        # The mask lets no scale attend to a later one, so the first scales alone have the same logits.
+        start, length = pooled[:, None] + self.pos_start, inputs.shape[1] + 1
+        x_GNC = torch.cat((start, self.word_embed(inputs.to(self.dtype))), dim=1) + self._level_rows()[:length].to(start.device)
+        mask = block_causal_mask(self.scales.lengths)[:length, :length].to(start.device)
+        rotary = self._rotary(0, length, start.device)
         for block in self.blocks:
             x_GNC, _ = block(x_GNC, modulation, memory, text.mask, rotary, mask=mask)
         return self.logits(x_GNC, pooled)

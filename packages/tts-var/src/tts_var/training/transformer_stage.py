@@ -29,14 +29,23 @@ class TransformerLossConfig:
         flip_scales: scales that are perturbed; None for all.
         text_dropout: fraction of the examples whose text features are replaced by the unconditional rows.
         weighting: `uniform`, or `per_scale`: proportional to 1 / sqrt(tokens of the scale).
+        coarse_fraction: fraction of the steps that train the first `coarse_scales` scales alone: what is in an image and where is
+            decided there, in a small part of the tokens.
+        coarse_scales: number of these scales; None for all but the last three.
     """
 
     flip_strength: float = 0.3
     flip_scales: int | None = None
     text_dropout: float = 0.1
     weighting: str = "uniform"
+    coarse_fraction: float = 0.0
+    coarse_scales: int | None = None
 
     def __post_init__(self) -> None:
+        if not 0 <= self.coarse_fraction < 1:
+            raise UserError(f"loss.coarse_fraction is {self.coarse_fraction}: it must be at least 0 and below 1")
+        if self.coarse_scales is not None and self.coarse_scales < 1:
+            raise UserError(f"loss.coarse_scales is {self.coarse_scales}: it must be 1 or more, or null")
         if self.weighting not in TOKEN_WEIGHTS:
             raise UserError(f"loss.weighting is '{self.weighting}': choose one of {', '.join(TOKEN_WEIGHTS)}")
         if not 0 <= self.flip_strength <= 0.5:
@@ -107,6 +116,10 @@ class TransformerStage:
         self._tokenize = model.tokenize
         self._scales = model.transformer.scales
         self._weights = token_weights(self._scales, loss.weighting)
+        coarse = max(1, len(self._scales) - 3) if loss.coarse_scales is None else loss.coarse_scales
+        if coarse > len(self._scales):
+            raise UserError(f"loss.coarse_scales is {coarse} but there are {len(self._scales)} scales")
+        self._coarse_tokens = sum(self._scales.lengths[:coarse])
         self._features: dict[int, tuple[str, Tensor]] = {}
 
     def losses(self, model: nn.Module, indices: Sequence[int], *, step: int, first: int, batch_size: int) -> Mapping[str, Tensor]:
@@ -122,11 +135,16 @@ class TransformerStage:
         inputs = torch.cat([tokens_of(resize(prefix, grid), patch) for prefix, grid in zip(quantized.prefixes, grids[1:], strict=True)], 1)
         bits = torch.cat([tokens_of(found.permute(0, 3, 1, 2), patch) for found in quantized.bits], dim=1)
         words = self._tokenize(prompts)
+        # The same steps on every rank; bits and inputs are cut after they are made, so that the random numbers of a step are those
+        # of a step over all scales.
+        if float(torch.rand((), generator=generator(self._seed, "coarse", step))) < self._loss.coarse_fraction:
+            inputs, bits = inputs[:, : self._coarse_tokens - 1], bits[:, : self._coarse_tokens]
+        weights = self._weights[: bits.shape[1]] / self._weights[: bits.shape[1]].sum()
         dropped = torch.rand(batch_size, generator=stream)[first : first + len(prompts)] < self._loss.text_dropout
         device = next(model.parameters()).device
         logits = model(inputs.to(device), words.to(device), dropped.to(device))
         bits = bits.to(device)
-        loss = (bit_losses(logits, bits) * self._weights.to(device)).sum(1).mean()
+        loss = (bit_losses(logits, bits) * weights.to(device)).sum(1).mean()
         accuracy = (logits.detach().argmax(-1) == bits).float().mean()
         return {"loss": loss, "bit_accuracy": accuracy}
 
