@@ -226,6 +226,7 @@ def summarize(
         seed: seed of the bootstrap.
         confidence: level of the intervals.
     """
+    operations = {name: _mean([row.flops for row in rows]) for name, rows in outcomes.items()}
     found = {}
     for name, rows in outcomes.items():
         fulfilled = per_prompt(rows, len(prompts))
@@ -234,7 +235,7 @@ def summarize(
             "score": scores[name].mean,
             "interval": list(scores[name][1:]),
             "num_samples": rows[0].num_samples,
-            "tflops": _mean([row.flops for row in rows]) / 1e12,
+            "tflops": operations[name] / 1e12,
             "tokens": _mean([row.tokens for row in rows]),
             "seconds": _mean([row.seconds for row in rows]),
             "any_correct": _mean([row.any_correct for row in rows]),
@@ -244,7 +245,6 @@ def summarize(
             "score_seen": _mean_where(fulfilled, [prompt.held_out is False for prompt in prompts]),
             "effective_sample_sizes": [fmean(sizes) for sizes in zip(*(row.effective_sample_sizes for row in rows), strict=True)],
         }
-    operations = {name: _mean([row.flops for row in rows]) for name, rows in outcomes.items()}
     for name, row in found.items():
         baselines = {
             "over_single": "single",

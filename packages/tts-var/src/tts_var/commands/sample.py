@@ -115,14 +115,8 @@ class _Job(NamedTuple):
 
 def _jobs(config: SampleConfig) -> list[_Job]:
     """The searches, those of one prompt in turn; the first search of a prompt has the seed of the run."""
-    prompts = read_prompts(config.prompts)
-    for prompt, count in Counter(prompts).items():
-        if count > 1:
-            _logger.warning(
-                "'%s' is given %d times and gives equal images: images_per_prompt=%d gives different ones", prompt, count, count
-            )
     seeds = [derive_seed(config.seed, "image", number) if number else config.seed for number in range(config.images_per_prompt)]
-    return [_Job(prompt, seed) for prompt in prompts for seed in seeds]
+    return [_Job(prompt, seed) for prompt in read_prompts(config.prompts) for seed in seeds]
 
 
 def _warn_of_equal_jobs(jobs: Sequence[_Job]) -> None:

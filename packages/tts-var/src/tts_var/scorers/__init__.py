@@ -70,8 +70,7 @@ class Scorer:
         """
         if not callable(function):
             raise UserError(f"{name} is {function!r}: give a function of images, or an object that can be called")
-        attributes = {key: getattr(function, key) for key in ("image_size", "flops_per_image") if hasattr(function, key)}
-        return cls(name, function, **attributes)
+        return cls(name, function, getattr(function, "image_size", None), getattr(function, "flops_per_image", 0.0))
 
     def __call__(self, images: Float[Tensor, "rows 3 height width"], *prompts: Sequence[str]) -> Tensor:
         """Its result in float32 on the CPU: (rows,) for a reward, (rows, tokens, channels) for features.
