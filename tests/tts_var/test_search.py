@@ -238,13 +238,19 @@ def test_an_event_at_the_last_scale_and_the_final_images_share_their_decode() ->
     assert (result.cost.num_decodes, model.decoded) == (4, 4)
 
 
-def test_a_trace_decodes_nothing_twice() -> None:
+@pytest.mark.parametrize("size", [None, 4], ids=["full images", "smaller images"])
+def test_a_trace_decodes_nothing_twice(size: int | None) -> None:
     model = Counting()
-    search = Search(model, FULL, reward=RedReward(), features=PixelFeatures(grid=4))
+    reward = RedReward()
+    reward.image_size = size
+    search = Search(model, FULL, reward=reward, features=PixelFeatures(grid=4, image_size=size))
     [plain] = search.run("a circle", seed=2)
     model.decoded = 0
     [traced] = search.run("a circle", seed=2, trace=True)
-    assert model.decoded == sum(len(images) for images in traced.thumbnails) == 4 + 4 + 4 + 3
+    # The two final images are decoded once more where the reward sees a smaller size.
+    shown = sum(len(images) for images in traced.thumbnails)
+    assert shown == 4 + 4 + 4 + 3
+    assert model.decoded == shown + (2 if size else 0)
     assert replace(traced.cost, seconds=0.0) == replace(plain.cost, seconds=0.0)
     assert torch.equal(traced.images, plain.images)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from triptych.own_files import OwnFiles
-from triptych.report import Chart, ReportConfig, Samples
+from triptych.report import Chart, ReportConfig, Samples, Section
 from triptych.report.render import render_report
 from triptych.telemetry.tracking.jsonl import JsonlTracker
 
@@ -83,7 +83,16 @@ def test_a_transform_changes_the_values_that_are_shown(folder: Path) -> None:
 
 
 def test_a_chart_without_data_is_left_out(folder: Path) -> None:
-    assert "Nothing here" not in render_report(folder, ReportConfig(title="t", charts=[Chart("Nothing here", {"no/such": "x"})]))
+    html = render_report(folder, ReportConfig(title="t", charts=[Chart("Nothing here", {"no/such": "x"})]))
+    assert "Nothing here" not in html
+    assert "<h2>Curves</h2>" not in html
+    assert "<h2>Curves</h2>" in render_report(folder, ReportConfig(title="t", charts=[Chart("Both", {"reward/mean": "mean"})]))
+
+
+def test_a_section_has_its_markup_and_its_style(folder: Path) -> None:
+    html = render_report(folder, ReportConfig(title="t", sections=[Section("<p id='own'>text</p>", "#own { color: red; }")]))
+    assert "<p id='own'>text</p>" in html.partition("</style>")[2]
+    assert "#own { color: red; }" in html.partition("</style>")[0]
 
 
 def test_ids_are_unique_on_a_page(folder: Path) -> None:

@@ -27,6 +27,16 @@ class Tied(nn.Module):
         return self.head(self.embedding(tokens))
 
 
+class Watched(Tied):
+    """Keeps whether the last forward was that of a compiled model."""
+
+    is_compiled = False
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        self.is_compiled = torch.compiler.is_compiling()
+        return super().forward(tokens)
+
+
 def prepared(world: World, model: nn.Module) -> tuple[DDPStrategy, nn.Module]:
     strategy = DDPStrategy(world, max_grad_norm=10.0)
     return strategy, strategy.prepare(model, lambda module: build_adamw(module, OptimizerConfig()))
@@ -99,11 +109,12 @@ def test_gradients_are_sums_over_ranks_and_rank_0_saves() -> None:
 def test_a_compiled_model_trains_as_the_model_itself(tmp_path: Path) -> None:
     weights = []
     for torch_compile in (False, True):
-        model = Tied()
+        model = Watched()
         strategy = DDPStrategy(World(), max_grad_norm=10.0, torch_compile=torch_compile)
         forward = strategy.prepare(model, lambda module: build_adamw(module, OptimizerConfig()))
         for index in (1, 2):
             step(strategy, forward, index)
+        assert model.is_compiled is torch_compile
         folder = tmp_path / str(torch_compile)
         folder.mkdir()
         write = strategy.save(folder)
