@@ -40,6 +40,11 @@ def folder() -> Path:
     return Path(os.environ.get("TRIPTYCH_GOLDEN") or _DEFAULT)
 
 
+def are_expected() -> bool:
+    """Whether there must be recordings: TRIPTYCH_GOLDEN names their folder, or the default one exists."""
+    return bool(os.environ.get("TRIPTYCH_GOLDEN")) or folder().is_dir()
+
+
 def recordings(kind: str) -> list[str]:
     """Names of the recordings of a kind, by listing the folder; those of searches have the particles alive in their config."""
     family, ending = KINDS[kind]

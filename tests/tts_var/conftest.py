@@ -4,18 +4,17 @@ So any other set of recordings of the same form can take the place of the defaul
 the default folder is absent; a folder named by TRIPTYCH_GOLDEN must contain recordings.
 """
 
-import os
 from typing import Any
 
 import pytest
 
-from recordings import KINDS, Golden, folder, recordings
+from recordings import KINDS, Golden, are_expected, folder, recordings
 
 
 @pytest.fixture(scope="session")
 def golden() -> Golden:
     """The recordings."""
-    if "TRIPTYCH_GOLDEN" not in os.environ and not folder().is_dir():
+    if not are_expected():
         pytest.skip(f"no recordings at {folder()}: set TRIPTYCH_GOLDEN")
     return Golden(folder())
 
